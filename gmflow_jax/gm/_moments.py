@@ -1,0 +1,134 @@
+"""Densities, moments and samples of a mixture."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from gmflow_jax._numerics import append_axes
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def mean(q: GaussianMixture | Gaussian) -> jax.Array:
+    """The mean, [*batch, D]."""
+    q = as_mixture(q)
+    check_normalised(q)
+    return weighted_mean(q)
+
+
+def weighted_mean(q: GaussianMixture) -> jax.Array:
+    """The mean of a checked mixture. A sum, not a matmul: it fuses and stays float32 on TPU."""
+    return jnp.sum(jnp.exp(q.log_weights)[..., None] * q.means, axis=-2)
+
+
+def moment_match(q: GaussianMixture) -> Gaussian:
+    """The isotropic Gaussian with the mixture's mean and mean variance (eq. 11-12), var [*batch].
+
+    The variance is averaged over the D channels of each batch entry, not over entries.
+    """
+    q = as_mixture(q)
+    check_normalised(q)
+    m = weighted_mean(q)
+    deviation = jnp.mean(jnp.square(q.means - m[..., None, :]), axis=-1)
+    between = jnp.sum(jnp.exp(q.log_weights) * deviation, axis=-1)
+    return Gaussian(m, between + jnp.exp(2 * q.log_std))
+
+
+def covariance(q: GaussianMixture | Gaussian) -> jax.Array:
+    """The full covariance, [*batch, D, D]."""
+    q = as_mixture(q)
+    check_normalised(q)
+    delta = q.means - weighted_mean(q)[..., None, :]
+    weights = jnp.exp(q.log_weights)[..., None, None]
+    between = jnp.sum(weights * delta[..., :, None] * delta[..., None, :], axis=-3)
+    identity = jnp.eye(delta.shape[-1], dtype=delta.dtype)
+    identity = identity.reshape((1,) * (between.ndim - 2) + identity.shape)
+    return between + append_axes(jnp.exp(2 * q.log_std), 2) * identity
+
+
+def log_prob(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
+    """The log-density at x in nats.
+
+    Args:
+      q: mixture over [*batch, D].
+      x: points, [*batch, D]; leading axes before `*batch` hold several points for each entry.
+
+    Returns:
+      [*batch], with the leading axes of x if it has any.
+    """
+    q, x = as_mixture(q, x)
+    check_normalised(q)
+    return log_density(q, x)
+
+
+def log_density(q: GaussianMixture, x: jax.Array) -> jax.Array:
+    """`log_prob` of a checked mixture, its log-weights taken as they are."""
+    event = (*q.means.shape[:-2], q.means.shape[-1])
+    if x.shape[x.ndim - len(event) :] != event:
+        raise ValueError(
+            f"x has shape {x.shape}, but the mixture is over {event}: the last axes of x must equal "
+            "the mixture's batch axes and channels. Reshape x or broadcast it explicitly."
+        )
+    lead = (1,) * (x.ndim - len(event))
+    means = q.means.reshape(lead + q.means.shape)
+    log_weights = q.log_weights.reshape(lead + q.log_weights.shape)
+    log_std = q.log_std if q.log_std.ndim == 0 else q.log_std.reshape(lead + q.log_std.shape)
+    scaled = (x[..., None, :] - means) * append_axes(jnp.exp(-log_std), 2)
+    log_components = log_weights - 0.5 * jnp.sum(jnp.square(scaled), axis=-1)
+    dim = means.shape[-1]
+    return jax.nn.logsumexp(log_components, axis=-1) - dim * (log_std + 0.5 * _LOG_2PI)
+
+
+def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | None = None):
+    """Draw samples.
+
+    Args:
+      key: a PRNG key.
+      q: mixture over [*batch, D].
+      num_samples: how many for each batch entry; None draws one and adds no axis.
+
+    Returns:
+      [*batch, D], or [num_samples, *batch, D].
+    """
+    q = as_mixture(q)
+    check_normalised(q)
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, or None, but {num_samples} was given.")
+    lead = () if num_samples is None else (num_samples,)
+    component_key, normal_key = jax.random.split(key)
+    shape = lead + q.log_weights.shape[:-1]
+    component = jax.random.categorical(component_key, q.log_weights, axis=-1, shape=shape)
+    normal = jax.random.normal(normal_key, (*shape, q.means.shape[-1]), q.means.dtype)
+    ones = (1,) * len(lead)
+    return select(
+        GaussianMixture(
+            q.means.reshape(ones + q.means.shape),
+            q.log_weights.reshape(ones + q.log_weights.shape),
+            q.log_std if q.log_std.ndim == 0 else q.log_std.reshape(ones + q.log_std.shape),
+        ),
+        component,
+        normal,
+    )
+
+
+def select(q: GaussianMixture, component: jax.Array, normal: jax.Array) -> jax.Array:
+    """The sample made of given draws: a component index [*batch] and a standard normal [*batch, D]."""
+    # A one-hot sum instead of a gather: it fuses with the arithmetic around it on accelerators.
+    one_hot = jax.nn.one_hot(component, q.means.shape[-2], dtype=q.means.dtype)
+    centre = jnp.sum(one_hot[..., None] * q.means, axis=-2)
+    return centre + append_axes(jnp.exp(q.log_std), 1) * normal
+
+
+def kl_divergence(
+    key: jax.Array, p: GaussianMixture | Gaussian, q: GaussianMixture | Gaussian, num_samples=32
+) -> jax.Array:
+    """Monte-Carlo estimate of KL(p || q) in nats from samples of p, [*batch]."""
+    x = sample(key, p, num_samples)
+    return jnp.mean(log_prob(p, x) - log_prob(q, x), axis=0)
+
+
+def entropy(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int = 32) -> jax.Array:
+    """Monte-Carlo estimate of the differential entropy in nats, [*batch]."""
+    return -jnp.mean(log_prob(q, sample(key, q, num_samples)), axis=0)

@@ -1,0 +1,126 @@
+"""The one primitive behind posterior, guidance, extrapolation and products: the Gaussian tilt."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmflow_jax._numerics import append_axes, concrete, promote, safe_divide, safe_log
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
+
+
+def tilt(
+    q: GaussianMixture,
+    linear: jax.Array,
+    precision: jax.Array | float,
+    scale: jax.Array | float = 1.0,
+    center: jax.Array | None = None,
+) -> GaussianMixture:
+    """Multiply a mixture's density by a Gaussian-shaped factor and renormalise.
+
+    The factor is exp((linear . (x - center) - precision |x - center|^2 / 2) / scale). No division by
+    a small number enters, so the result is exact for precision 0, for components of zero variance
+    and for scale 0, where the factor is a point mass at center + linear / precision.
+
+    Args:
+      q: mixture over [*batch, D].
+      linear: [*batch, D].
+      precision: a scalar or the rank of `*batch`; negative where the factor grows outwards.
+      scale: a scalar or the rank of `*batch`, >= 0.
+      center: [*batch, D]; None means 0.
+
+    Returns:
+      The tilted mixture, same K.
+
+    Raises:
+      ValueError: if shapes do not fit, or the product is not normalisable
+        (scale + variance * precision < 0).
+    """
+    q, linear, precision, scale = as_mixture(q, linear, precision, scale)
+    center = jnp.zeros_like(linear) if center is None else promote(center, linear)[0]
+    _check_tilt_shapes(q, linear, precision, scale, center)
+    return tilt_checked(q, linear, precision, scale, center)
+
+
+def tilt_checked(q, linear, precision, scale, center) -> GaussianMixture:
+    """`tilt` for arguments of one dtype and fitting shapes."""
+    var = jnp.exp(2 * q.log_std)
+    d = scale + var * precision
+    # d = 0 only where scale and variance both vanish: the components are points and stay.
+    keep = safe_divide(scale, d, otherwise=1.0)
+    pull = safe_divide(var, d)
+    delta = q.means - center[..., None, :]
+    linear = linear[..., None, :]
+    means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear
+    exponent = jnp.sum(delta * (linear - 0.5 * append_axes(precision, 2) * delta), axis=-1)
+    log_weights = q.log_weights + safe_divide(exponent, append_axes(d, 1))
+    log_std = q.log_std + 0.5 * safe_log(keep)
+    return GaussianMixture(means, jax.nn.log_softmax(log_weights, axis=-1), log_std)
+
+
+def multiply(
+    q: GaussianMixture | Gaussian, g: Gaussian, power: jax.Array | float = 1.0
+) -> GaussianMixture:
+    """q * g**power, renormalised.
+
+    Args:
+      q: mixture (or Gaussian, K = 1) over [*batch, D].
+      g: Gaussian over [*batch, D].
+      power: a scalar or the rank of `*batch`. A negative power is a quotient; it must leave the
+        product normalisable: g.var + power * variance > 0.
+    """
+    g, power = promote(g, power)
+    return tilt(q, jnp.zeros_like(g.mean), power, scale=g.var, center=g.mean)
+
+
+def reweight(q: GaussianMixture, numerator: Gaussian, denominator: Gaussian) -> GaussianMixture:
+    """q * numerator / denominator, renormalised: the Gaussian mask of eq. 8 and eq. 14.
+
+    Exact for equal Gaussians (no change) and for a numerator of zero variance.
+    """
+    n, d = promote(numerator, denominator)
+    return tilt(q, n.mean - d.mean, (d.var - n.var) / d.var, scale=n.var, center=d.mean)
+
+
+def product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
+    """p * q, renormalised, with K_p * K_q components; component k_p * K_q + k_q is the pair's."""
+    p, q = promote(p, q)
+    check_mixture(p)
+    check_mixture(q)
+    batch, dim = p.means.shape[:-2], p.means.shape[-1]
+    if q.means.shape[:-2] != batch or q.means.shape[-1] != dim:
+        raise ValueError(
+            f"The product needs two mixtures over the same space, but their means have shapes "
+            f"{p.means.shape} and {q.means.shape}. Only the component axis may differ."
+        )
+    var_p, var_q = jnp.exp(2 * p.log_std), jnp.exp(2 * q.log_std)
+    total = var_p + var_q
+    share = append_axes(safe_divide(var_p, total, otherwise=0.5), 3)
+    delta = q.means[..., None, :, :] - p.means[..., :, None, :]
+    means = p.means[..., :, None, :] + share * delta
+    overlap = safe_divide(jnp.sum(jnp.square(delta), axis=-1), append_axes(total, 2))
+    log_weights = p.log_weights[..., :, None] + q.log_weights[..., None, :] - 0.5 * overlap
+    log_weights = jax.nn.log_softmax(log_weights.reshape(*batch, -1), axis=-1)
+    log_std = q.log_std + 0.5 * safe_log(safe_divide(var_p, total))
+    return GaussianMixture(means.reshape(*batch, -1, dim), log_weights, log_std)
+
+
+def _check_tilt_shapes(q, linear, precision, scale, center) -> None:
+    batch, dim = q.means.shape[:-2], q.means.shape[-1]
+    for name, value in (("linear", linear), ("center", center)):
+        if value.shape != (*batch, dim):
+            raise ValueError(
+                f"{name} has shape {value.shape}, but the mixture is over {(*batch, dim)}. Broadcast "
+                "it to that shape."
+            )
+    for name, value in (("precision", precision), ("scale", scale)):
+        if value.ndim not in (0, len(batch)):
+            raise ValueError(
+                f"{name} has shape {value.shape}; it must be a scalar or have the {len(batch)} axes "
+                f"of the batch {batch}, each 1 or of the batch's size."
+            )
+    d = concrete(scale + jnp.exp(2 * q.log_std) * precision)
+    if d is not None and np.any(d < 0):
+        raise ValueError(
+            f"The tilted density cannot be normalised: scale + variance * precision reaches "
+            f"{d.min():.3g}, and it must not be negative. Use a smaller negative precision (or power)."
+        )

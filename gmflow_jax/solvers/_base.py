@@ -1,0 +1,118 @@
+"""What every solver is made of: the (init, step) pair, random draws, and access to predictions."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from gmflow_jax.gm._moments import weighted_mean
+from gmflow_jax.gm._types import GaussianMixture
+from gmflow_jax.guidance import Guided
+
+Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
+
+
+class Solver(NamedTuple):
+    """A solver as two pure functions, to be embedded in any loop; `solvers.sample` is one.
+
+    init(denoise, x_init) -> state
+        A pytree of fixed structure. `denoise` is only traced for shapes, not evaluated.
+    step(key, denoise, x_t, t, s, state) -> (x_s, state)
+        One step from time t to s < t (scalars or [B]). `key` is a PRNG key, one key for each sample
+        ([B] keys), or the `Draws` to use; deterministic solvers ignore it (None will do).
+    """
+
+    init: Callable[[Denoiser, jax.Array], Any]
+    step: Callable[..., tuple[jax.Array, Any]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random numbers of one step, given instead of a key to repeat a known trajectory.
+
+    Attributes:
+      component: index of the mixture component drawn for x_0, int [*batch].
+      mixture_normal: standard normal of the draw of x_0, [*batch, D].
+      step_noise: standard normal of the step from x_t to x_s, [*batch, D].
+
+    Fields that a solver does not use may be None. `solvers.sample` takes them with a leading axis of
+    num_steps.
+    """
+
+    component: jax.Array | None = None
+    mixture_normal: jax.Array | None = None
+    step_noise: jax.Array | None = None
+
+
+def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
+    """The mixture over x_0 to sample from: the guided one if there is guidance."""
+    return prediction.mixture if isinstance(prediction, Guided) else prediction
+
+
+def data_mean(prediction: GaussianMixture | Guided) -> jax.Array:
+    """The predicted mean of x_0, all that a solver for plain flow models uses."""
+    return weighted_mean(mixture_of(prediction))
+
+
+def per_sample_keys(key: jax.Array, x: jax.Array) -> jax.Array:
+    """fold_in(key, i) for sample i of the leading axis; [B] keys pass; [D] alone keeps its one key.
+
+    So a sample does not depend on the size of its batch or on how devices share it.
+    """
+    if key is None:
+        raise ValueError("This solver draws random numbers: pass a PRNG key or Draws, not None.")
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 0 and x.ndim > 1:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, jax.numpy.arange(x.shape[0]))
+    if key.shape != x.shape[: key.ndim] or key.ndim > 1:
+        raise ValueError(
+            f"Keys of shape {key.shape} do not fit samples of shape {x.shape}: pass one key, or one "
+            "for each entry of the leading axis."
+        )
+    return key
+
+
+def fold_in_keys(keys: jax.Array, data: int | jax.Array) -> jax.Array:
+    """`jax.random.fold_in` for one key or [B] keys."""
+    if keys.ndim == 0:
+        return jax.random.fold_in(keys, data)
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def normal_like(keys: jax.Array, x: jax.Array) -> jax.Array:
+    """Standard normal of x's shape and dtype, drawn sample by sample."""
+    if keys.ndim == 0:
+        return jax.random.normal(keys, x.shape, x.dtype)
+    return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+
+
+def step_noise(key: jax.Array | Draws, x: jax.Array) -> jax.Array:
+    """The noise of a step from a key or from given draws."""
+    if isinstance(key, Draws):
+        return _given(key, "step_noise", x.shape)
+    return normal_like(per_sample_keys(key, x), x)
+
+
+def mixture_draws(key: jax.Array | Draws, q: GaussianMixture, x: jax.Array) -> Draws:
+    """The three draws of a GM-SDE step: component, its normal, and the noise of the step."""
+    if isinstance(key, Draws):
+        _given(key, "component", x.shape[:-1])
+        _given(key, "mixture_normal", x.shape)
+        _given(key, "step_noise", x.shape)
+        return key
+    keys = per_sample_keys(key, x)
+    component_keys, normal_keys, noise_keys = (fold_in_keys(keys, i) for i in range(3))
+    categorical = jax.random.categorical
+    component = (jax.vmap(categorical) if keys.ndim else categorical)(component_keys, q.log_weights)
+    return Draws(component, normal_like(normal_keys, x), normal_like(noise_keys, x))
+
+
+def _given(draws: Draws, name: str, shape: tuple[int, ...]) -> jax.Array:
+    value = getattr(draws, name)
+    if value is None or value.shape != shape:
+        found = "missing" if value is None else f"of shape {value.shape}"
+        raise ValueError(f"Draws.{name} is {found}, but this step needs it with shape {shape}.")
+    return value

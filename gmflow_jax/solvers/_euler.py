@@ -1,0 +1,21 @@
+"""The Euler method on the mean velocity."""
+
+from gmflow_jax._numerics import append_axes, expand_time, promote
+from gmflow_jax.solvers._base import Solver, data_mean
+
+
+def euler() -> Solver:
+    """Euler's method for dx/dt = E[u | x_t]: order 1, one network call a step.
+
+    Exact where the mean velocity is constant along the path. Equals DDIM with eta = 0 and GM-ODE of
+    order 1 with one sub-step.
+    """
+
+    def step(key, denoise, x_t, t, s, state):
+        del key
+        x_0 = data_mean(denoise(x_t, t))
+        x_t, x_0, t, s = promote(x_t, x_0, t, s)
+        ratio = append_axes(expand_time(s / t, x_t.shape[:-1]), 1)
+        return x_0 + ratio * (x_t - x_0), state
+
+    return Solver(lambda denoise, x_init: (), step)

@@ -1,0 +1,109 @@
+"""The driver: any solver over any time grid, as one `lax.scan`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmflow_jax._numerics import concrete, promote
+from gmflow_jax.gm._types import GaussianMixture, check_mixture
+from gmflow_jax.guidance import Guided
+from gmflow_jax.solvers._base import (
+    Denoiser,
+    Draws,
+    Solver,
+    fold_in_keys,
+    mixture_of,
+    per_sample_keys,
+)
+
+
+def sample(
+    key: jax.Array | Draws | None,
+    denoise: Denoiser,
+    x_init: jax.Array,
+    solver: Solver,
+    times: jax.Array,
+    return_trajectory: bool = False,
+) -> jax.Array:
+    """Solve from noise to data.
+
+    Pure and traceable: the caller owns jit, vmap, pmap, shard_map and grad.
+
+    Args:
+      key: a PRNG key; sample i uses fold_in(key, i) and its step j fold_in of that, so a sample does
+        not depend on the batch around it. Or one key for each sample ([B] keys), which devices that
+        share a batch need under pmap and shard_map; or `Draws` with a leading axis of num_steps; or
+        None for a deterministic solver.
+      denoise: (x_t, t) -> GaussianMixture over x_0, or guided prediction; t is a scalar.
+        `flow.denoiser` makes one from a velocity function.
+      x_init: state at times[0], [B, ..., D]; standard normal for times[0] = 1.
+      solver: from this package.
+      times: decreasing, [num_steps + 1], usually `flow.time_grid(num_steps)`.
+      return_trajectory: also return the states between.
+
+    Returns:
+      The state at times[-1], same shape as x_init; or all states [num_steps + 1, ...], x_init first.
+
+    Raises:
+      ValueError: if times do not decrease or the prediction does not fit x_init.
+    """
+    (x_init,) = promote(x_init)
+    times = _checked_times(times, x_init.dtype)
+    _check_prediction(denoise, x_init, times)
+    num_steps = times.shape[0] - 1
+    if isinstance(key, Draws):
+        _check_draws(key, num_steps)
+    elif key is not None:
+        key = per_sample_keys(key, x_init)
+
+    def body(carry, inputs):
+        x, state = carry
+        t, s, index, draws = inputs
+        step_key = fold_in_keys(key, index) if draws is None and key is not None else draws
+        x, state = solver.step(step_key, denoise, x, t, s, state)
+        return (x, state), x if return_trajectory else None
+
+    draws = key if isinstance(key, Draws) else None
+    inputs = (times[:-1], times[1:], jnp.arange(num_steps), draws)
+    (x, _), states = jax.lax.scan(body, (x_init, solver.init(denoise, x_init)), inputs)
+    return jnp.concatenate([x_init[None], states]) if return_trajectory else x
+
+
+def _checked_times(times, dtype) -> jax.Array:
+    value = concrete(times)
+    times = jnp.asarray(times, dtype)
+    if times.ndim != 1 or times.shape[0] < 2:
+        raise ValueError(
+            f"times must be a list of num_steps + 1 >= 2 decreasing times, but its shape is "
+            f"{times.shape}. Use flow.time_grid(num_steps)."
+        )
+    if value is not None and not (np.all(np.diff(value) < 0) and value[0] <= 1 and value[-1] >= 0):
+        raise ValueError(
+            f"times must decrease from at most 1 (noise) to at least 0 (data), but {value} was given. "
+            "Use flow.time_grid(num_steps)."
+        )
+    return times
+
+
+def _check_prediction(denoise: Denoiser, x_init: jax.Array, times: jax.Array) -> None:
+    prediction = jax.eval_shape(denoise, x_init, times[0])
+    if not isinstance(prediction, (GaussianMixture, Guided)):
+        raise ValueError(
+            f"denoise must return a GaussianMixture over x_0 or a guided prediction, but it returned "
+            f"{type(prediction).__name__}. Wrap a velocity function in flow.denoiser."
+        )
+    q = mixture_of(prediction)
+    check_mixture(q)
+    if (*q.means.shape[:-2], q.means.shape[-1]) != x_init.shape:
+        raise ValueError(
+            f"denoise returned means of shape {q.means.shape} for a state of shape {x_init.shape}; "
+            "they must be [*batch, K, D] for a state [*batch, D]."
+        )
+
+
+def _check_draws(draws: Draws, num_steps: int) -> None:
+    for leaf in jax.tree.leaves(draws):
+        if leaf.shape[:1] != (num_steps,):
+            raise ValueError(
+                f"Draws need a leading axis of num_steps = {num_steps}, but one has shape {leaf.shape}."
+            )
