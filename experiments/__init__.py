@@ -1,0 +1,1 @@
+"""Programs: thin mains over gmflow_jax, run as `python -m experiments.NAME`."""

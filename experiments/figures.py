@@ -1,0 +1,217 @@
+"""Pictures of samples: image grids (Pillow) and grids of 2-D histograms (matplotlib)."""
+
+import io
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageDraw, ImageFont
+
+from gmflow_jax.data import BOARD_HALF_WIDTH
+
+_INK, _FAINT_INK, _PAPER = (32, 32, 36), (120, 120, 128), (255, 255, 255)
+Label = str | tuple[str, str]
+
+
+def image_grid(path: str | os.PathLike, images, num_columns: int | None = None) -> None:
+    """Write images [N, H, W, C] in [0, 1], C = 1 or 3, as a PNG grid, row by row.
+
+    `num_columns` defaults to the nearest to a square. Small images are enlarged by whole
+    factors, each pixel a square. Raises ValueError for other shapes, NaN or values out of range.
+    """
+    images = _as_bytes(images)
+    num_images, height, width, channels = images.shape
+    if num_columns is None:
+        num_columns = int(np.ceil(np.sqrt(num_images)))
+    if num_columns < 1:
+        raise ValueError(f"{num_columns} columns were asked for; a grid needs at least 1.")
+    num_columns = min(num_columns, num_images)
+    zoom = max(1, 64 // max(height, width))
+    gap = 2 if max(height, width) <= 64 else 4
+    pitch_y, pitch_x = height * zoom + gap, width * zoom + gap
+    num_rows = -(-num_images // num_columns)
+    canvas = np.full(
+        (num_rows * pitch_y + gap, num_columns * pitch_x + gap, channels), 255, np.uint8
+    )
+    for index, image in enumerate(images):
+        top = gap + index // num_columns * pitch_y
+        left = gap + index % num_columns * pitch_x
+        canvas[top:top + height * zoom, left:left + width * zoom] = _enlarge(image, zoom)
+    _write_png(path, Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas))
+
+
+def digit_grid(
+    path: str | os.PathLike,
+    rows: Sequence[tuple[Label, np.ndarray]],
+    columns: Sequence[str] = tuple("0123456789"),
+) -> None:
+    """Write rows of small grey images as a PNG, labels at the left, `columns` as the header.
+
+    `rows` holds (label, images [len(columns), H, W] or [.., 1] in [0, 1]). A label is a name, or
+    (solver, NFE); a solver is named once for the rows that follow each other, and space parts
+    it from the next. Raises ValueError if there is no row or one has another number of images.
+    """
+    if not rows:
+        raise ValueError("There are no rows to draw; give at least one (label, images).")
+    for label, images in rows:
+        if len(images) != len(columns):
+            raise ValueError(
+                f"The row {label!r} has {len(images)} images, but there are {len(columns)} "
+                "columns; give one image per column."
+            )
+    cell, gap, group_gap, header, margin = 40, 4, 12, 30, 12
+    bold, regular = _font(15, bold=True), _font(15)
+    groups = [
+        (solver, [(_split(label)[1], images) for label, images in members])
+        for solver, members in groupby(rows, key=lambda row: _split(row[0])[0])
+    ]
+    solver_width = max(bold.getlength(solver) for solver, _ in groups)
+    nfe_labels = [nfe for _, members in groups for nfe, _ in members if nfe]
+    nfe_width = max(map(regular.getlength, ["NFE", *nfe_labels])) if nfe_labels else 0
+    left = int(margin + solver_width + nfe_width + (28 if nfe_labels else 14))
+    width = left + len(columns) * (cell + gap) - gap + margin
+    height = header + len(rows) * (cell + gap) + (len(groups) - 1) * group_gap - gap + margin
+    canvas = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for index, name in enumerate(columns):
+        center = (left + index * (cell + gap) + cell / 2, header / 2 + 2)
+        draw.text(center, str(name), _FAINT_INK, regular, "mm")
+    if nfe_labels:
+        draw.text((left - 14, header / 2 + 2), "NFE", _FAINT_INK, regular, "rm")
+    top = header
+    for solver, members in groups:
+        draw.text((margin, top + cell / 2), solver, _INK, bold, "lm")
+        for nfe, images in members:
+            draw.text((left - 14, top + cell / 2), nfe, _FAINT_INK, regular, "rm")
+            for index, image in enumerate(_as_bytes(images)):
+                canvas.paste(_ink_tile(image, cell), (left + index * (cell + gap), top))
+            top += cell + gap
+        top += group_gap
+    _write_png(path, canvas)
+
+
+def histogram_grid(
+    path: str | os.PathLike,
+    rows: Sequence[str],
+    columns: Sequence[str | int],
+    cells: Sequence[Sequence[np.ndarray | None]],
+    captions: Sequence[Sequence[tuple[float, float] | None]],
+    note: str = "",
+) -> None:
+    """Write 2-D histograms of checkerboard points as a PNG: solver in rows, NFE in columns.
+
+    `cells[i][j]` is [N, 2] or None for an empty place; `captions[i][j]` is (share inside white
+    squares, total variation) or None. `note` is added to the line that explains the captions, for
+    instance what exact data score. All cells share one colour scale, in multiples of the board's
+    own density. Points beyond 1.2 times the board's half-width are not in view.
+    Raises ValueError when the numbers of rows and columns don't fit.
+    """
+    _check_table("cells", cells, rows, columns)
+    _check_table("captions", captions, rows, columns)
+    # At 120 dots per inch these are whole pixels, and a histogram bin is exactly 2 x 2 of them.
+    inch, left, top, bottom, space_x, space_y = 1.6, 1.15, 0.5, 0.35, 0.1, 0.3
+    width = left + len(columns) * (inch + space_x) + 0.05
+    height = top + len(rows) * (inch + space_y) + bottom
+    figure = Figure(figsize=(width, height), dpi=120)
+    FigureCanvasAgg(figure)
+    figure.text((left + width) / 2 / width, 1 - 0.16 / height, "network calls (NFE)",
+                ha="center", va="center", size=10, color="0.35")
+    for i, row in enumerate(rows):
+        y = height - top - i * (inch + space_y) - inch
+        figure.text(0.1 / width, (y + inch / 2) / height, row, va="center", size=11, weight="bold")
+        for j, column in enumerate(columns):
+            x = left + j * (inch + space_x)
+            if i == 0:
+                figure.text((x + inch / 2) / width, (y + inch + 0.07) / height, str(column),
+                            ha="center", va="bottom", size=11, weight="bold")
+            if cells[i][j] is None:
+                continue
+            axes = figure.add_axes((x / width, y / height, inch / width, inch / height))
+            _histogram(axes, np.asarray(cells[i][j]))
+            if captions[i][j] is not None:
+                axes.set_xlabel("{:.3f}  /  {:.3f}".format(*captions[i][j]), size=9, labelpad=4)
+    explanation = "share inside the white squares (1 is best)  /  total variation (0 is best)"
+    figure.text((left + width) / 2 / width, 0.16 / height, f"{explanation}{note and '; '}{note}",
+                ha="center", va="center", size=9.5, color="0.35")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    # 256 colours are all that one colour map and grey text need, and a third of the size.
+    _write_png(path, Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE))
+
+
+def _check_table(name: str, table: Sequence, rows: Sequence, columns: Sequence) -> None:
+    if len(table) != len(rows) or any(len(line) != len(columns) for line in table):
+        raise ValueError(
+            f"{name} has rows of lengths {[len(line) for line in table]}, but there are "
+            f"{len(rows)} rows and {len(columns)} columns; give one entry per place."
+        )
+
+
+def _histogram(axes, points: np.ndarray) -> None:
+    """Draw the density of points [N, 2], in multiples of the board's, and the board's outline."""
+    half, num_bins = 1.2 * BOARD_HALF_WIDTH, 96
+    counts, _, _ = np.histogram2d(*points.T, bins=num_bins, range=[[-half, half]] * 2)
+    board_density = 1 / (2 * BOARD_HALF_WIDTH**2)  # half of the board's area is white
+    density = counts / max(len(points), 1) / (2 * half / num_bins) ** 2 / board_density
+    axes.imshow(density.T, origin="lower", extent=(-half, half, -half, half), cmap="magma",
+                vmin=0, vmax=1.7, interpolation="nearest")
+    axes.add_patch(Rectangle((-BOARD_HALF_WIDTH,) * 2, *(2 * BOARD_HALF_WIDTH,) * 2,
+                             fill=False, edgecolor="white", alpha=0.35, linewidth=0.6))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _ink_tile(image: np.ndarray, size: int) -> Image.Image:
+    """A grey image [H, W, 1] as dark ink on paper, each pixel a square."""
+    return Image.fromarray(255 - image[..., 0]).resize((size, size), Image.Resampling.NEAREST)
+
+
+def _split(label: Label) -> tuple[str, str]:
+    return (label, "") if isinstance(label, str) else (label[0], str(label[1]))
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib ships, so that a picture looks the same on every machine."""
+    weight = "bold" if bold else "normal"
+    properties = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
+    return ImageFont.truetype(font_manager.findfont(properties), size)
+
+
+def _enlarge(image: np.ndarray, zoom: int) -> np.ndarray:
+    return image.repeat(zoom, 0).repeat(zoom, 1)
+
+
+def _as_bytes(images) -> np.ndarray:
+    """Images in [0, 1] as uint8 [N, H, W, C]; a missing channel axis is added."""
+    images = np.asarray(images, np.float32)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(
+            f"The images have shape {images.shape}, but a picture needs [N, H, W, C] with "
+            "N >= 1 and C = 1 (grey) or 3 (colour); decode latents first."
+        )
+    if not (images.min() >= -1e-6 and images.max() <= 1 + 1e-6):  # also catches NaN
+        raise ValueError(
+            f"The images range from {images.min():.3g} to {images.max():.3g}, but pixels must be "
+            "in [0, 1]; map them with gmflow_jax.data.to_unit_range."
+        )
+    return (images.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _write_png(path: str | os.PathLike, image: Image.Image) -> None:
+    """Write under a temporary name beside `path`, then rename: never a half-written file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        image.save(temporary, format="PNG", optimize=True)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

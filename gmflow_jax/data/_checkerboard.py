@@ -1,0 +1,63 @@
+"""The 2-D checkerboard: uniform on the eight white squares of a 4 x 4 board over [-4, 4]^2.
+
+This is the law of the authors' checkerboard experiment, whose shift and rotation are zero.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SQUARES_PER_SIDE = 4
+BOARD_HALF_WIDTH = 4.0
+# (row, column) of the white squares, in the authors' order, so that their draws give their points.
+_WHITE_SQUARES = tuple(
+    (float(i), float(j))
+    for i in range(SQUARES_PER_SIDE) for j in range(SQUARES_PER_SIDE) if (i + j) % 2 == 0
+)
+
+
+def checkerboard(key: jax.Array, num_samples: int) -> jax.Array:
+    """Draw points [num_samples, 2] float32, uniform on the white squares.
+
+    Raises ValueError if `num_samples` is below 1.
+    """
+    if num_samples < 1:
+        raise ValueError(f"{num_samples} samples were asked for; ask for at least 1.")
+    square_key, uniform_key = jax.random.split(key)
+    square_index = jax.random.randint(square_key, (num_samples,), 0, len(_WHITE_SQUARES))
+    return checkerboard_points(square_index, jax.random.uniform(uniform_key, (num_samples, 2)))
+
+
+def checkerboard_points(square_index, uniform) -> jax.Array:
+    """Points [N, 2] from the white square's number [N], in 0..7, and the place in it [N, 2]."""
+    corners = jnp.asarray(_WHITE_SQUARES, dtype=jnp.float32)[jnp.asarray(square_index)]
+    return ((corners + jnp.asarray(uniform)) * (2 / SQUARES_PER_SIDE) - 1) * BOARD_HALF_WIDTH
+
+
+def in_white_square(points) -> np.ndarray:
+    """Whether points [..., 2] lie in a white square: bool [...].
+
+    A square owns its lower edges and not its upper ones; NaN lies in none.
+    """
+    unit = np.asarray(points, np.float64) / BOARD_HALF_WIDTH
+    square = np.floor((unit + 1) * (SQUARES_PER_SIDE / 2))
+    on_board = ((square >= 0) & (square < SQUARES_PER_SIDE)).all(-1)
+    parity = np.where(on_board, square.sum(-1), 0) % 2  # off the board may be NaN or infinite
+    return on_board & (parity == 0)
+
+
+@dataclass(frozen=True)
+class CheckerboardBatches:
+    """`batch_fn(step)` of fresh points, `{"x_0": [batch_size, 2]}`, from (seed, step) alone.
+
+    `step` may be traced, so the draw can be part of a compiled training step.
+    """
+
+    batch_size: int
+    seed: int = 0
+
+    def __call__(self, step) -> dict[str, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(self.seed), step)
+        return {"x_0": checkerboard(key, self.batch_size)}

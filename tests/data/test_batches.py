@@ -1,0 +1,52 @@
+"""The data order: every epoch complete, one stream for all batch sizes, no hidden state."""
+
+import numpy as np
+import pytest
+
+from gmflow_jax import data
+
+
+def stream(seed, batch_size, num_steps, num_examples):
+    return np.concatenate(
+        [data.epoch_indices(seed, step, batch_size, num_examples) for step in range(num_steps)]
+    )
+
+
+def test_every_epoch_shows_each_example_once():
+    epochs = stream(seed=3, batch_size=10, num_steps=14, num_examples=35).reshape(4, 35)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(35), (4, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 35, 120])
+def test_stream_does_not_depend_on_the_batch_size(batch_size):
+    expected = stream(seed=0, batch_size=10, num_steps=84, num_examples=35)
+    actual = stream(seed=0, batch_size=batch_size, num_steps=840 // batch_size, num_examples=35)
+    np.testing.assert_array_equal(actual, expected[:len(actual)])
+
+
+def test_seeds_differ():
+    assert (stream(0, 10, 3, 100) != stream(1, 10, 3, 100)).any()
+
+
+def test_batches_keep_rows_together_and_remember_nothing():
+    labels = np.arange(50)
+    batch_fn = data.Batches({"x_0": labels[:, None] * np.ones(3), "labels": labels}, 8, seed=1)
+    forward = [batch_fn(step)["labels"] for step in range(9)]
+    backward = [batch_fn(step)["labels"] for step in reversed(range(9))][::-1]
+    np.testing.assert_array_equal(forward, backward)
+    batch = batch_fn(123_456)
+    assert batch["x_0"].shape == (8, 3)
+    np.testing.assert_array_equal(batch["x_0"][:, 0], batch["labels"])
+
+
+@pytest.mark.parametrize("arguments", [(-1, 0, 4, 8), (0, -1, 4, 8), (0, 0, 0, 8), (0, 0, 4, 0)])
+def test_bad_arguments_are_sentences(arguments):
+    with pytest.raises(ValueError, match=r"; .*\.$"):
+        data.epoch_indices(*arguments)
+
+
+@pytest.mark.parametrize("arrays", [{}, {"x_0": np.zeros(3), "labels": np.zeros(4)}])
+def test_arrays_must_have_one_length(arrays):
+    with pytest.raises(ValueError, match=r"common length"):
+        data.Batches(arrays, 2)
