@@ -1,6 +1,7 @@
 """Second order for GM solvers (appendix A.2): extrapolate the mean and reweight the mixture once."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -34,8 +35,10 @@ def empty_memory(denoise: Denoiser, x_init: jax.Array) -> Memory:
     """The memory before the first step, with the shapes that `denoise` will give."""
     t = jnp.ones((), x_init.dtype)
     shapes = mixture_of(jax.eval_shape(denoise, x_init, t))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, x_init.dtype), shapes)
-    uniform = jax.nn.log_softmax(zeros.log_weights, axis=-1)
+    # zeros_like of a shape also keeps its variation over the devices of a shard_map.
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, x_init.dtype), shapes)
+    # A constant, not log_softmax of zeros, which XLA would spend seconds folding.
+    uniform = jnp.full_like(zeros.log_weights, -math.log(zeros.log_weights.shape[-1]))
     mixture = dataclasses.replace(zeros, log_weights=uniform)
     return Memory(mixture, x_init, t, jnp.full((), jnp.inf, x_init.dtype))
 

@@ -1,0 +1,51 @@
+"""How every program starts, and how it says that its input cannot work."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+
+class UserError(Exception):
+    """Something that the user gave cannot work; the message is a sentence that says what to do."""
+
+
+@contextlib.contextmanager
+def user_input():
+    """Report errors of the validation inside as the user's: a sentence, exit code 2, no trace."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parse the flags and call main(); exit code 2 for what the user can mend."""
+
+    def guarded(argv):
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a checkpoint
+        try:
+            if len(argv) > 1:
+                raise UserError(f"{argv[1]!r} is not a flag. Flags are --name=value; see --help.")
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    def parse(argv):
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, ValueError, OSError) as error:
+            print(f"error: {error} See --help.", file=sys.stderr)
+            sys.exit(2)
+
+    with contextlib.suppress(BrokenPipeError):
+        app.run(guarded, flags_parser=lambda argv: _with_help(parse, argv))
+
+
+def _with_help(parse, argv):
+    """Show the program's own flags for --help, and all of absl's only for --helpfull."""
+    app.define_help_flags()
+    return parse(argv)

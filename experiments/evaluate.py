@@ -1,0 +1,42 @@
+"""Evaluate trained runs, or a file of samples: a printed table, report.json, and a picture.
+
+  python -m experiments.evaluate --workdir=runs/digits
+  python -m experiments.evaluate --workdir=runs/digits --workdir=runs/digits_flow --out=joint.json
+  python -m experiments.evaluate --samples=samples.npz --reference=digits --out=report.json
+
+Several workdirs of one task share a table and a picture. Every score is a mean over seeds, with its
+standard deviation; the picture goes beside the report, with the ending .png.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+from experiments.report import report, report_samples
+from experiments.tasks import TASKS
+
+_WORKDIRS = flags.DEFINE_multi_string(
+    "workdir", [], "Folder of a trained run; repeat the flag for a joint table."
+)
+_SAMPLES = flags.DEFINE_string("samples", None, "A .npz with samples and labels to score instead of runs.")
+_REFERENCE = flags.DEFINE_string(
+    "reference", "digits", f"What --samples are compared with: {' or '.join(TASKS)}."
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "The report, .json; by default report.json in the first workdir or the current folder."
+)
+
+
+def main() -> None:
+    if bool(_WORKDIRS.value) == bool(_SAMPLES.value):
+        raise cli.UserError("Give --workdir (once or more) or --samples, one of the two.")
+    if _SAMPLES.value:
+        report_samples(_SAMPLES.value, _REFERENCE.value, pathlib.Path(_OUT.value or "report.json"))
+        return
+    name = "report.json" if len(_WORKDIRS.value) == 1 else "joint_report.json"
+    report(_WORKDIRS.value, _OUT.value or pathlib.Path(_WORKDIRS.value[0]) / name)
+
+
+if __name__ == "__main__":
+    cli.run(main)

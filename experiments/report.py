@@ -1,0 +1,142 @@
+"""Reports: score runs or samples against the real data, print the table, write report.json and a picture."""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+import gmflow_jax
+from experiments import cli, runs
+from experiments.tasks import Row, make_task
+from gmflow_jax import evaluation
+
+_FIRST_SEED = 0  # choices were made on other seeds
+
+
+def report(workdirs: list[str], out: str | os.PathLike) -> list[Row]:
+    """Score the runs as their configurations ask; write the report and the picture; print the table."""
+    out = pathlib.Path(out)
+    with cli.user_input():
+        loaded = [runs.load_run(workdir) for workdir in workdirs]
+        names = {run.config.task for run in loaded}
+        if len(names) > 1:
+            raise ValueError(
+                f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores do not "
+                "share a table. Evaluate them apart."
+            )
+        _check_out(out)
+    task = loaded[0].task
+    entries = [(run, entry) for run in loaded for entry in run.config.report.rows]
+    cells = [(run, entry, n) for run, entry in entries for n in _steps(run, entry)]
+    with tqdm(cells, desc="evaluating", unit="cell") as bar:
+        rows = [_score(run, entry, num_steps, bar) for run, entry, num_steps in bar]
+    references = task.reference_rows()
+    print(format_table(rows, references, task.score_names))
+    picture = out.with_suffix(".png")
+    task.draw(picture, rows)
+    _write_json(out, {
+        "runs": [
+            {"workdir": str(w), "step": run.step, "config": json.loads(run.config.to_json_best_effort())}
+            for w, run in zip(workdirs, loaded, strict=True)
+        ],
+        "rows": [{"solver": row.solver, "nfe": row.nfe, **_named(row.scores)} for row in rows],
+        "references": [{"name": name, **_named(scores)} for name, scores in references],
+        "num_samples": len(task.evaluation_labels),
+        "seeds": list(range(_FIRST_SEED, _FIRST_SEED + loaded[0].config.report.num_seeds)),
+        "seed_rule": "sample i of seed s: fold_in(key(s), i)",
+        "versions": {"gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
+    })
+    print(f"Wrote {out} and {picture}.")
+    return rows
+
+
+def _steps(run, entry) -> tuple[int, ...]:
+    return tuple(entry.get("num_steps") or run.config.report.num_steps)
+
+
+def _score(run: runs.TrainedRun, entry, num_steps: int, bar: tqdm) -> Row:
+    """Sample and score one cell of the table, once for each seed."""
+    bar.set_postfix_str(f"{entry['name']}, {num_steps} steps")
+    solver = runs.make_solver(entry["solver"], num_steps, entry.get("order", 2))
+    labels = run.task.evaluation_labels
+    scores, first = [], None
+    for samples in run.sample_seeds(
+        range(_FIRST_SEED, _FIRST_SEED + run.config.report.num_seeds),
+        labels, solver, num_steps, entry.get("guidance_scale", 0.0),
+    ):
+        first = samples if first is None else first
+        scores.append(run.task.score(samples, labels))
+    return Row(entry["name"], num_steps, first, evaluation.seed_spread(scores))
+
+
+def format_table(rows: list[Row], references: list[tuple[str, dict]], names: tuple[str, ...]) -> str:
+    """Solvers in lines, NFE in columns, one block for each score, the reference rows below."""
+    nfes = sorted({row.nfe for row in rows})
+    solvers = list(dict.fromkeys(row.solver for row in rows))
+    found = {(row.solver, row.nfe): row.scores for row in rows}
+    width = max(len(s) for s in [*solvers, *(name for name, _ in references), "solver"]) + 2
+    lines = []
+    for score in names:
+        lines.append(f"\n{score.replace('_', ' ')} (mean ± std over seeds)")
+        lines.append("NFE".ljust(width) + "".join(f"{nfe:>16}" for nfe in nfes))
+        for solver in solvers:
+            cells = (found.get((solver, nfe), {}).get(score) for nfe in nfes)
+            lines.append(solver.ljust(width) + "".join(f"{_cell(c):>16}" for c in cells))
+        for name, scores in references:
+            lines.append(name.ljust(width) + f"{_cell(scores.get(score)):>16}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: tuple[float, float] | None) -> str:
+    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+def _named(scores: dict) -> dict:
+    return {k: v and {"mean": round(v[0], 6), "std": round(v[1], 6)} for k, v in scores.items()}
+
+
+def _check_out(out: pathlib.Path) -> None:
+    if out.suffix != ".json":
+        raise ValueError(f"--out must end in .json, but {str(out)!r} was given.")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"The folder of {out} does not exist. Make it, or write elsewhere.")
+
+
+def _write_json(path: pathlib.Path, content: dict) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
+    """Score a file written by `experiments.sample --samples_out` against a task's real data."""
+    with cli.user_input():
+        _check_out(out)
+        task = make_task(reference)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                missing = {"samples", "labels"} - set(archive.files)
+                if missing:
+                    raise ValueError(
+                        f"{path} has no array {' or '.join(sorted(missing))}; it holds "
+                        f"{', '.join(archive.files)}. Write it with experiments.sample --samples_out."
+                    )
+                samples, labels = archive["samples"], archive["labels"]
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"There is no file {path}. Write it with experiments.sample --samples_out."
+            ) from error
+        scores = evaluation.seed_spread([task.score(samples, labels)])
+    references = task.reference_rows()
+    print(format_table([Row("samples", 0, samples, scores)], references, task.score_names))
+    _write_json(out, {
+        "samples": path,
+        "reference": reference,
+        "num_samples": len(samples),
+        "scores": {k: v and v[0] for k, v in scores.items()},
+        "references": [{"name": name, **_named(s)} for name, s in references],
+    })
+    print(f"Wrote {out}.")

@@ -1,0 +1,215 @@
+"""A run from its configuration: network, optimiser and step; and a trained run from its folder."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments.tasks import make_task
+from gmflow_jax import flow, guidance, models, solvers, training
+
+_EMA = {
+    "constant": training.constant_decay,
+    "warm_up": training.warm_up_decay,
+    "ramp_up": training.ramp_up_decay,
+    "karras": training.karras_decay,
+}
+_NETWORKS = {"gm_dit": (models.GMDiT, models.GMDiTConfig), "gm_mlp": (models.GMMLP, models.GMMLPConfig)}
+SOLVERS = {
+    "gm_ode": solvers.gm_ode,
+    "gm_sde": solvers.gm_sde,
+    "euler": solvers.euler,
+    "ab2": solvers.ab2,
+    "ddpm": solvers.ddpm,
+}
+# Points or images that one compiled call samples; bounds the memory of large requests.
+_SAMPLE_BATCH = 20_000
+
+
+def abstract_network(config: ml_collections.ConfigDict) -> tuple[Callable, Any]:
+    """apply(params, x_t, t, labels) and the shapes of its parameters, nothing allocated."""
+    network, network_config = _network(config)
+    return models.abstract(network, network_config)
+
+
+def init_params(config: ml_collections.ConfigDict) -> Any:
+    network, network_config = _network(config)
+    return models.init_params(network, network_config, jax.random.key(config.seed))
+
+
+def _network(config):
+    if config.network.kind not in _NETWORKS:
+        raise ValueError(
+            f"network.kind is {config.network.kind!r}. Choose one of {', '.join(_NETWORKS)}."
+        )
+    network, config_class = _NETWORKS[config.network.kind]
+    options = {k: v for k, v in config.network.to_dict().items() if k != "kind"}
+    try:
+        return network, config_class(**options)
+    except TypeError as error:
+        raise ValueError(f"The network's options do not fit {config_class.__name__}: {error}.") from error
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> Callable:
+    """The learning rate as a function of the step."""
+    c = config.optimizer
+    if c.schedule == "cosine":
+        return training.warm_up_cosine_schedule(
+            c.learning_rate, c.warm_up_steps, config.num_steps, end_ratio=c.end_ratio
+        )
+    if c.schedule == "constant":
+        return training.warm_up_schedule(c.learning_rate, c.warm_up_steps)
+    raise ValueError(f"optimizer.schedule is {c.schedule!r}. Choose 'cosine' or 'constant'.")
+
+
+def make_optimizer(config: ml_collections.ConfigDict):
+    c = config.optimizer
+    return training.make_optimizer(
+        make_schedule(config), b1=c.b1, b2=c.b2, weight_decay=c.weight_decay, clip_norm=c.clip_norm or None
+    )
+
+
+def make_train_step(config: ml_collections.ConfigDict, apply: Callable, optimizer) -> Callable:
+    ema = config.ema.to_dict()
+    kind = ema.pop("kind")
+    if kind not in _EMA:
+        raise ValueError(f"ema.kind is {kind!r}. Choose one of {', '.join(_EMA)}.")
+    return training.make_train_step(
+        apply,
+        optimizer,
+        _EMA[kind](**ema),
+        num_classes=config.network.get("num_classes"),
+        learning_rate=make_schedule(config),
+        **config.loss.to_dict(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What sampling needs of a run: its task, its network and the averaged parameters."""
+
+    config: ml_collections.ConfigDict
+    task: Any
+    apply: Callable
+    params: Any
+    step: int
+
+    @property
+    def is_flow_baseline(self) -> bool:
+        return self.config.loss.loss == "flow"
+
+    def denoiser(self, labels, guidance_scale: float = 0.0) -> Callable:
+        """denoise(x_t, t) for samples of these classes, guided where the scale is not 0."""
+        if not self.task.class_names:
+            return flow.denoiser(lambda x_t, t: self.apply(self.params, x_t, t))
+        null = jnp.full_like(labels, self.config.network.num_classes)
+        conditional, unconditional = (
+            flow.denoiser(lambda x_t, t, y=y: self.apply(self.params, x_t, t, y)) for y in (labels, null)
+        )
+        if not guidance_scale:
+            return conditional
+        return guidance.guided_denoiser(conditional, unconditional, guidance_scale)
+
+    def sample(
+        self, key, labels: np.ndarray, solver: solvers.Solver, num_steps: int, guidance_scale: float = 0.0,
+        progress: Callable = iter,
+    ) -> np.ndarray:
+        """Samples in the task's data space, one for each label; `progress` wraps the batches.
+
+        Sample i depends on the key, i and its label alone, not on the batch size.
+        """
+        run = self._sampler(solver, num_steps, guidance_scale)
+        return self._sample(run, key, labels, progress)
+
+    def sample_seeds(self, seeds, labels, solver, num_steps: int, guidance_scale: float = 0.0):
+        """Yields `sample` for each seed, compiled once."""
+        run = self._sampler(solver, num_steps, guidance_scale)
+        for seed in seeds:
+            yield self._sample(run, jax.random.key(seed), labels)
+
+    def _sampler(self, solver: solvers.Solver, num_steps: int, guidance_scale: float) -> Callable:
+        times = flow.time_grid(num_steps)
+
+        @jax.jit
+        def run(keys, labels):
+            noise_keys, step_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+            noise = jax.vmap(lambda k: jax.random.normal(k, self.task.sample_shape))(noise_keys)
+            denoise = self.denoiser(labels, guidance_scale)
+            return solvers.sample(step_keys, denoise, noise, solver, times)
+
+        return run
+
+    def _sample(self, run: Callable, key, labels, progress: Callable = iter) -> np.ndarray:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(labels)))
+        slices = [slice(i, i + _SAMPLE_BATCH) for i in range(0, len(labels), _SAMPLE_BATCH)]
+        parts = [np.asarray(run(keys[i], jnp.asarray(labels[i]))) for i in progress(slices)]
+        return self.task.decode(np.concatenate(parts))
+
+
+def make_solver(name: str, num_steps: int, order: int = 2, num_substeps: int | None = None):
+    """The solver called `name`; num_substeps None follows the paper, max(128 / num_steps, 2)."""
+    if name not in SOLVERS:
+        raise ValueError(f"There is no solver {name!r}. Choose one of {', '.join(SOLVERS)}.")
+    if name == "gm_ode":
+        return solvers.gm_ode(order, max(128 // num_steps, 2) if num_substeps is None else num_substeps)
+    if name == "gm_sde":
+        return solvers.gm_sde(order)
+    return SOLVERS[name]()
+
+
+def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Write config.json, or check that the one that is there asks for the same run."""
+    path = workdir / "config.json"
+    text = config.to_json_best_effort(indent=2, sort_keys=True)
+    if path.exists():
+        changed = _differences(json.loads(path.read_text()), json.loads(text))
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run with another configuration ({'; '.join(changed)}). Give another "
+                "--workdir, or the same configuration to resume it."
+            )
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text + "\n")
+    temporary.replace(path)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    # What a report shows may change between calls; what was trained may not.
+    if old == new or name.startswith("report"):
+        return []
+    return [f"{name} was {old} and is now {new}"]
+
+
+def load_run(workdir: str) -> TrainedRun:
+    """Load a trained run; ValueError with a sentence if there is none."""
+    folder = pathlib.Path(workdir)
+    if not folder.is_dir():
+        raise ValueError(
+            f"The workdir {workdir} does not exist. Train first: python -m experiments.train "
+            f"--config=experiments/configs/digits.py --workdir={workdir}"
+        )
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"The folder {workdir} holds no run: config.json is missing. Give the --workdir of "
+            "python -m experiments.train."
+        )
+    config = ml_collections.ConfigDict(json.loads((folder / "config.json").read_text()))
+    apply, shapes = abstract_network(config)
+    with training.Checkpointer(folder / "checkpoints") as checkpointer:
+        step = checkpointer.latest_step()
+        if step is None:
+            raise ValueError(
+                f"The run in {workdir} has no checkpoint yet. Wait for its first one, or train on."
+            )
+        params = checkpointer.restore_ema(shapes)
+    return TrainedRun(config, make_task(config.task), apply, params, step)

@@ -1,0 +1,107 @@
+"""Averages of step metrics and their files: a CSV table and TensorBoard events."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """Summarises the metrics of several steps, given as host arrays, in one dict of floats.
+
+    Losses and gradient norms are averaged over the steps that were not skipped, the time bins over
+    their samples (an empty bin is left out: `loss_t_0.25_0.50` is the loss of samples with t in
+    [0.25, 0.5)); `num_skipped`, `ema_decay` and `learning_rate` are those of the last step.
+    """
+    kept = [metrics for metrics in window if not metrics["skipped"]]
+    last = window[-1]
+    result = {
+        name: float(np.mean([m[name] for m in kept], dtype=np.float64)) if kept else float("nan")
+        for name in ("loss", "grad_norm")
+    }
+    for name in ("learning_rate", "ema_decay", "num_skipped"):
+        if name in last:
+            result[name] = float(last[name])
+    sums = np.sum([m["time_bin_sum"] for m in window], axis=0, dtype=np.float64)
+    counts = np.sum([m["time_bin_count"] for m in window], axis=0, dtype=np.float64)
+    edges = np.linspace(0.0, 1.0, len(counts) + 1)
+    for low, high, total, count in zip(edges[:-1], edges[1:], sums, counts, strict=True):
+        if count > 0:
+            result[f"loss_t_{low:.2f}_{high:.2f}"] = float(total / count)
+    return result
+
+
+class MetricWriter:
+    """Writes scalars to `metrics.csv` and to TensorBoard files in `folder`.
+
+    `resume_step` is the number of steps the run has already made: rows of later steps, left by a
+    run that got further than its last checkpoint, are dropped, so that no step appears twice. The
+    table has a column `step` and one per name ever written; cells without a value stay empty.
+    Create it in one process only.
+    """
+
+    def __init__(self, folder: str | os.PathLike, resume_step: int = 0):
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.csv"
+        self._columns, rows = _read_rows(self._path, resume_step)
+        self._rewrite(rows)
+        purge_step = resume_step + 1 if resume_step > 0 else None
+        self._tensorboard = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds one row: the values of some scalars after `step` steps."""
+        new = [name for name in scalars if name not in self._columns]
+        if new:
+            self._file.close()
+            _, rows = _read_rows(self._path)
+            self._columns += new
+            self._rewrite(rows)
+        values = {name: float(value) for name, value in scalars.items()}
+        self._table.writerow({"step": int(step), **values})
+        self._file.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, int(step))
+
+    def flush(self) -> None:
+        """Makes everything written so far visible to readers."""
+        self._file.flush()
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Writes what is left and closes the files."""
+        self._file.close()
+        self._tensorboard.close()
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        # Through a second file, so that a kill in between leaves a whole table.
+        partial = self._path.with_suffix(".csv.partial")
+        with partial.open("w", newline="") as file:
+            table = csv.DictWriter(file, self._columns, restval="")
+            table.writeheader()
+            table.writerows(rows)
+        partial.replace(self._path)
+        self._file = self._path.open("a", newline="")
+        self._table = csv.DictWriter(self._file, self._columns, restval="")
+
+
+def _read_rows(path: Path, last_step: int | None = None) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns the columns and the rows up to `last_step` of a table that may not exist yet."""
+    if not path.exists():
+        return ["step"], []
+    text = path.read_text()
+    # A kill may have cut the last row short: what follows the last line end is left out.
+    table = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    columns = list(table.fieldnames or ["step"])
+    if columns[0] != "step":
+        raise ValueError(
+            f"{path} has the columns {columns}, so it is not a table of metrics; "
+            "move it away or choose another folder."
+        )
+    rows = list(table)
+    if last_step is not None:
+        rows = [row for row in rows if int(row["step"]) <= last_step]
+    return columns, rows

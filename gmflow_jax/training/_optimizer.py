@@ -1,0 +1,106 @@
+"""AdamW as the authors of GMFlow use it, and learning-rate schedules."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def make_optimizer(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    weight_decay: float = 0.05,
+    clip_norm: float | None = None,
+    clip_begin_step: int = 0,
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Returns AdamW with decoupled weight decay and an optional clip of the global gradient norm.
+
+    Parameters whose last name is 'bias' do not decay, all others do. With `clip_norm`, gradients
+    are scaled to that norm from the update number `clip_begin_step` (0-based) on; earlier ones
+    pass unchanged. Schedules and `clip_begin_step` count updates made, so a skipped step does not
+    advance them. Source: the authors' released training configuration.
+    """
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(
+            f"clip_norm is {clip_norm}, which would remove every gradient; give a positive norm, "
+            "or None for no clip."
+        )
+    adamw = optax.adamw(
+        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decay_mask
+    )
+    if clip_norm is None:
+        return _with_standard_promotion(adamw)
+    clip = optax.conditionally_transform(
+        _clip_by_global_norm(clip_norm), lambda step: step >= clip_begin_step
+    )
+    return _with_standard_promotion(optax.chain(clip, adamw))
+
+
+def warm_up_schedule(
+    peak: float, warm_up_steps: int, start_ratio: float = 0.001
+) -> optax.Schedule:
+    """Returns the rate that rises linearly from start_ratio * peak at step 0 to peak and stays."""
+    _check_steps(warm_up_steps)
+    if warm_up_steps == 0:
+        return optax.constant_schedule(peak)
+    return optax.linear_schedule(start_ratio * peak, peak, warm_up_steps)
+
+
+def warm_up_cosine_schedule(
+    peak: float,
+    warm_up_steps: int,
+    num_steps: int,
+    start_ratio: float = 0.001,
+    end_ratio: float = 0.0,
+) -> optax.Schedule:
+    """Returns the warm-up above, then half a cosine down to end_ratio * peak at step `num_steps`.
+
+    Not the authors': it serves short runs, which end before an average of the parameters helps.
+    """
+    _check_steps(warm_up_steps)
+    if num_steps <= warm_up_steps:
+        raise ValueError(
+            f"A run of {num_steps} steps has no room for a cosine after {warm_up_steps} steps of "
+            "warm-up; give more steps or a shorter warm-up."
+        )
+    warm_up = warm_up_schedule(peak, warm_up_steps, start_ratio)
+    cosine = optax.cosine_decay_schedule(peak, num_steps - warm_up_steps, alpha=end_ratio)
+    joined = optax.join_schedules([warm_up, cosine], [warm_up_steps])
+    # optax's cosine mixes an integer count with floats, which strict dtype promotion forbids.
+    return lambda count: joined(jnp.asarray(count).astype(jnp.float32))
+
+
+def _decay_mask(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) != "bias", params
+    )
+
+
+def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    def clip(updates, params=None):
+        del params
+        # The 1e-6 is torch's; optax's own clip has none, which is enough to miss golden updates.
+        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
+
+    return optax.stateless(clip)
+
+
+def _with_standard_promotion(optimizer: optax.GradientTransformation):
+    # optax's Adam raises a float to an integer count, which strict dtype promotion forbids.
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(updates, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def _check_steps(warm_up_steps: int) -> None:
+    if warm_up_steps < 0:
+        raise ValueError(
+            f"warm_up_steps is {warm_up_steps}, but a number of steps cannot be negative; "
+            "give 0 for no warm-up."
+        )

@@ -1,0 +1,121 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gmflow_jax import training
+
+
+@pytest.fixture
+def state(toy):
+    optimizer = training.make_optimizer(training.warm_up_schedule(1e-3, 5), clip_norm=1.0)
+    state = training.init_state(toy.init_params(), optimizer, ema_params=toy.init_params(seed=1))
+    keys = iter(jax.random.split(jax.random.key(0), 100))
+    opt_state = jax.tree.map(
+        lambda x: jnp.int32(3) if x.dtype == jnp.int32 else jax.random.normal(next(keys), x.shape),
+        state.opt_state,
+    )
+    return dataclasses.replace(
+        state, opt_state=opt_state, step=jnp.int32(4), num_skipped=jnp.int32(1)
+    )
+
+
+def test_a_state_comes_back_exactly(toy, state, tmp_path):
+    config = {"name": "toy", "sizes": [1, 2], "rate": None}
+    with training.Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        assert checkpointer.latest_step() is None
+        assert checkpointer.restore_latest(state) is None
+        checkpointer.save(state, config)
+    abstract = jax.eval_shape(lambda: state)
+    with training.Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        assert checkpointer.latest_step() == 4
+        restored, meta = checkpointer.restore_latest(abstract)
+    toy.assert_equal(restored, state)
+    assert meta == {**config, "step": 4, "num_skipped": 1}
+
+
+def test_the_average_is_restored_alone(toy, state, tmp_path):
+    with training.Checkpointer(tmp_path / "c") as checkpointer:
+        checkpointer.save(state, {"name": "toy"})
+        checkpointer.save(dataclasses.replace(state, step=jnp.int32(5), ema_params=state.params))
+        toy.assert_equal(checkpointer.restore_ema(state.ema_params), state.params)
+        toy.assert_equal(checkpointer.restore_ema(state.ema_params, step=4), state.ema_params)
+        assert checkpointer.read_meta(4) == {"name": "toy", "step": 4, "num_skipped": 1}
+
+
+def test_restoring_onto_other_devices_is_exact(toy, state, tmp_path):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def sharding(x):
+        split = x.ndim > 0 and x.shape[-1] % 2 == 0
+        return jax.NamedSharding(mesh, jax.P(*[None] * (x.ndim - 1), "data") if split else jax.P())
+
+    sharded = jax.tree.map(lambda x: jax.device_put(x, sharding(x)), state)
+    with training.Checkpointer(tmp_path / "c") as checkpointer:
+        checkpointer.save(sharded)
+        single, _ = checkpointer.restore_latest(state)
+        again, _ = checkpointer.restore_latest(sharded)
+    toy.assert_equal(single, state)
+    toy.assert_equal(again, state)
+    jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim) or pytest.fail(),
+                 again, sharded)
+
+
+def test_only_the_newest_are_kept_and_a_repeated_step_is_left_alone(toy, state, tmp_path,
+                                                                    monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with training.Checkpointer("relative/c", keep=2) as checkpointer:
+        for step in (1, 2, 3, 3):
+            checkpointer.save(dataclasses.replace(state, step=jnp.int32(step)))
+    kept = sorted(path.name for path in (tmp_path / "relative/c").iterdir())
+    assert kept == ["2", "3"]
+
+
+def test_a_leftover_of_a_killed_save_is_ignored(state, tmp_path):
+    (tmp_path / "7.orbax-checkpoint-tmp").mkdir()
+    with training.Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.latest_step() is None
+
+
+def test_a_damaged_checkpoint_is_named(state, tmp_path):
+    with training.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state)
+    for path in (tmp_path / "4/params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    with (
+        training.Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(ValueError, match=r"step 4 in .* damaged"),
+    ):
+        checkpointer.restore_latest(state)
+
+
+def test_a_folder_of_digits_without_our_items_is_named(state, tmp_path):
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12/photo.txt").write_text("no checkpoint")
+    with training.Checkpointer(tmp_path) as checkpointer, pytest.raises(ValueError, match="12"):
+        checkpointer.restore_ema(state.ema_params)
+
+
+def test_a_model_of_another_shape_is_refused(state, tmp_path):
+    with training.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state)
+        other = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], 5)), state.ema_params)
+        with pytest.raises(ValueError, match="another shape"):
+            checkpointer.restore_ema(other)
+
+
+def test_bad_arguments_are_refused(state, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        training.Checkpointer(tmp_path / "file")
+    with pytest.raises(ValueError, match="other things than checkpoints"):
+        training.Checkpointer(tmp_path)
+    with pytest.raises(ValueError, match="at least 1"):
+        training.Checkpointer(tmp_path / "c", keep=0)
+    with training.Checkpointer(tmp_path / "c") as checkpointer:
+        with pytest.raises(ValueError, match="json"):
+            checkpointer.save(state, {"x": {1, 2}})
+        with pytest.raises(ValueError, match="no checkpoint"):
+            checkpointer.read_meta()

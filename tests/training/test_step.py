@@ -1,0 +1,154 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gmflow_jax import gm, training
+
+
+def make_step(toy, **options):
+    optimizer = training.make_optimizer(training.warm_up_schedule(1e-2, 2), clip_norm=5.0)
+    step = training.make_train_step(
+        options.pop("apply", toy.apply), optimizer, training.ramp_up_decay(1e4, 8),
+        num_classes=toy.num_classes, **options,
+    )
+    return step, training.init_state(toy.init_params(), optimizer)
+
+
+@pytest.fixture(scope="module")
+def default(toy):
+    """The step of most tests, compiled once, and its first state."""
+    step, state = make_step(toy, learning_rate=training.warm_up_schedule(1e-2, 2))
+    return jax.jit(step), state
+
+
+def at_step(state, step):
+    return dataclasses.replace(state, step=jnp.int32(step))
+
+
+@pytest.mark.parametrize("loss", ["transition", "flow"])
+def test_training_lowers_the_loss_on_one_batch(toy, loss):
+    step, state = make_step(toy, loss=loss)
+    step = jax.jit(step, donate_argnums=0)
+    batch, key = toy.make_batch(), jax.random.key(0)
+    state, first = step(state, batch, key)
+    for _ in range(59):
+        state, _ = step(state, batch, key)
+    assert (int(state.step), int(state.num_skipped)) == (60, 0)
+    _, last = step(at_step(state, 0), batch, key)  # the draws of the first step again
+    assert float(last["loss"]) < float(first["loss"]) - 0.1
+
+
+def test_a_step_depends_on_key_and_step_number_only(toy, default):
+    (step, state), batch = default, toy.make_batch()
+    first, metrics = step(state, batch, jax.random.key(0))
+    again, _ = step(state, batch, jax.random.key(0))
+    toy.assert_equal(first, again)
+    _, other_key = step(state, batch, jax.random.key(1))
+    assert float(other_key["loss"]) != float(metrics["loss"])
+    _, other_step = step(at_step(state, 1), batch, jax.random.key(0))
+    assert float(other_step["loss"]) != float(metrics["loss"])
+
+
+def test_flow_loss_is_the_transition_loss_of_a_unit_gaussian_at_ratio_one(toy):
+    def unit_gaussian(params, x_t, t, labels):
+        velocity = gm.mean(toy.apply(params, x_t, t, labels))
+        return gm.GaussianMixture(
+            velocity[..., None, :], jnp.zeros((*velocity.shape[:-1], 1)), jnp.zeros(())
+        )
+
+    results = {}
+    for loss, options in {
+        "flow": {"apply": toy.apply},
+        "transition": {"apply": unit_gaussian, "transition_ratio": 1.0},
+    }.items():
+        step, state = make_step(toy, loss=loss, **options)
+        results[loss] = jax.jit(step)(state, toy.make_batch(), jax.random.key(0))
+    flow, transition = results["flow"], results["transition"]
+    # -log q(x_0 | x_t) and -log q(u | x_t) differ by C log t, which no parameter changes.
+    np.testing.assert_allclose(flow[1]["grad_norm"], transition[1]["grad_norm"], rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        flow[0].params, transition[0].params,
+    )
+
+
+def test_loss_weight_scales_loss_and_gradient(toy, default):
+    step, state = default
+    _, metrics = step(state, toy.make_batch(), jax.random.key(0))
+    step, state = make_step(toy, loss_weight=2.0)
+    _, doubled = jax.jit(step)(state, toy.make_batch(), jax.random.key(0))
+    for name in ("loss", "grad_norm", "time_bin_sum"):
+        np.testing.assert_allclose(doubled[name], 2 * metrics[name], rtol=1e-5)
+
+
+def test_metrics_are_consistent(toy, default):
+    step, state = default
+    state, metrics = step(state, toy.make_batch(), jax.random.key(0))
+    np.testing.assert_allclose(metrics["time_bin_sum"].sum() / 8, metrics["loss"], rtol=1e-5)
+    assert float(metrics["time_bin_count"].sum()) == 8
+    assert float(metrics["learning_rate"]) == pytest.approx(1e-5, rel=1e-4)
+    assert float(metrics["ema_decay"]) == pytest.approx(0.5**20)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_steps_change_nothing_but_the_counts(toy, default, bad):
+    step, state = default
+    state, _ = step(state, toy.make_batch(), jax.random.key(0))
+    batch = toy.make_batch()
+    batch["x_0"][0, 0, 0, 0] = bad
+    skipped, metrics = step(state, batch, jax.random.key(0))
+    for name in ("params", "ema_params", "opt_state"):
+        toy.assert_equal(getattr(skipped, name), getattr(state, name))
+    assert (int(skipped.step), int(skipped.num_skipped)) == (2, 1)
+    assert int(metrics["skipped"]) == 1
+    assert float(metrics["time_bin_count"].sum()) == 0
+    resumed, metrics = step(skipped, toy.make_batch(), jax.random.key(0))
+    assert (int(metrics["skipped"]), int(resumed.num_skipped)) == (0, 1)
+
+
+def test_unlabelled_points_train(toy):
+    step, state = make_step(toy)
+    batch = {"x_0": np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)}
+    _, metrics = jax.jit(step)(state, batch, jax.random.key(0))
+    assert np.isfinite(metrics["loss"])
+
+
+def test_pmap_on_four_devices_equals_jit_on_the_whole_batch(toy, default):
+    batch, key = toy.make_batch(batch_size=16), jax.random.key(4)
+    step, whole = default
+    schedule = training.warm_up_schedule(1e-2, 2)
+    mapped_step, mapped = make_step(toy, axis_name="batch", learning_rate=schedule)
+    mapped_step = jax.pmap(mapped_step, axis_name="batch", in_axes=(0, 0, None))
+    mapped = jax.tree.map(lambda x: jnp.stack([x] * 4), mapped)
+    parts = jax.tree.map(lambda x: x.reshape((4, 4, *x.shape[1:])), batch)
+    for _ in range(3):
+        whole, metrics = step(whole, batch, key)
+        mapped, mapped_metrics = mapped_step(mapped, parts, key)
+    for device in range(4):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a[device], b, rtol=1e-5, atol=1e-6),  # noqa: B023
+            (mapped, mapped_metrics), (whole, metrics),
+        )
+
+
+def test_sharded_jit_equals_jit_on_one_device(toy, default):
+    batch, key = toy.make_batch(batch_size=16), jax.random.key(4)
+    step, state = default
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.device_put(batch, jax.NamedSharding(mesh, jax.P("data")))
+    replicated = jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        step(replicated, sharded, key), step(state, batch, key),
+    )
+
+
+def test_an_unknown_loss_is_refused(toy):
+    with pytest.raises(ValueError, match="loss is 'l2'"):
+        training.make_train_step(
+            toy.apply, optax.sgd(1.0), training.constant_decay(0.9), loss="l2"
+        )
