@@ -37,15 +37,11 @@ def run(main: Callable[[], None]) -> None:
     def parse(argv):
         try:
             return flags.FLAGS(argv)
-        except (flags.Error, ValueError, OSError) as error:
-            print(f"error: {error} See --help.", file=sys.stderr)
-            sys.exit(2)
+        except (flags.Error, ValueError, TypeError, OSError) as error:
+            message = str(error)
+        except (AttributeError, KeyError) as error:  # ml_collections, for --config.x of no x
+            message = f"The configuration has no field {error}."
+        print(f"error: {message.rstrip('.')}. See --help.", file=sys.stderr)
+        sys.exit(2)
 
-    with contextlib.suppress(BrokenPipeError):
-        app.run(guarded, flags_parser=lambda argv: _with_help(parse, argv))
-
-
-def _with_help(parse, argv):
-    """Show the program's own flags for --help, and all of absl's only for --helpfull."""
-    app.define_help_flags()
-    return parse(argv)
+    app.run(guarded, flags_parser=parse)

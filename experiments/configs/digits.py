@@ -29,7 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
         num_classes=10,
         num_components=8,
         log_std_dim=64,
-        scan_layers=False,
+        # On a CPU the smaller working set of these two is worth more than the recomputation costs.
+        scan_layers=True,
+        remat=True,
     ))
     config.loss = ml_collections.ConfigDict(dict(
         loss="transition",

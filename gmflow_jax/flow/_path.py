@@ -63,7 +63,7 @@ def to_data(prediction: Prediction, x_t: jax.Array, t) -> Prediction:
     """
     prediction, x_t, t = promote(prediction, x_t, t)
     t = _time_of(prediction, x_t, t)
-    return _affine(prediction, x_t, -t, log_factor=safe_log(t))
+    return _move(prediction, x_t, t, lambda u, x_t, t: x_t - t * u, scale=t)
 
 
 def to_velocity(prediction: Prediction, x_t: jax.Array, t) -> Prediction:
@@ -73,7 +73,8 @@ def to_velocity(prediction: Prediction, x_t: jax.Array, t) -> Prediction:
     """
     prediction, x_t, t = promote(prediction, x_t, t)
     t = jnp.maximum(_time_of(prediction, x_t, t), _MIN_TIME)
-    return _affine(prediction, x_t, -1 / t, log_factor=-jnp.log(t), shift=append_axes(1 / t, 1) * x_t)
+    # The difference first: x_t / t and x_0 / t cancel, which loses all digits at small t.
+    return _move(prediction, x_t, t, lambda x_0, x_t, t: (x_t - x_0) / t, scale=1 / t)
 
 
 def _time_of(prediction: Prediction, x_t: jax.Array, t: jax.Array) -> jax.Array:
@@ -91,21 +92,21 @@ def _time_of(prediction: Prediction, x_t: jax.Array, t: jax.Array) -> jax.Array:
     return expand_time(t, x_t.shape[:-1])
 
 
-def _affine(prediction, x_t, factor, log_factor, shift=None):
-    """The law of shift + factor y for y ~ prediction; log_factor = log |factor|; shift None = x_t."""
-    shift = x_t if shift is None else shift
+def _move(prediction: Prediction, x_t, t, points: Callable, scale: jax.Array) -> Prediction:
+    """The law of points(y, x_t, t) for y ~ prediction, an affine map that scales lengths by `scale`."""
     if isinstance(prediction, GaussianMixture):
-        means = shift[..., None, :] + append_axes(factor, 2) * prediction.means
-        return GaussianMixture(means, prediction.log_weights, prediction.log_std + log_factor)
+        means = points(prediction.means, x_t[..., None, :], append_axes(t, 2))
+        return GaussianMixture(means, prediction.log_weights, prediction.log_std + safe_log(scale))
     if isinstance(prediction, Gaussian):
-        mean = shift + append_axes(factor, 1) * prediction.mean
-        return Gaussian(mean, prediction.var * jnp.square(factor))
-    return shift + append_axes(factor, 1) * prediction
+        mean = points(prediction.mean, x_t, append_axes(t, 1))
+        return Gaussian(mean, prediction.var * jnp.square(scale))
+    return points(prediction, x_t, append_axes(t, 1))
 
 
 def reverse_coefficients(t: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """c1, c2, c3 of p(x_s | x_t, x_0) = N(c1 x_t + c2 x_0, c3 I) (eq. 9), same shapes as t and s."""
-    a, b = safe_divide(s, t), safe_divide(1 - t, 1 - s)
+    # s = t = 0 is the identity, as s = t is elsewhere: c1 = 1.
+    a, b = safe_divide(s, t, otherwise=1.0), safe_divide(1 - t, 1 - s)
     # 1 - (a b)^2 from its factors; 1 - a b = (t - s) / (t (1 - s)) does not cancel as s -> t.
     beta = safe_divide(t - s, t * (1 - s)) * (1 + a * b)
     return jnp.square(a) * b, beta * (1 - s), beta * jnp.square(s)

@@ -33,10 +33,10 @@ def tilt(
 
     Raises:
       ValueError: if shapes do not fit, or the product is not normalisable
-        (scale + variance * precision < 0).
+        (scale + variance * precision <= 0).
     """
-    q, linear, precision, scale = as_mixture(q, linear, precision, scale)
-    center = jnp.zeros_like(linear) if center is None else promote(center, linear)[0]
+    q, linear, precision, scale, center = as_mixture(q, linear, precision, scale, center)
+    center = jnp.zeros_like(linear) if center is None else center
     _check_tilt_shapes(q, linear, precision, scale, center)
     return tilt_checked(q, linear, precision, scale, center)
 
@@ -118,9 +118,9 @@ def _check_tilt_shapes(q, linear, precision, scale, center) -> None:
                 f"{name} has shape {value.shape}; it must be a scalar or have the {len(batch)} axes "
                 f"of the batch {batch}, each 1 or of the batch's size."
             )
-    d = concrete(scale + jnp.exp(2 * q.log_std) * precision)
-    if d is not None and np.any(d < 0):
+    d, unbounded = concrete(scale + jnp.exp(2 * q.log_std) * precision), concrete(scale > 0)
+    if d is not None and np.any((d < 0) | ((d == 0) & unbounded)):
         raise ValueError(
             f"The tilted density cannot be normalised: scale + variance * precision reaches "
-            f"{d.min():.3g}, and it must not be negative. Use a smaller negative precision (or power)."
+            f"{d.min():.3g}, and it must be positive. Use a smaller negative precision (or power)."
         )

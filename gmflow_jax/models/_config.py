@@ -1,0 +1,213 @@
+"""Configurations of the networks, checked when they are made."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_ATTENTION = ("xla", "cudnn")
+_HEADS = ("joint", "separate")
+# (hidden_size, depth, num_heads) of table 1 of Peebles and Xie 2023 (arXiv 2212.09748).
+_DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
+
+
+def _require_positive(config: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 1, f"{name} is {value}, but it counts something; give at least 1.")
+
+
+def _require_dtypes(config: Any) -> None:
+    for name in ("dtype", "param_dtype"):
+        value = getattr(config, name)
+        _require(
+            value in _DTYPES,
+            f"{name} is {value!r}, which is not a float type; give one of {', '.join(_DTYPES)}.",
+        )
+
+
+def _require_stds(config: Any) -> None:
+    std = config.means_bias_std
+    _require(
+        std >= 0 and math.isfinite(std),
+        f"means_bias_std is {std}, but it is a standard deviation; give a number from 0 on.",
+    )
+    std = config.constant_log_std
+    _require(
+        std is None or math.isfinite(std),
+        f"constant_log_std is {std}, but the loss needs a finite log standard deviation; "
+        "give a number, or None to let the network predict it.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GMDiTConfig:
+    """Sizes and options of `GMDiT`; the defaults are the authors' ImageNet 256 x 256 network.
+
+    Attributes:
+      input_size: Height and width in pixels (or one number for both) that positions refer to. Other
+          sizes are accepted by the network; their positions are rescaled to this one.
+      in_channels: Channels of a pixel, D of the mixture.
+      patch_size: Pixels along the side of a token.
+      hidden_size: Width of a token.
+      depth: Number of transformer blocks.
+      num_heads: Attention heads; they share `hidden_size`.
+      num_classes: Number of classes; the label `num_classes` means "no class". 0 if there are none.
+      num_components: Mixture components K. K = 1 with `constant_log_std=0.0` is flow matching.
+      mlp_ratio: Width of a block's MLP, relative to `hidden_size`.
+      log_std_layers: Linear layers of the network that predicts the log standard deviation.
+      log_std_dim: Its hidden width.
+      constant_log_std: If given, the log standard deviation, which is then not predicted.
+      head: 'joint' or 'separate', the authors' first and second variant. Both compute the same; they
+          differ in the initial log-weights (random or uniform) and in exported names.
+      means_bias_std: Standard deviation of the initial bias of the component means. The authors' is
+          0; a positive one tells the components apart from the start.
+      dtype: Type that the blocks compute in. The embeddings, the head and the outputs are float32.
+      param_dtype: Type of the parameters.
+      scan_layers: Whether to run the blocks by `jax.lax.scan`, whose compile time does not grow with
+          depth, or unrolled, which runs faster. Does not change the parameters.
+      remat: Whether the backward pass recomputes the activations of each block, to save memory.
+      attention: 'xla', or 'cudnn' for the fused kernel of NVIDIA GPUs, which needs
+          `dtype='bfloat16'` or 'float16'.
+    """
+
+    input_size: int | tuple[int, int] = 32
+    in_channels: int = 4
+    patch_size: int = 2
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    num_classes: int = 1000
+    num_components: int = 8
+    mlp_ratio: float = 4.0
+    log_std_layers: int = 2
+    log_std_dim: int = 1024
+    constant_log_std: float | None = None
+    head: str = "joint"
+    means_bias_std: float = 0.0
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    scan_layers: bool = False
+    remat: bool = False
+    attention: str = "xla"
+
+    def __post_init__(self):
+        names = ("in_channels", "patch_size", "hidden_size", "depth", "num_heads", "num_components")
+        _require_positive(self, (*names, "log_std_layers", "log_std_dim"))
+        _require_dtypes(self)
+        _require_stds(self)
+        _require(
+            self.num_classes >= 0,
+            f"num_classes is {self.num_classes}; give the number of classes, or 0 for none.",
+        )
+        self._require_sizes()
+        _require(self.head in _HEADS, f"head is {self.head!r}; give 'joint' or 'separate'.")
+        _require(
+            self.attention in _ATTENTION, f"attention is {self.attention!r}; give 'xla' or 'cudnn'."
+        )
+
+    def _require_sizes(self) -> None:
+        size = self.input_size
+        _require(
+            isinstance(size, int) or len(size) == 2,
+            f"input_size is {size!r}; give one number of pixels, or (height, width).",
+        )
+        _require(
+            all(n >= 1 and n % self.patch_size == 0 for n in self.input_height_width),
+            f"input_size is {size}, which patches of {self.patch_size} pixels do not tile; "
+            "give a positive multiple of patch_size.",
+        )
+        _require(
+            self.hidden_size % self.num_heads == 0,
+            f"hidden_size is {self.hidden_size}, which {self.num_heads} heads cannot share; "
+            "give a multiple of num_heads.",
+        )
+        _require(
+            self.hidden_size % 4 == 0,
+            f"hidden_size is {self.hidden_size}, but positions need sines and cosines of rows and "
+            "columns; give a multiple of 4.",
+        )
+        _require(
+            self.mlp_ratio > 0 and self.hidden_size * self.mlp_ratio >= 1,
+            f"mlp_ratio is {self.mlp_ratio}, which leaves no width for the MLP; give a larger one.",
+        )
+
+    @property
+    def input_height_width(self) -> tuple[int, int]:
+        """`input_size` as (height, width)."""
+        size = self.input_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def gm_dit_config(name: str, **overrides: Any) -> GMDiTConfig:
+    """Configuration of a size of the DiT paper, such as 'DiT-S/2', 'DiT-B/4' or 'DiT-XL/2'.
+
+    The number after the slash is the patch size; `overrides` are further fields of `GMDiTConfig`.
+    Raises ValueError for an unknown name.
+    """
+    match = re.fullmatch(r"DiT-(S|B|L|XL)/([1-9]\d*)", name)
+    if match is None:
+        raise ValueError(
+            f"There is no network called {name!r}; give DiT-S, DiT-B, DiT-L or DiT-XL, a slash "
+            "and the patch size, such as 'DiT-XL/2'."
+        )
+    hidden_size, depth, num_heads = _DIT_SIZES[match[1]]
+    fields = {
+        "hidden_size": hidden_size,
+        "depth": depth,
+        "num_heads": num_heads,
+        "patch_size": int(match[2]),
+    }
+    return GMDiTConfig(**(fields | overrides))
+
+
+@dataclasses.dataclass(frozen=True)
+class GMMLPConfig:
+    """Sizes and options of `GMMLP`; the defaults are the authors' checkerboard network.
+
+    Attributes:
+      num_dims: Dimensions D of a point.
+      num_components: Mixture components K.
+      embed_dim: Features of the time, and of two coordinates; a multiple of 4.
+      width: Width of the hidden layers.
+      depth: Number of hidden layers.
+      constant_log_std: If given, the log standard deviation, which is then not predicted.
+      min_period: Shortest period of the coordinates' features, in the units of the points.
+      max_period: Longest period.
+      means_bias_std: Standard deviation of the initial bias of the component means.
+      dtype: Type that the hidden layers compute in. Features, heads and outputs are float32.
+      param_dtype: Type of the parameters.
+    """
+
+    num_dims: int = 2
+    num_components: int = 64
+    embed_dim: int = 256
+    width: int = 512
+    depth: int = 5
+    constant_log_std: float | None = None
+    min_period: float = 0.005
+    max_period: float = 50.0
+    means_bias_std: float = 0.0
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def __post_init__(self):
+        _require_positive(self, ("num_dims", "num_components", "width", "depth"))
+        _require_dtypes(self)
+        _require_stds(self)
+        _require(
+            self.embed_dim >= 4 and self.embed_dim % 4 == 0,
+            f"embed_dim is {self.embed_dim}, but it holds sines and cosines of two coordinates; "
+            "give a multiple of 4.",
+        )
+        _require(
+            0 < self.min_period <= self.max_period,
+            f"The periods range from {self.min_period} to {self.max_period}; "
+            "give positive ones, the shorter one first.",
+        )

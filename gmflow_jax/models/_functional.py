@@ -1,0 +1,46 @@
+"""Networks as pure functions of a nested dict of arrays."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+
+Params = dict[str, Any]
+
+
+def functional(model: nnx.Module) -> tuple[Callable[..., Any], Params]:
+    """Splits a network into a pure function and its parameters.
+
+    Returns `(apply, params)`: `params` is a nested dict of arrays with names as keys, and
+    `apply(params, *inputs)` calls the network. Use plain `jax.jit`, `jax.grad` and optax on them.
+    """
+    graphdef, state = nnx.split(model)
+
+    def apply(params: Params, *inputs: Any, **options: Any) -> Any:
+        return nnx.merge(graphdef, params)(*inputs, **options)
+
+    return apply, nnx.to_pure_dict(state)
+
+
+def init_params(model_class: type[nnx.Module], config: Any, key: Array) -> Params:
+    """Draws the initial parameters of `model_class(config, rngs)` from a key.
+
+    Pure, so it can be compiled with output shardings, and no device need hold all parameters.
+    """
+    return functional(model_class(config, nnx.Rngs(key)))[1]
+
+
+def abstract(model_class: type[nnx.Module], config: Any) -> tuple[Callable[..., Any], Params]:
+    """`functional` of `model_class(config, rngs)` that allocates nothing.
+
+    The leaves of the parameters are `jax.ShapeDtypeStruct`s.
+    """
+    return functional(nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0))))
+
+
+def num_params(params: Params) -> int:
+    """Counts the numbers in a nested dict of arrays or of `ShapeDtypeStruct`s."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,174 @@
+"""GM-DiT: a diffusion transformer whose output is a Gaussian mixture for every pixel."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal, zeros
+
+from gmflow_jax.gm import GaussianMixture
+from gmflow_jax.models._config import GMDiTConfig
+from gmflow_jax.models._embeddings import batch_time, position_table, time_features
+from gmflow_jax.models._layers import (
+    MLP,
+    DiTBlock,
+    Linear,
+    layer_norm,
+    modulate,
+    spread,
+    uniform_of_fans,
+    xavier_uniform,
+)
+from gmflow_jax.models._pixels import depth_to_space, space_to_depth
+
+_TIME_FEATURES = 256
+
+
+class GMDiT(nnx.Module):
+    """Predicts a Gaussian mixture over the velocity of every pixel (section 3 of arXiv 2504.05304).
+
+    A DiT with adaLN-Zero blocks (Peebles and Xie 2023). One log standard deviation per sample comes
+    from a small MLP on the time and class embedding, whose gradient does not enter the embedding
+    (figure 4). The parameters of all blocks are stacked along a leading axis, whatever the options.
+    """
+
+    def __init__(self, config: GMDiTConfig, rngs: nnx.Rngs):
+        self.config = config
+        size, types = config.hidden_size, {"param_dtype": config.param_dtype}
+
+        # Everything but the blocks computes in float32: it costs little, and the outputs keep their
+        # accuracy.
+        def linear(size_in: int, size_out: int, **inits) -> Linear:
+            return Linear(size_in, size_out, dtype="float32", rngs=rngs, **types, **inits)
+
+        self.patch_embed = linear(
+            config.patch_size**2 * config.in_channels, size, kernel_init=xavier_uniform
+        )
+        self.time_mlp = MLP((_TIME_FEATURES, size, size), rngs, kernel_init=normal(0.02), **types)
+        self.class_embed = nnx.Embed(
+            config.num_classes + 1,
+            size,
+            embedding_init=normal(0.02),
+            dtype="float32",
+            rngs=rngs,
+            **types,
+        )
+        self.blocks = _stacked_blocks(config, rngs)
+        self.out_modulation = linear(size, 2 * size, kernel_init=zeros)
+
+        pixels, num_components = config.patch_size**2, config.num_components
+        num_means = pixels * num_components * config.in_channels
+        num_log_weights = pixels * num_components
+        joint = config.head == "joint"
+        # The authors' joint head is one matrix, and Xavier's limit depends on its whole width.
+        means_init = uniform_of_fans(size, num_means + num_log_weights if joint else num_means)
+        self.means = linear(
+            size, num_means, kernel_init=means_init, bias_init=spread(config.means_bias_std)
+        )
+        self.log_weights = linear(size, num_log_weights, kernel_init=means_init if joint else zeros)
+        if config.constant_log_std is None:
+            hidden = (config.log_std_dim,) * (config.log_std_layers - 1)
+            self.log_std = MLP((size, *hidden, 1), rngs, last_init=zeros, **types)
+
+    def __call__(
+        self, x_t: Array, t: Array | float, labels: Array | None = None
+    ) -> GaussianMixture:
+        """Predicts the velocity at noisy images.
+
+        Args:
+          x_t: Noisy images, [B, H, W, C]. H and W may be any multiples of the patch size.
+          t: Time in [0, 1], a scalar or [B].
+          labels: Classes, integers [B]; `num_classes` (or None, for all samples) means "no class".
+
+        Returns:
+          Mixture over the velocity: means [B, H, W, K, C], log_weights [B, H, W, K] and log_std
+          [B, 1, 1], in float32 whatever type the blocks compute in.
+
+        Raises:
+          ValueError: If a shape does not fit.
+        """
+        labels = self._check(x_t, labels)
+        config = self.config
+        batch, height, width, _ = x_t.shape
+        grid = (height // config.patch_size, width // config.patch_size)
+        conditioning = self._condition(batch_time(t, batch), labels)
+
+        x = self.patch_embed(space_to_depth(x_t, config.patch_size))
+        x = x.reshape(batch, -1, config.hidden_size)
+        base = tuple(n // config.patch_size for n in config.input_height_width)
+        x = x + position_table(grid, base, config.hidden_size)[None]
+        activated = jax.nn.silu(conditioning)
+        x = self._run_blocks(x.astype(config.dtype), activated).astype(jnp.float32)
+
+        shift, scale = jnp.split(self.out_modulation(activated), 2, axis=-1)
+        x = modulate(layer_norm(x, 1e-6), shift, scale)
+        x = x.reshape(batch, *grid, config.hidden_size)
+        means = depth_to_space(self.means(x), config.patch_size)
+        log_weights = depth_to_space(self.log_weights(x), config.patch_size)
+        return GaussianMixture(
+            means.reshape(*x_t.shape[:3], config.num_components, config.in_channels),
+            jax.nn.log_softmax(log_weights, axis=-1),
+            self._predict_log_std(conditioning),
+        )
+
+    def _check(self, x_t: Array, labels: Array | None) -> Array:
+        """Raises ValueError if a shape does not fit; returns the labels."""
+        config = self.config
+        if x_t.ndim != 4 or x_t.shape[-1] != config.in_channels:
+            raise ValueError(
+                f"x_t has shape {x_t.shape}, but the network was made for [B, H, W, "
+                f"{config.in_channels}]; give channels last, and as many as in_channels."
+            )
+        batch, height, width, _ = x_t.shape
+        if height % config.patch_size or width % config.patch_size:
+            raise ValueError(
+                f"x_t has {height} x {width} pixels, which patches of {config.patch_size} cannot "
+                "tile; pad or crop it to multiples of patch_size."
+            )
+        if labels is None:
+            return jnp.full((batch,), config.num_classes, jnp.int32)
+        labels = jnp.asarray(labels)
+        if labels.shape != (batch,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"labels have shape {labels.shape} and type {labels.dtype}, but x_t has {batch} "
+                f"samples; give one integer for each, shape ({batch},)."
+            )
+        return labels
+
+    def _condition(self, t: Array, labels: Array) -> Array:
+        return self.time_mlp(time_features(t, _TIME_FEATURES)) + self.class_embed(labels)
+
+    def _predict_log_std(self, conditioning: Array) -> Array:
+        """[B, 1, 1], from the embedding without a gradient into it."""
+        batch = conditioning.shape[0]
+        if self.config.constant_log_std is not None:
+            return jnp.full((batch, 1, 1), self.config.constant_log_std, jnp.float32)
+        log_std = self.log_std(jax.nn.silu(jax.lax.stop_gradient(conditioning)))
+        return log_std.reshape(batch, 1, 1)
+
+    def _run_blocks(self, x: Array, conditioning: Array) -> Array:
+        graphdef, params = nnx.split(self.blocks)
+
+        def run(x: Array, block_params) -> tuple[Array, None]:
+            return nnx.merge(graphdef, block_params)(x, conditioning), None
+
+        config = self.config
+        if config.remat:
+            # Inside a scan nothing can be merged across the barrier, and it would only cost time.
+            run = jax.checkpoint(run, prevent_cse=not config.scan_layers)
+        if config.scan_layers:
+            return jax.lax.scan(run, x, params)[0]
+        # unstack, not indexing: its transpose is one stack instead of `depth` padded sums.
+        leaves, treedef = jax.tree.flatten(params)
+        for block_leaves in zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True):
+            x, _ = run(x, treedef.unflatten(block_leaves))
+        return x
+
+
+def _stacked_blocks(config: GMDiTConfig, rngs: nnx.Rngs) -> DiTBlock:
+    @nnx.split_rngs(splits=config.depth)
+    @nnx.vmap(in_axes=(nnx.StateAxes({nnx.RngState: 0, ...: None}),))
+    def create(rngs: nnx.Rngs) -> DiTBlock:
+        return DiTBlock(config, rngs)
+
+    return create(rngs)

@@ -1,0 +1,85 @@
+"""A multilayer perceptron whose output is a Gaussian mixture over points."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import zeros
+
+from gmflow_jax.gm import GaussianMixture
+from gmflow_jax.models._config import GMMLPConfig
+from gmflow_jax.models._embeddings import batch_time, point_features, time_features
+from gmflow_jax.models._layers import MLP, Linear, he_normal, spread
+
+
+class GMMLP(nnx.Module):
+    """Predicts a Gaussian mixture over the velocity of points; the authors' checkerboard network.
+
+    Sines and cosines of time and coordinates, hidden layers with SiLU, and a linear head each for the
+    means, the log-weights and the log standard deviation.
+    """
+
+    def __init__(self, config: GMMLPConfig, rngs: nnx.Rngs):
+        self.config = config
+        num_features = config.embed_dim + config.num_dims * (config.embed_dim // 2)
+        self.trunk = MLP(
+            (num_features, *(config.width,) * config.depth),
+            rngs,
+            kernel_init=he_normal,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+        )
+
+        def head(num_outputs: int, **inits) -> Linear:
+            return Linear(
+                config.width,
+                num_outputs,
+                dtype="float32",
+                param_dtype=config.param_dtype,
+                rngs=rngs,
+                **inits,
+            )
+
+        self.means = head(
+            config.num_components * config.num_dims,
+            kernel_init=he_normal,
+            bias_init=spread(config.means_bias_std),
+        )
+        self.log_weights = head(config.num_components, kernel_init=zeros)
+        if config.constant_log_std is None:
+            self.log_std = head(1, kernel_init=zeros)
+
+    def __call__(self, x_t: Array, t: Array | float) -> GaussianMixture:
+        """Predicts the velocity at noisy points.
+
+        Args:
+          x_t: Noisy points, [B, D].
+          t: Time in [0, 1], a scalar or [B].
+
+        Returns:
+          Mixture over the velocity: means [B, K, D], log_weights [B, K] and log_std [B], in float32
+          whatever type the hidden layers compute in.
+
+        Raises:
+          ValueError: If a shape does not fit.
+        """
+        config = self.config
+        if x_t.ndim != 2 or x_t.shape[-1] != config.num_dims:
+            raise ValueError(
+                f"x_t has shape {x_t.shape}, but the network was made for [B, {config.num_dims}]; "
+                "give one row for each point."
+            )
+        batch = x_t.shape[0]
+        time = time_features(batch_time(t, batch), config.embed_dim, freq_shift=1)
+        periods = (config.embed_dim // 4, config.min_period, config.max_period)
+        points = point_features(x_t.astype(jnp.float32), *periods)
+        x = jax.nn.silu(self.trunk(jnp.concatenate([time, points], axis=-1)))
+        if config.constant_log_std is None:
+            log_std = self.log_std(x)[:, 0]
+        else:
+            log_std = jnp.full((batch,), config.constant_log_std, jnp.float32)
+        return GaussianMixture(
+            self.means(x).reshape(batch, config.num_components, config.num_dims),
+            jax.nn.log_softmax(self.log_weights(x), axis=-1),
+            log_std,
+        )
