@@ -1,0 +1,127 @@
+"""The programs as users run them: train, resume, sample, evaluate, and what they say of bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+_TINY = (
+    "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
+    "--config.optimizer.warm_up_steps=1", "--config.batch_size=16", "--config.log_every=2",
+    "--config.checkpoint_every=4", "--config.report.num_steps=(1,)", "--config.report.num_seeds=2",
+)  # fmt: skip
+
+
+def _run(program, *flags, check=True):
+    command = [sys.executable, "-m", f"experiments.{program}", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if check:
+        assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A digits run that was stopped by its number of steps, without a report."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    config = "--config=experiments/configs/digits.py"
+    _run("train", config, f"--workdir={folder}", *_TINY, "--config.num_steps=6", "--noreport")
+    return folder
+
+
+def test_training_leaves_metrics_and_says_when_a_run_is_finished(workdir):
+    assert [line.split(",")[0] for line in (workdir / "metrics.csv").read_text().splitlines()[1:]] == [
+        "2", "4", "6",
+    ]  # fmt: skip
+    assert list(workdir.glob("events.out.tfevents*"))
+    config = "--config=experiments/configs/digits.py"
+    again = _run("train", config, f"--workdir={workdir}", *_TINY, "--config.num_steps=6", "--noreport")
+    assert "finished" in again.stdout
+
+
+def test_another_configuration_in_the_same_workdir_is_refused(workdir):
+    config = "--config=experiments/configs/digits.py"
+    result = _run("train", config, f"--workdir={workdir}", *_TINY, "--config.num_steps=7", check=False)
+    assert result.returncode == 2
+    assert "num_steps was 6 and is now 7" in result.stderr
+
+
+def test_sample_writes_a_grid_and_samples_that_depend_on_the_seed_alone(workdir, tmp_path):
+    flags = (f"--workdir={workdir}", "--solver=gm_sde", "--num_steps=2", "--classes=3,seven",
+             f"--out={tmp_path / 'grid.png'}")  # fmt: skip
+    outs = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    _run("sample", *flags, "--num_samples=6", f"--samples_out={outs[0]}")
+    _run("sample", *flags, "--num_samples=4", f"--samples_out={outs[1]}")
+    first, second = (np.load(out) for out in outs)
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert first["samples"].shape == (6, 8, 8)
+    assert list(first["labels"]) == [3, 7, 3, 7, 3, 7]
+    np.testing.assert_allclose(first["samples"][:4], second["samples"], atol=1e-5)
+
+
+def test_evaluate_makes_a_joint_table_report_and_picture(workdir, tmp_path):
+    flow = tmp_path / "flow"
+    _run("train", "--config=experiments/configs/digits_flow.py", f"--workdir={flow}", *_TINY,
+         "--config.num_steps=6", "--noreport")  # fmt: skip
+    out = tmp_path / "joint.json"
+    result = _run("evaluate", f"--workdir={workdir}", f"--workdir={flow}", f"--out={out}")
+    report = json.loads(out.read_text())
+    assert {row["solver"] for row in report["rows"]} >= {"GM-ODE 2", "GM-SDE 2", "flow, Euler", "flow, AB2"}
+    for row in report["rows"]:
+        assert set(row) == {"solver", "nfe", "frechet", "precision", "recall", "accuracy"}
+        assert row["frechet"]["mean"] > 0
+    euler, ab2 = ([r for r in report["rows"] if r["solver"] == f"flow, {n}"] for n in ("Euler", "AB2"))
+    assert euler[0]["frechet"] == ab2[0]["frechet"]  # the first step of AB2 is Euler's
+    assert "GM-SDE 2" in result.stdout and "real halves" in result.stdout
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_scores_a_file_of_samples(tmp_path):
+    from gmflow_jax import data
+
+    digits = data.digits()
+    samples = tmp_path / "real.npz"
+    np.savez(samples, samples=data.to_unit_range(digits.images)[..., 0], labels=digits.labels)
+    out = tmp_path / "report.json"
+    _run("evaluate", f"--samples={samples}", "--reference=digits", f"--out={out}")
+    scores = json.loads(out.read_text())["scores"]
+    assert scores["frechet"] == pytest.approx(0, abs=1e-9)
+    assert scores["precision"] == scores["recall"] == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "said"),
+    [
+        ("sample", ["--workdir=/nowhere"], "does not exist"),
+        ("sample", ["--workdir=."], "holds no run"),
+        ("sample", [], "--workdir is needed"),
+        ("evaluate", [], "--workdir"),
+        ("evaluate", ["--samples=/nowhere.npz"], "no file"),
+        ("train", ["--config=experiments/configs/digits.py"], "--config and --workdir are needed"),
+        ("train", ["--config=nowhere.py", "--workdir=/tmp"], "nowhere.py"),
+    ],
+)
+def test_input_that_cannot_work_is_a_sentence_and_exit_code_2(program, flags, said):
+    result = _run(program, *flags, check=False)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--classes=3,eleven", "no class 'eleven'"),
+        ("--classes=10", "no class '10'"),
+        ("--solver=magic", "no solver 'magic'"),
+        ("--guidance_scale=1.5", "guidance_scale must be in [0, 1)"),
+        ("--order=3", "order must be 1 or 2"),
+        ("--num_samples=0", "--num_samples must be at least 1"),
+    ],
+)
+def test_sample_refuses_what_the_run_does_not_know(workdir, flag, said):
+    result = _run("sample", f"--workdir={workdir}", flag, check=False)
+    assert result.returncode == 2
+    assert said in result.stderr
