@@ -58,9 +58,9 @@ class DigitsTask:
 
     def reference_rows(self) -> list[tuple[str, dict]]:
         """Scores of real digits and of a simple model, that give the others a scale."""
-        halves = evaluation.real_half_scores(self._pixels, self.labels)
+        halves = evaluation.real_half_scores(self._pixels, self.labels, num_seeds=4)
         gaussians = evaluation.class_gaussian_scores(
-            self._pixels, self.labels, self._fitted_classifier()
+            self._pixels, self.labels, self._fitted_classifier(), num_seeds=4
         )
         return [
             ("real halves, n = 898", evaluation.seed_spread(halves)),
