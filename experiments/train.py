@@ -41,14 +41,16 @@ def main() -> None:
         batches = task.batches(config.batch_size, config.seed)
         workdir.mkdir(parents=True, exist_ok=True)
         runs.save_config(workdir, config)
-    _train(config, workdir, shapes, optimizer, train_step, batches)
-    if not _REPORT.value:
-        return
-    report([str(workdir)], workdir / "report.json")
+    already_finished = _train(config, workdir, shapes, optimizer, train_step, batches)
+    out = workdir / "report.json"
+    if already_finished and out.exists():
+        print(f"Its report is {out}; python -m experiments.evaluate --workdir={workdir} makes it anew.")
+    elif _REPORT.value:
+        report([str(workdir)], out)
 
 
-def _train(config, workdir, shapes, optimizer, train_step, batches) -> None:
-    """Train from the newest checkpoint, if any, to the configured number of steps."""
+def _train(config, workdir, shapes, optimizer, train_step, batches) -> bool:
+    """Train from the newest checkpoint, if any, to the end; True if there was nothing left to do."""
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
     print(f"{config.task}: {num_parameters:,} parameters, {config.num_steps:,} steps of {config.batch_size}")
 
@@ -61,8 +63,8 @@ def _train(config, workdir, shapes, optimizer, train_step, batches) -> None:
         state = jax.jit(init)() if restored is None else restored[0]
         start = int(state.step)
         if start >= config.num_steps:
-            print(f"This run is finished: {start:,} of {config.num_steps:,} steps are done. See {workdir}.")
-            return
+            print(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
+            return True
         if start:
             print(f"Resuming after {start:,} steps.")
         writer = training.MetricWriter(workdir, resume_step=start)
@@ -84,6 +86,7 @@ def _train(config, workdir, shapes, optimizer, train_step, batches) -> None:
             f"Stopped after {int(state.step):,} of {config.num_steps:,} steps; a checkpoint was saved. "
             "The same command resumes."
         )
+    return False
 
 
 if __name__ == "__main__":

@@ -113,7 +113,8 @@ def probabilistic_guidance(
     uncond_mean = weighted_mean(uncond)
     check_same_shape(cond_mean=surrogate.mean, uncond_mean=uncond_mean)
     batch = surrogate.mean.shape[:-1]
-    scale = scale if scale.ndim == len(batch) else expand_time(scale, batch, "scale")
+    if scale.ndim != len(batch) or any(n not in (1, m) for n, m in zip(scale.shape, batch, strict=True)):
+        scale = expand_time(scale, batch, "scale")
     d = _difference(surrogate.mean, uncond_mean, orthogonal, sample_axes)
     square = sample_mean(jnp.square(d), sample_axes, event_axes=1)
     length = scale * safe_sqrt(surrogate.var / jnp.maximum(square, _MIN_SQUARE))

@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "checkerboard"
     config.seed = 0
-    config.num_steps = 4000
+    config.num_steps = 6000
     config.batch_size = 1024
     config.log_every = 100
     config.checkpoint_every = 1000
@@ -23,23 +23,26 @@ def get_config() -> ml_collections.ConfigDict:
         num_components=64,
         width=256,
         depth=5,
-        means_bias_std=1.0,
+        embed_dim=128,
+        min_period=0.5,  # finer features of x_t are noise to a network that must ignore it at t = 1
+        means_bias_std=2.5,  # the spread of the data: no component starts where it stays unused
     ))
     config.loss = ml_collections.ConfigDict(dict(
         loss="transition",
         transition_ratio=0.9,
         class_dropout_prob=0.0,
         logit_normal=False,
+        shift=2.0,  # more of the noisy times, which decide the first step
     ))
     config.optimizer = ml_collections.ConfigDict(dict(
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         schedule="cosine",
         warm_up_steps=100,
         end_ratio=0.0,
         b1=0.9,
         b2=0.95,
         weight_decay=0.0,
-        clip_norm=0.0,  # 0 is no clipping
+        clip_norm=1.0,  # 0 is no clipping
     ))
     config.ema = ml_collections.ConfigDict(dict(kind="karras", gamma=7.0))
 

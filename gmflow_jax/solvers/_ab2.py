@@ -9,8 +9,8 @@ from gmflow_jax.solvers._base import Solver, data_mean
 def ab2() -> Solver:
     """Two-step Adams-Bashforth for dx/dt = E[u | x_t]: order 2, one network call a step.
 
-    Variable step sizes; the first step is Euler's. Exact where the mean velocity is linear in t along
-    the path. Source: Hairer, Norsett, Wanner, Solving ODEs I, III.5.
+    Variable step sizes. The first step is Euler's; after it, exact where the mean velocity is linear in t
+    along the path. Source: Hairer, Norsett, Wanner, Solving ODEs I, III.5.
     """
 
     def init(denoise, x_init):

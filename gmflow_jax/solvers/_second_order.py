@@ -119,7 +119,8 @@ def _shift(
     power = sample_mean(jnp.square(bias), sample_axes, event_axes=1)
     exceeds = power > var
     cut = jnp.where(exceeds, safe_sqrt(var / jnp.where(exceeds, power, 1.0)), 1.0)
-    shrink = jnp.maximum(1 - safe_divide(power, var), _MIN_SHRINK)
+    # The ratio is not formed where it exceeds 1: its gradient would overflow at tiny variances.
+    shrink = jnp.maximum(1 - safe_divide(jnp.where(exceeds, var, power), var), _MIN_SHRINK)
     bias = append_axes(cut, 1) * bias
     return tilt_checked(base, bias, 1 - shrink, shrink * var, surrogate.mean), bias
 

@@ -1,0 +1,197 @@
+"""Networks with known answers for the tests of the solvers, and the golden trajectories."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmflow_jax import flow, guidance
+from gmflow_jax.gm import GaussianMixture
+
+FOLDER = Path(__file__).parents[1] / "golden" / "solvers"
+
+
+@pytest.fixture
+def float64():
+    """Run a test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+def _loop(body, carry, inputs):
+    """`lax.scan` as a Python loop, sliced by numpy: jax would compile each slice."""
+    inputs, outputs = jax.tree.map(np.asarray, inputs), []
+    for i in range(len(jax.tree.leaves(inputs)[0])):
+        carry, output = body(carry, jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), inputs))
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *outputs)
+
+
+@contextlib.contextmanager
+def unoptimised_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@contextlib.contextmanager
+def python_loops():
+    with pytest.MonkeyPatch.context() as patch, unoptimised_compilation():
+        patch.setattr(jax.lax, "scan", _loop)
+        yield
+
+
+@pytest.fixture
+def unoptimised():
+    """Compile with few optimisations: quicker where each program runs once."""
+    with unoptimised_compilation():
+        yield
+
+
+@pytest.fixture
+def uncompiled():
+    """Run every scan as a Python loop: much quicker than compiling where each program runs once."""
+    with python_loops():
+        yield
+
+
+@pytest.fixture
+def loops():
+    """The context of `uncompiled`, for a part of a test."""
+    return python_loops
+
+
+@jax.jit
+def golden_velocity(net, x, t, labels) -> GaussianMixture:
+    """The network of the README in tests/golden/solvers at one time t; x [B, H, W, C]."""
+    net = jax.tree.map(lambda leaf: leaf.astype(x.dtype), net)
+    var, alpha = jnp.exp(2 * net["log_s"]), 1 - t
+    spread = t**2 + alpha**2 * var
+    m = net["mu"][None] + net["class_shift"][labels][:, None, None, None, :]
+    k = jnp.arange(m.shape[-2], dtype=x.dtype).reshape(1, 1, 1, -1)
+    x_k = x[..., None, :]
+    ripple = jnp.sin(2 * jnp.roll(x_k, -1, axis=-1) + k[..., None] + 5 * t)
+    means = (x_k * (t - alpha * var) - t * m) / spread + net["amps"][0] * ripple
+    logits = net["log_pi"].reshape(1, 1, 1, -1) + net["class_logit"][labels][:, None, None, :]
+    logits = logits - jnp.sum((x_k - alpha * m) ** 2, axis=-1) / (2 * spread)
+    logits = logits + net["amps"][1] * jnp.cos(0.7 * (k + 1) * x[..., :1] + 2 * t)
+    log_std = 0.5 * jnp.log(var / spread) + net["amps"][2] * jnp.sin(4 * t)
+    return GaussianMixture(means, jax.nn.log_softmax(logits), log_std)
+
+
+class Golden:
+    """The arrays of the authors' runs, and their closed-form network."""
+
+    @staticmethod
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(FOLDER / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    @staticmethod
+    def cases(name: str) -> dict[str, dict]:
+        return json.loads((FOLDER / f"{name}_cases.json").read_text())
+
+    @staticmethod
+    def velocities(common):
+        """velocity_fn(x, t) with the labels, and with the null label."""
+        net = {k[4:]: v for k, v in common.items() if k.startswith("net_")}
+        labels = common["in_labels"]
+        null = np.full_like(labels, len(common["net_class_shift"]) - 1)
+        return tuple(
+            lambda x, t, labels=labels: golden_velocity(net, x, t, labels) for labels in (labels, null)
+        )
+
+    @classmethod
+    def denoiser(cls, common, case):
+        cond, uncond = (flow.denoiser(v) for v in cls.velocities(common))
+        if not case["guidance"]:
+            return cond
+        return guidance.guided_denoiser(
+            cond, uncond, case["guidance"], orthogonal=case.get("orth", 1.0)
+        )
+
+    @staticmethod
+    def relative_error(found, expected) -> float:
+        scale = max(1.0, float(np.abs(expected).max()))
+        return float(np.abs(np.asarray(found, np.float64) - expected).max()) / scale
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return Golden()
+
+
+class Exact:
+    """Data that is itself a mixture of isotropic Gaussians, whose velocity has an exact mixture.
+
+    `bump` adds ripples to the velocity's means and logits, so that the network is not exact.
+    """
+
+    def __init__(self, means, weights, std, bump=0.0):
+        self.means, self.weights = np.asarray(means, np.float64), np.asarray(weights, np.float64)
+        self.std, self.bump = std, bump
+
+    @property
+    def params(self):
+        values = {"means": self.means, "log_weights": np.log(self.weights), "log_std": np.log(self.std)}
+        dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+        return {name: jnp.asarray(value, dtype) for name, value in values.items()}
+
+    def velocity(self, x, t, params=None) -> GaussianMixture:
+        """x [*batch, D] with any batch axes, t a scalar."""
+        params = self.params if params is None else params
+        batch = (1,) * (x.ndim - 1)
+        m = params["means"].reshape(batch + params["means"].shape)
+        var, alpha = jnp.exp(2 * params["log_std"]), 1 - t
+        spread = t**2 + alpha**2 * var
+        x_k = x[..., None, :]
+        k = jnp.arange(m.shape[-2], dtype=x.dtype)
+        ripple = jnp.sin(2 * x_k + 5 * t + k.reshape((*batch, -1, 1)))
+        means = (x_k * (t - alpha * var) - t * m) / spread + self.bump * ripple
+        logits = params["log_weights"].reshape((*batch, -1))
+        logits = logits - jnp.sum((x_k - alpha * m) ** 2, axis=-1) / (2 * spread)
+        logits = logits + self.bump * jnp.sum(ripple, axis=-1)
+        return GaussianMixture(means, jax.nn.log_softmax(logits), 0.5 * jnp.log(var / spread))
+
+    def denoiser(self, params=None):
+        return flow.denoiser(lambda x, t: self.velocity(x, t, params))
+
+
+PLANE = Exact([[1.5, 0.2], [-0.8, 1.1], [-0.6, -1.4], [0.4, 0.3]], [0.4, 0.3, 0.2, 0.1], 0.25)
+SPACE = Exact([[1.0, 0.5, -0.7], [-1.2, 0.1, 0.4], [0.3, -0.9, 1.1]], [0.5, 0.3, 0.2], 0.4)
+RIPPLED = Exact(PLANE.means, PLANE.weights, PLANE.std, bump=0.2)
+SHIFTED = Exact(PLANE.means * 0.6 - 0.2, PLANE.weights[::-1], 0.6, bump=0.1)
+
+
+@pytest.fixture(scope="session")
+def plane():
+    """An exact network for four Gaussians in 2-D."""
+    return PLANE
+
+
+@pytest.fixture(scope="session")
+def space():
+    """An exact network for three Gaussians in 3-D."""
+    return SPACE
+
+
+@pytest.fixture(scope="session")
+def rippled():
+    """A network that is not exact, in 2-D."""
+    return RIPPLED
+
+
+@pytest.fixture(scope="session")
+def guided():
+    """guided(scale, params=None): probabilistic guidance of `rippled` away from another network."""
+
+    def build(scale, params=None):
+        return guidance.guided_denoiser(RIPPLED.denoiser(params), SHIFTED.denoiser(), scale)
+
+    return build

@@ -1,0 +1,156 @@
+"""Losses against the authors' values and gradients, and exact values where the authors clamp."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmflow_jax import flow, gm, losses
+
+GOLDEN = Path(__file__).parent / "golden" / "algebra"
+LOG_2PI = math.log(2 * math.pi)
+RATIOS = {"r0p5": 0.5, "r0p9": 0.9, "r1": 1.0}
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request):
+    """(dtype, suffix, tolerance). Measured: 6e-6 in float32 (as the authors' own), 9e-15 in float64."""
+    if request.param == "float32":
+        yield np.float32, "", 2e-5
+    else:
+        with jax.enable_x64(True):
+            yield np.float64, "_f64", 1e-13
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params="abcd")
+def golden(request):
+    return np.load(GOLDEN / f"loss_{request.param}.npz")
+
+
+def error(a, b):
+    """max |a - b| / max(1, max |b|)."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert a.shape == b.shape
+    return np.max(np.abs(a - b)) / max(1.0, np.max(np.abs(b)))
+
+
+def network_output(means, logits, log_std):
+    """The mixture a network gives: logits normalised, one log_std a sample."""
+    log_weights = jax.nn.log_softmax(logits, axis=-1)
+    return gm.GaussianMixture(means, log_weights, log_std.reshape(-1, *[1] * (means.ndim - 3)))
+
+
+@jax.jit
+def clamped_nll(leaves, target):
+    """((mean, per pixel), gradient) of the authors' likelihood.
+
+    They clamp exp(-log_std) at 1e4, but not in the normaliser: the first sample (-10.5) has the quadratic
+    form of a std of 1e-4. Elsewhere log_std enters as it is.
+    """
+    dim = target.shape[-1]
+
+    def nll(means, logits, log_std):
+        clamped = jnp.maximum(log_std, -math.log(1e4))
+        pixels = losses.mixture_nll(network_output(means, logits, clamped), target) - dim / 2 * LOG_2PI
+        pixels = pixels + dim * (log_std - clamped).reshape(-1, 1, 1)
+        return jnp.mean(pixels), pixels
+
+    return jax.value_and_grad(nll, argnums=(0, 1, 2), has_aux=True)(*leaves)
+
+
+def test_golden_nll(golden, precision):
+    """The authors leave out the 2 pi and average over pixels and samples before the gradient."""
+    dtype, suffix, tolerance = precision
+    leaves = [golden[f"in_{k}"].astype(dtype) for k in ("means", "logits", "nll_log_std")]
+    assert leaves[2][0] == -10.5 and np.all(leaves[2][1:] > -math.log(1e4))
+    (_, pixels), gradient = clamped_nll(leaves, golden["in_nll_target"].astype(dtype))
+    expected = golden[f"out_nll_per_pixel{suffix}"]
+    assert np.max(np.abs(pixels - expected) / np.maximum(1, np.abs(expected))) < tolerance
+    assert error(np.mean(pixels, axis=(1, 2)), golden[f"out_nll_per_sample{suffix}"]) < tolerance
+    for ours, name in zip(gradient, ("means", "logits", "log_std"), strict=True):
+        assert error(ours, golden[f"out_nll_grad_{name}{suffix}"]) < tolerance, name
+
+
+@pytest.mark.parametrize("log_std", [-10.5, -2.0, 3.0])
+def test_nll_is_a_normalised_density(x64, log_std):
+    """So at -10.5 too, where the authors' clamp makes it integrate to more than 3."""
+    std = math.exp(log_std)
+    q = gm.GaussianMixture(
+        std * jnp.asarray([[-1.0], [2.0]]), jnp.log(jnp.asarray([0.3, 0.7])), jnp.asarray(log_std)
+    )
+    x = std * np.linspace(-14, 14, 4001)
+    density = np.exp(-jax.jit(jax.vmap(losses.mixture_nll, (None, 0)))(q, jnp.asarray(x[:, None])))
+    assert abs(np.trapezoid(density, x) - 1) < 1e-12
+
+
+@jax.jit
+def floored_transition_loss(leaves, x_t, x_s, t, s, excess, weight):
+    """((weighted mean, per sample), gradient), `excess` added to the predicted variance."""
+
+    def loss(means, logits, log_std):
+        log_std = 0.5 * jnp.log(jnp.exp(2 * log_std) + excess)
+        q = network_output(means, logits, log_std)
+        pixels = losses.transition_loss(q, x_t, x_s, t, s) - x_t.shape[-1] / 2 * LOG_2PI
+        return weight * jnp.mean(pixels), jnp.mean(pixels, axis=(1, 2))
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*leaves)
+
+
+@jax.jit
+def states_of(x_0, noise_0, noise_1, t, s):
+    x_s = flow.interpolate(x_0, noise_0, s)
+    return flow.forward_transition(x_s, noise_1, s, t), x_s
+
+
+@pytest.mark.parametrize("name", RATIOS)
+def test_golden_transition_loss(golden, precision, name):
+    """With the authors' states and with ours from the same draws, which must be the same."""
+    dtype, suffix, tolerance = precision
+    t = np.clip(golden["in_t_high"], dtype(1e-4), dtype(1000)).astype(dtype)
+    s = np.maximum(np.minimum(t * dtype(1 - RATIOS[name]), t - dtype(1e-4)), dtype(0))
+    t, s = t / dtype(1000), s / dtype(1000)
+    x_s, x_t = (golden[f"out_{name}_x_t_{k}{suffix}"] for k in ("low", "high"))
+    leaves = [golden[f"in_{k}"].astype(dtype) for k in ("means", "logits", "log_std")]
+    # They floor the variance c3 of p(x_s | x_t, x_0) at 1e-6, which bites wherever s is small, at ratio
+    # 1 (s = 0) always. That is the same as a wider predicted velocity: with the excess put into
+    # log_std, value and gradients must agree; where there is no excess, they agree as they are.
+    high, low = np.float64(t), np.float64(s)
+    beta = 1 - (low / high * (1 - high) / (1 - low)) ** 2
+    excess = np.maximum(1e-6 - beta * low**2, 0) / (beta * (1 - low) * high) ** 2
+    (_, samples), gradient = floored_transition_loss(
+        leaves, x_t, x_s, t, s, excess.astype(dtype), golden["in_weight_scale"].astype(dtype)
+    )
+    expected = golden[f"out_{name}_transition_per_sample_unscaled{suffix}"]
+    assert error(samples, expected) < tolerance
+    for ours, leaf in zip(gradient, ("means", "logits", "log_std"), strict=True):
+        assert error(ours, golden[f"out_{name}_grad_{leaf}{suffix}"]) < tolerance, leaf
+    draws = [golden[f"in_{k}"].astype(dtype) for k in ("x_0", "noise_0", "noise_1")]
+    for ours, theirs in zip(states_of(*draws, t, s), (x_t, x_s), strict=True):
+        assert error(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize(("t", "s"), [(1e-4, 5e-5), (1e-4, 0.0), (0.004, 0.0), (0.9, 0.09)])
+def test_transition_loss_is_a_normalised_density(x64, t, s):
+    """Of x_s, exactly, also at the small times where the authors' floor widens it up to a hundredfold."""
+    q = gm.GaussianMixture(
+        jnp.asarray([[-0.9], [0.1], [1.2]]), jnp.log(jnp.asarray([0.2, 0.5, 0.3])), jnp.asarray(-1.0)
+    )
+    x_t = jnp.asarray([0.4])
+    law = jax.jit(flow.reverse_transition)(flow.to_data(q, x_t, t), x_t, t, s)
+    low, high = float(jnp.min(law.means)), float(jnp.max(law.means))
+    reach = 9 * math.exp(float(law.log_std))
+    x = np.linspace(low - reach, high + reach, 6001)
+    loss = jax.vmap(losses.transition_loss, (None, None, 0, None, None))
+    density = np.exp(-jax.jit(loss)(q, x_t, jnp.asarray(x[:, None]), t, s))
+    assert abs(np.trapezoid(density, x) - 1) < 1e-9
+    mean = np.trapezoid(density * (x - 0.4), x)
+    assert abs(mean - (gm.mean(law)[0] - 0.4)) < 1e-9 * t
