@@ -28,8 +28,6 @@ SOLVERS = {
     "ab2": solvers.ab2,
     "ddpm": solvers.ddpm,
 }
-# Points or images that one compiled call samples; bounds the memory of large requests.
-_SAMPLE_BATCH = 20_000
 
 
 def abstract_network(config: ml_collections.ConfigDict) -> tuple[Callable, Any]:
@@ -146,10 +144,14 @@ class TrainedRun:
         return run
 
     def _sample(self, run: Callable, key, labels, progress: Callable = iter) -> np.ndarray:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(labels)))
-        slices = [slice(i, i + _SAMPLE_BATCH) for i in range(0, len(labels), _SAMPLE_BATCH)]
-        parts = [np.asarray(run(keys[i], jnp.asarray(labels[i]))) for i in progress(slices)]
-        return self.task.decode(np.concatenate(parts))
+        """Sample batch by batch; the last is filled up, so that one compiled shape serves all."""
+        size = min(self.task.sample_batch_size, len(labels))
+        starts = range(0, len(labels), size)
+        indices = jnp.arange(len(starts) * size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+        padded = jnp.asarray(np.resize(labels, len(indices)))
+        parts = [np.asarray(run(keys[i : i + size], padded[i : i + size])) for i in progress(starts)]
+        return self.task.decode(np.concatenate(parts)[: len(labels)])
 
 
 def make_solver(name: str, num_steps: int, order: int = 2, num_substeps: int | None = None):

@@ -31,6 +31,7 @@ class DigitsTask:
 
     sample_shape = (8 // BLOCK, 8 // BLOCK, BLOCK * BLOCK)
     is_image = True
+    sample_batch_size = 300  # fits a CPU's cache: 1.4 times as fast as 1,797 at once
     score_names = ("frechet", "precision", "recall", "accuracy")
 
     def __init__(self):
@@ -84,6 +85,7 @@ class CheckerboardTask:
 
     sample_shape = (2,)
     is_image = False
+    sample_batch_size = 10_000
     score_names = ("inside", "total_variation")
     class_names = ()
     num_evaluation_samples = 50_000  # exact samples score a total variation of 0.020

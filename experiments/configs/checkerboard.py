@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "checkerboard"
     config.seed = 0
-    config.num_steps = 6000
+    config.num_steps = 5500
     config.batch_size = 1024
     config.log_every = 100
     config.checkpoint_every = 1000

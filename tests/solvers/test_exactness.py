@@ -39,22 +39,17 @@ def z_scores(exact, x):
 @pytest.mark.parametrize(
     ("law", "num_steps"), [("plane", 1), ("plane", 2), ("plane", 4), ("space", 4)]
 )
-def test_gm_sde_is_exact_in_distribution(request, law, num_steps):
+def test_gm_sde_is_exact_in_distribution(request, law, num_steps, uncompiled):
     exact = request.getfixturevalue(law)
-    dim = exact.means.shape[1]
-
-    @jax.jit
-    def run(key):
-        noise_key, key = jax.random.split(key)
-        x_init = jax.random.normal(noise_key, (NUM_SAMPLES, dim))
-        times = flow.time_grid(num_steps)
-        return solvers.sample(key, exact.denoiser(), x_init, solvers.gm_sde(order=1), times)
-
-    z = z_scores(exact, run(jax.random.key(num_steps)))
-    assert np.abs(z).max() < 4, z
+    noise_key, key = jax.random.split(jax.random.key(num_steps))
+    x_init = jax.random.normal(noise_key, (NUM_SAMPLES, exact.means.shape[1]))
+    times = flow.time_grid(num_steps)
+    x = solvers.sample(key, exact.denoiser(), x_init, solvers.gm_sde(order=1), times)
+    z = z_scores(exact, x)
+    assert np.abs(z).max() < 4, z  # measured: at most 2.6
 
 
-def test_the_scores_see_an_approximate_solver(plane):
+def test_the_scores_see_an_approximate_solver(plane, uncompiled):
     # Ancestral sampling in 4 steps is far outside, so the test above is sharp.
     x_init = jax.random.normal(jax.random.key(1), (NUM_SAMPLES, 2))
     times = flow.time_grid(4)

@@ -75,15 +75,7 @@ def extreme_network(params):
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [
-        ("gm_ode_1", None),
-        ("gm_ode_2", 0.9),
-        ("gm_sde_1", None),
-        ("gm_sde_2", None),
-        ("euler", 0.9),
-        ("ab2", None),
-        ("ddpm_large", None),
-    ],
+    [("gm_ode_2", 0.9), ("gm_sde_2", None), ("gm_ode_1", None), ("ab2", None), ("ddpm_large", None)],
 )
 def test_values_and_gradients_stay_finite(name, scale, unoptimised):
     key = draws(4, 4, 3, 2, jnp.float32)
@@ -98,7 +90,9 @@ def test_values_and_gradients_stay_finite(name, scale, unoptimised):
     def loss(x_init, params):
         denoise = extreme_network(params)
         if scale is not None:
-            other = params | {"means": params["means"] - 0.5}
+            # Equal predictions for the third sample: the guidance difference and its norm are 0.
+            apart = jnp.asarray([0.5, 0.5, 0.0, 0.5]).reshape(4, 1, 1)
+            other = params | {"means": params["means"] - apart}
             denoise = guidance.guided_denoiser(denoise, extreme_network(other), scale)
         x = solvers.sample(key, denoise, x_init, SOLVERS[name](), jnp.asarray(TIMES))
         return jnp.sum(jnp.square(x)), x
@@ -108,16 +102,3 @@ def test_values_and_gradients_stay_finite(name, scale, unoptimised):
     assert np.all(np.isfinite(x))
     for leaf in jax.tree.leaves(gradient):
         assert np.all(np.isfinite(leaf)), gradient
-
-
-def test_gradients_stay_finite_where_guidance_vanishes(rippled, unoptimised):
-    # Equal predictions: the guidance difference, the shift and their norms are all exactly 0.
-    denoise = guidance.guided_denoiser(rippled.denoiser(), rippled.denoiser(), 0.5)
-
-    @jax.jit
-    @jax.grad
-    def gradient(x_init):
-        solver = solvers.gm_ode(2, 1, correction_steps=1)
-        return jnp.sum(solvers.sample(None, denoise, x_init, solver, jnp.asarray(TIMES)))
-
-    assert np.all(np.isfinite(gradient(jnp.ones((3, 2)))))
