@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from tqdm.auto import tqdm
 import gmflow_jax
 from experiments import cli, runs
 from experiments.tasks import Row, make_task
-from gmflow_jax import evaluation
+from gmflow_jax import evaluation, flow
 
 _FIRST_SEED = 0  # choices were made on other seeds
 
@@ -31,8 +33,13 @@ def report(workdirs: list[str], out: str | os.PathLike) -> list[Row]:
     task = loaded[0].task
     entries = [(run, entry) for run in loaded for entry in run.config.report.rows]
     cells = [(run, entry, n) for run, entry in entries for n in _steps(run, entry)]
-    with tqdm(cells, desc="evaluating", unit="cell") as bar:
-        rows = [_score(run, entry, num_steps, bar) for run, entry, num_steps in bar]
+    # The next cells compile while this one samples.
+    with ThreadPoolExecutor(1) as pool, tqdm(total=len(cells), desc="evaluating", unit="cell") as bar:
+        rows = []
+        for (run, entry, n), sampler in zip(cells, pool.map(_compile, cells), strict=True):
+            bar.set_postfix_str(f"{entry['name']}, {n} steps")
+            rows.append(_score(run, entry["name"], n, sampler))
+            bar.update()
     references = task.reference_rows()
     print(format_table(rows, references, task.score_names))
     picture = out.with_suffix(".png")
@@ -57,19 +64,24 @@ def _steps(run, entry) -> tuple[int, ...]:
     return tuple(entry.get("num_steps") or run.config.report.num_steps)
 
 
-def _score(run: runs.TrainedRun, entry, num_steps: int, bar: tqdm) -> Row:
+def _compile(cell) -> Callable:
+    run, entry, num_steps = cell
+    shift = run.config.report.shift
+    solver = runs.make_solver(entry["solver"], num_steps, entry.get("order", 2), shift=shift)
+    num_samples = len(run.task.evaluation_labels)
+    times = flow.time_grid(num_steps, shift)
+    return run.sampler(solver, times, num_samples, entry.get("guidance_scale", 0.0))
+
+
+def _score(run: runs.TrainedRun, name: str, num_steps: int, sampler: Callable) -> Row:
     """Sample and score one cell of the table, once for each seed."""
-    bar.set_postfix_str(f"{entry['name']}, {num_steps} steps")
-    solver = runs.make_solver(entry["solver"], num_steps, entry.get("order", 2))
     labels = run.task.evaluation_labels
     scores, first = [], None
-    for samples in run.sample_seeds(
-        range(_FIRST_SEED, _FIRST_SEED + run.config.report.num_seeds),
-        labels, solver, num_steps, entry.get("guidance_scale", 0.0),
-    ):
+    for seed in range(_FIRST_SEED, _FIRST_SEED + run.config.report.num_seeds):
+        samples = sampler(jax.random.key(seed), labels)
         first = samples if first is None else first
         scores.append(run.task.score(samples, labels))
-    return Row(entry["name"], num_steps, first, evaluation.seed_spread(scores))
+    return Row(name, num_steps, first, evaluation.seed_spread(scores))
 
 
 def format_table(rows: list[Row], references: list[tuple[str, dict]], names: tuple[str, ...]) -> str:

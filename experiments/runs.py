@@ -98,10 +98,6 @@ class TrainedRun:
     params: Any
     step: int
 
-    @property
-    def is_flow_baseline(self) -> bool:
-        return self.config.loss.loss == "flow"
-
     def denoiser(self, labels, guidance_scale: float = 0.0) -> Callable:
         """denoise(x_t, t) for samples of these classes, guided where the scale is not 0."""
         if not self.task.class_names:
@@ -114,52 +110,45 @@ class TrainedRun:
             return conditional
         return guidance.guided_denoiser(conditional, unconditional, guidance_scale)
 
-    def sample(
-        self, key, labels: np.ndarray, solver: solvers.Solver, num_steps: int, guidance_scale: float = 0.0,
-        progress: Callable = iter,
-    ) -> np.ndarray:
-        """Samples in the task's data space, one for each label; `progress` wraps the batches.
+    def sampler(
+        self, solver: solvers.Solver, times: jax.Array, num_samples: int, guidance_scale: float = 0.0
+    ) -> Callable:
+        """Compile sample(key, labels, progress=iter) -> samples [num_samples, ...] in the task's data space.
 
-        Sample i depends on the key, i and its label alone, not on the batch size.
+        Sample i depends on the key, i and its label alone, not on the batches, which `progress` wraps.
         """
-        run = self._sampler(solver, num_steps, guidance_scale)
-        return self._sample(run, key, labels, progress)
+        size = min(self.task.sample_batch_size, num_samples)
 
-    def sample_seeds(self, seeds, labels, solver, num_steps: int, guidance_scale: float = 0.0):
-        """Yields `sample` for each seed, compiled once."""
-        run = self._sampler(solver, num_steps, guidance_scale)
-        for seed in seeds:
-            yield self._sample(run, jax.random.key(seed), labels)
-
-    def _sampler(self, solver: solvers.Solver, num_steps: int, guidance_scale: float) -> Callable:
-        times = flow.time_grid(num_steps)
-
-        @jax.jit
         def run(keys, labels):
             noise_keys, step_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
             noise = jax.vmap(lambda k: jax.random.normal(k, self.task.sample_shape))(noise_keys)
             denoise = self.denoiser(labels, guidance_scale)
             return solvers.sample(step_keys, denoise, noise, solver, times)
 
-        return run
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+        compiled = jax.jit(run).lower(keys, jax.ShapeDtypeStruct((size,), jnp.int32)).compile()
 
-    def _sample(self, run: Callable, key, labels, progress: Callable = iter) -> np.ndarray:
-        """Sample batch by batch; the last is filled up, so that one compiled shape serves all."""
-        size = min(self.task.sample_batch_size, len(labels))
-        starts = range(0, len(labels), size)
-        indices = jnp.arange(len(starts) * size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-        padded = jnp.asarray(np.resize(labels, len(indices)))
-        parts = [np.asarray(run(keys[i : i + size], padded[i : i + size])) for i in progress(starts)]
-        return self.task.decode(np.concatenate(parts)[: len(labels)])
+        def sample(key, labels: np.ndarray, progress: Callable = iter) -> np.ndarray:
+            starts = range(0, num_samples, size)
+            # The last batch is filled up, so that one compiled shape serves all.
+            indices = jnp.arange(len(starts) * size)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+            padded = jnp.asarray(np.resize(labels, len(indices)), jnp.int32)
+            parts = [np.asarray(compiled(keys[i : i + size], padded[i : i + size])) for i in progress(starts)]
+            return self.task.decode(np.concatenate(parts)[:num_samples])
+
+        return sample
 
 
-def make_solver(name: str, num_steps: int, order: int = 2, num_substeps: int | None = None):
+def make_solver(
+    name: str, num_steps: int, order: int = 2, num_substeps: int | None = None, shift: float = 1.0
+) -> solvers.Solver:
     """The solver called `name`; num_substeps None follows the paper, max(128 / num_steps, 2)."""
     if name not in SOLVERS:
         raise ValueError(f"There is no solver {name!r}. Choose one of {', '.join(SOLVERS)}.")
     if name == "gm_ode":
-        return solvers.gm_ode(order, max(128 // num_steps, 2) if num_substeps is None else num_substeps)
+        num_substeps = max(128 // num_steps, 2) if num_substeps is None else num_substeps
+        return solvers.gm_ode(order, num_substeps, shift)
     if name == "gm_sde":
         return solvers.gm_sde(order)
     return SOLVERS[name]()

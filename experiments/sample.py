@@ -11,6 +11,7 @@ from absl import flags
 from tqdm.auto import tqdm
 
 from experiments import cli, figures, runs
+from gmflow_jax import flow
 from gmflow_jax.guidance import check_guidance_scale
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.")
@@ -40,13 +41,9 @@ def main() -> None:
         solver = runs.make_solver(_SOLVER.value, _STEPS.value, _ORDER.value, _SUBSTEPS.value)
         run = runs.load_run(_WORKDIR.value)
         labels = _labels(_CLASSES.value, run.task.class_names, _NUM.value)
-    samples = run.sample(
-        jax.random.key(_SEED.value),
-        labels,
-        solver,
-        _STEPS.value,
-        _GUIDANCE.value,
-        progress=lambda batches: tqdm(batches, desc="sampling", unit="batch"),
+    sampler = run.sampler(solver, flow.time_grid(_STEPS.value), len(labels), _GUIDANCE.value)
+    samples = sampler(
+        jax.random.key(_SEED.value), labels, lambda batches: tqdm(batches, desc="sampling", unit="batch")
     )
     if _SAMPLES_OUT.value:
         path = pathlib.Path(_SAMPLES_OUT.value)

@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     ))
     config.ema = ml_collections.ConfigDict(dict(kind="karras", gamma=7.0))
 
-    config.report = ml_collections.ConfigDict(dict(num_seeds=1, num_steps=(1, 2, 4, 8, 16)))
+    config.report = ml_collections.ConfigDict(dict(num_seeds=1, num_steps=(1, 2, 4, 8, 16), shift=1.0))
     config.report.rows = (
         dict(name="GM-ODE 2", solver="gm_ode", order=2),
         dict(name="GM-SDE 2", solver="gm_sde", order=2),

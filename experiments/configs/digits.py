@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "digits"
     config.seed = 0
-    config.num_steps = 5500
+    config.num_steps = 5000
     config.batch_size = 64
     config.log_every = 100
     config.checkpoint_every = 1000
@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     ))
     config.ema = ml_collections.ConfigDict(dict(kind="warm_up", max_decay=0.999))
 
-    config.report = ml_collections.ConfigDict(dict(num_seeds=2, num_steps=(1, 2, 4, 8, 16)))
+    config.report = ml_collections.ConfigDict(dict(num_seeds=2, num_steps=(1, 2, 4, 8, 16), shift=1.0))
     config.report.rows = (
         dict(name="GM-ODE 2", solver="gm_ode", order=2),
         dict(name="GM-SDE 2", solver="gm_sde", order=2),
