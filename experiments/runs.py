@@ -155,7 +155,7 @@ def make_solver(
 
 
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Write config.json, or check that the one that is there asks for the same run."""
+    """Write config.json, unless the one that is there asks for another training."""
     path = workdir / "config.json"
     text = config.to_json_best_effort(indent=2, sort_keys=True)
     if path.exists():
@@ -165,7 +165,6 @@ def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Non
                 f"{workdir} holds a run with another configuration ({'; '.join(changed)}). Give another "
                 "--workdir, or the same configuration to resume it."
             )
-        return
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text + "\n")
     temporary.replace(path)

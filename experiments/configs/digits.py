@@ -49,7 +49,8 @@ def get_config() -> ml_collections.ConfigDict:
     ))
     config.ema = ml_collections.ConfigDict(dict(kind="warm_up", max_decay=0.999))
 
-    config.report = ml_collections.ConfigDict(dict(num_seeds=2, num_steps=(1, 2, 4, 8, 16), shift=1.0))
+    # The shift of the time grid was chosen on other seeds than the report's: 0.8 over 0.6, 1 and 1.3.
+    config.report = ml_collections.ConfigDict(dict(num_seeds=2, num_steps=(1, 2, 4, 8, 16), shift=0.8))
     config.report.rows = (
         dict(name="GM-ODE 2", solver="gm_ode", order=2),
         dict(name="GM-SDE 2", solver="gm_sde", order=2),
