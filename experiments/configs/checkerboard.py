@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 5500
     config.batch_size = 1024
     config.log_every = 100
-    config.checkpoint_every = 1000
+    config.checkpoint_every = 2500
 
     config.network = ml_collections.ConfigDict(dict(
         kind="gm_mlp",

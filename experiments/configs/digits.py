@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 5000
     config.batch_size = 64
     config.log_every = 100
-    config.checkpoint_every = 1000
+    config.checkpoint_every = 2500
 
     # A mixture pixel is a block of 2 x 2 real pixels: 16 tokens of D = 4 channels.
     config.network = ml_collections.ConfigDict(dict(
