@@ -122,7 +122,7 @@ def test_gm_ode_converges_to_the_true_flow_at_order_1(solve, endpoint, num_steps
         rms(solve(solvers.gm_ode(1, n // num_steps), num_steps), endpoint) for n in (32, 64, 128)
     ]
     slopes = np.log2(np.divide(errors[:-1], errors[1:]))
-    assert np.all((slopes > 0.9) & (slopes < 1.1)), (errors, slopes)  # measured 1.06 and 1.02
+    assert np.all((slopes > 0.9) & (slopes < 1.1)), (errors, slopes)  # measured 1.09 and 1.02
 
 
 def test_gm_ode_with_an_exact_network_does_not_depend_on_the_number_of_steps(solve):
@@ -136,7 +136,7 @@ def test_gm_ode_with_an_exact_network_does_not_depend_on_the_number_of_steps(sol
 def test_order_of_the_plain_solvers(solve, endpoint, solver, order):
     errors = [rms(solve(solver(), n), endpoint) for n in (32, 64, 128)]
     slopes = np.log2(np.divide(errors[:-1], errors[1:]))
-    assert np.all(np.abs(slopes - order) < 0.15), (errors, slopes)  # measured 1.02 and 1.98
+    assert np.all(np.abs(slopes - order) < 0.15), (errors, slopes)  # measured 1.09, 1.02 and 1.97, 1.98
 
 
 def second_order_change(exact, x_init):
