@@ -28,6 +28,8 @@ SOLVERS = {
     "ab2": solvers.ab2,
     "ddpm": solvers.ddpm,
 }
+# What may differ when a run is resumed: it decides what is written, not what is trained.
+_FREE_TO_CHANGE = {"report", "log_every", "checkpoint_every"}
 
 
 def abstract_network(config: ml_collections.ConfigDict) -> tuple[Callable, Any]:
@@ -174,8 +176,7 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    # What a report shows may change between calls; what was trained may not.
-    if old == new or name.startswith("report"):
+    if old == new or name.split(".")[0] in _FREE_TO_CHANGE:
         return []
     return [f"{name} was {old} and is now {new}"]
 
