@@ -6,7 +6,7 @@ import sys
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
-# The velocity of data that is a point mass at (2, -1): GM-ODE must arrive there in one step.
+# The velocity of data that is a point mass at (2, -1) is constant: Euler must arrive there in one step.
 _SCRIPT = """
 import jax, jax.numpy as jnp
 import gmflow_jax
@@ -14,7 +14,7 @@ from gmflow_jax import flow, solvers
 target = jnp.asarray([[2.0, -1.0]])
 denoise = flow.denoiser(lambda x, t: (x - target) / t)
 x = jax.random.normal(jax.random.key(0), (8, 2))
-x_0 = solvers.sample(None, denoise, x, solvers.gm_ode(), flow.time_grid(1))
+x_0 = solvers.sample(None, denoise, x, solvers.euler(), flow.time_grid(1))
 assert jnp.allclose(x_0, target, atol=1e-6), x_0
 print(gmflow_jax.__file__)
 """
