@@ -118,9 +118,7 @@ def _check_out(out: pathlib.Path) -> None:
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    runs.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def report_samples(path: str, reference: str, out: pathlib.Path) -> None:

@@ -167,8 +167,13 @@ def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Non
                 f"{workdir} holds a run with another configuration ({'; '.join(changed)}). Give another "
                 "--workdir, or the same configuration to resume it."
             )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
+    write_text(path, text + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
     temporary.replace(path)
 
 

@@ -23,12 +23,6 @@ def precision(request):
             yield np.float64, "_f64", 1e-13
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def error(a, b):
     """max |a - b| / max(1, max |b|)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -12,12 +12,6 @@ from gmflow_jax import flow, gm, losses
 LOG_2PI = math.log(2 * math.pi)
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def error(a, b):
     """max |a - b| / max(1, max |b|)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -25,12 +25,6 @@ def precision(request):
             yield np.float64, "_f64", 1e-13
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.fixture(params="abcd")
 def golden(request):
     return np.load(GOLDEN / f"loss_{request.param}.npz")

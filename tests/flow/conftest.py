@@ -23,13 +23,6 @@ def precision(request):
 
 
 @pytest.fixture
-def x64():
-    """float64 switched on for the length of a test."""
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
 def read():
     """read(file, dtype) -> a function that gives an array, or a mixture with log_std [B, 1, 1]."""
 

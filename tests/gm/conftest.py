@@ -22,13 +22,6 @@ def precision(request):
             yield np.float64, "_f64", 1e-14
 
 
-@pytest.fixture
-def x64():
-    """float64 switched on for the length of a test."""
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.fixture(params="abcd")
 def golden(request):
     """Each algebra file of the authors' code."""
