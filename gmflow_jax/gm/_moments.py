@@ -40,12 +40,17 @@ def covariance(q: GaussianMixture | Gaussian) -> jax.Array:
     """The full covariance, [*batch, D, D]."""
     q = as_mixture(q)
     check_normalised(q)
-    delta = q.means - weighted_mean(q)[..., None, :]
-    weights = jnp.exp(q.log_weights)[..., None, None]
-    between = jnp.sum(weights * delta[..., :, None] * delta[..., None, :], axis=-3)
-    identity = jnp.eye(delta.shape[-1], dtype=delta.dtype)
+    between = covariance_of_means(q)
+    identity = jnp.eye(between.shape[-1], dtype=between.dtype)
     identity = identity.reshape((1,) * (between.ndim - 2) + identity.shape)
     return between + append_axes(jnp.exp(2 * q.log_std), 2) * identity
+
+
+def covariance_of_means(q: GaussianMixture) -> jax.Array:
+    """The part of a checked mixture's covariance that its components' spread makes, [*batch, D, D]."""
+    delta = q.means - weighted_mean(q)[..., None, :]
+    weighted = jnp.exp(q.log_weights)[..., None] * delta
+    return jnp.einsum("...ki,...kj->...ij", weighted, delta, precision="highest")
 
 
 def log_prob(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:

@@ -1,0 +1,150 @@
+"""The Knothe-Rosenblatt transport between a mixture and the standard normal, axis by axis."""
+
+import jax
+import jax.numpy as jnp
+
+from gmflow_jax.gm._moments import covariance_of_means, weighted_mean
+from gmflow_jax.gm._quantile import from_normal, to_normal
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
+
+# Under the std of components that are one point, so that 1 / std^2 stays finite.
+_MIN_STD = 1e-12
+# Entries of an eigenvector closer than this count as equally large, so that rounding does not set its sign.
+_TIE = 1e-5
+
+
+def to_standard_normal(
+    q: GaussianMixture | Gaussian, x: jax.Array, rotation: jax.Array | None = None
+) -> jax.Array:
+    """Map x ~ q to z ~ N(0, I): along each axis in turn, Phi^-1 of the conditional CDF (section A.3).
+
+    Args:
+      q: mixture over [*batch, D].
+      x: [*batch, D].
+      rotation: [D, D] or the rank of `*batch` and two more; its columns are the axes in order. None
+        means the eigenvectors of the covariance averaged over each sample (all batch axes but the
+        first), largest eigenvalue first, the largest entry of each positive.
+
+    Returns:
+      z, [*batch, D], in axis coordinates: z_i belongs to column i. Never clipped: finite wherever the
+      distance to the nearest component is, in standard deviations.
+    """
+    q, x, rotation = _prepare(q, x, rotation, "x")
+    deltas = _rotate(x[..., None, :] - q.means, rotation)
+
+    def along_axis(log_weights, delta):
+        zeros = jnp.zeros(delta.shape[:-1], delta.dtype)
+        z = to_normal(zeros, -delta, log_weights, std)
+        return _condition(log_weights, delta, std), z
+
+    std = _std(q, deltas)
+    _, z = jax.lax.scan(along_axis, q.log_weights, jnp.moveaxis(deltas, -1, 0))
+    return jnp.moveaxis(z, 0, -1)
+
+
+def from_standard_normal(
+    q: GaussianMixture | Gaussian, z: jax.Array, rotation: jax.Array | None = None
+) -> jax.Array:
+    """Map z ~ N(0, I) to x ~ q: the exact inverse of `to_standard_normal`, same arguments.
+
+    Newton's method with bisection as a fallback, so it converges for any mixture. Gradients come from
+    the implicit function theorem.
+    """
+    q, z, rotation = _prepare(q, z, rotation, "z")
+    rough = _transport(*jax.lax.stop_gradient((q, z, rotation, weighted_mean(q))))
+    # Once more in the frame of the nearest component: the digits of x that are below the distance
+    # between components count where these are narrow.
+    return _transport(q, z, rotation, _nearest_mean(q, rough))
+
+
+def _transport(q: GaussianMixture, z: jax.Array, rotation: jax.Array, center: jax.Array) -> jax.Array:
+    """`from_standard_normal` computed in displacements from center, [*batch, D]."""
+    offsets = _rotate(q.means - center[..., None, :], rotation)
+    std = _std(q, offsets)
+
+    def along_axis(log_weights, inputs):
+        offset, z_i = inputs
+        y = from_normal(z_i, offset, log_weights, std)
+        return _condition(log_weights, y[..., None] - offset, std), y
+
+    axes = (jnp.moveaxis(offsets, -1, 0), jnp.moveaxis(z, -1, 0))
+    _, y = jax.lax.scan(along_axis, q.log_weights, axes)
+    return center + jnp.einsum("...ij,...j->...i", rotation, jnp.moveaxis(y, 0, -1), precision="highest")
+
+
+def _nearest_mean(q: GaussianMixture, x: jax.Array) -> jax.Array:
+    distance = jnp.sum(jnp.square(x[..., None, :] - q.means), axis=-1)
+    nearest = jnp.argmin(distance, axis=-1)[..., None, None]
+    return jnp.take_along_axis(q.means, nearest, axis=-2)[..., 0, :]
+
+
+def _prepare(q, point, rotation, name):
+    q, point, rotation = as_mixture(q, point, rotation)
+    check_normalised(q)
+    batch, dim = q.means.shape[:-2], q.means.shape[-1]
+    if point.shape != (*batch, dim):
+        raise ValueError(
+            f"{name} has shape {point.shape}, but the mixture is over {(*batch, dim)}: both must have the "
+            "same batch axes and channels. For several points use jax.vmap."
+        )
+    if rotation is None:
+        return q, point, _default_rotation(q)
+    lead = rotation.shape[:-2]
+    fits = not lead or (
+        len(lead) == len(batch) and all(n in (1, m) for n, m in zip(lead, batch, strict=True))
+    )
+    if rotation.shape[-2:] != (dim, dim) or not fits:
+        raise ValueError(
+            f"rotation has shape {rotation.shape}, but for a mixture over {(*batch, dim)} it must be "
+            f"({dim}, {dim}), or have {len(batch)} axes before these of which each is 1 or the batch's size."
+        )
+    return q, point, rotation.reshape((1,) * (len(batch) - len(lead)) + rotation.shape)
+
+
+def _default_rotation(q: GaussianMixture) -> jax.Array:
+    """Principal axes of each sample; the components' own variance turns none of them."""
+    # The barriers keep XLA from rounding this differently in different programs: where eigenvalues are
+    # equal up to rounding, the inverse transport must still find the same axes.
+    cov = covariance_of_means(jax.lax.optimization_barrier(q))
+    cov = jnp.mean(cov, axis=tuple(range(1, cov.ndim - 2)), keepdims=True)
+    return principal_axes(jax.lax.optimization_barrier(cov))
+
+
+def _rotate(deltas: jax.Array, rotation: jax.Array) -> jax.Array:
+    """Coordinates of [*batch, K, D] along the columns of rotation."""
+    return jnp.einsum("...kj,...ji->...ki", deltas, rotation, precision="highest")
+
+
+def _std(q: GaussianMixture, offsets: jax.Array) -> jax.Array:
+    """The std for each batch entry, raised to what the dtype resolves: points are told apart by it."""
+    limits = jnp.finfo(offsets.dtype)
+    spread = jnp.max(jnp.abs(offsets), axis=(-2, -1))
+    floor = jax.lax.stop_gradient(limits.eps * (spread - jnp.min(jnp.abs(offsets), axis=(-2, -1))))
+    return jnp.maximum(jnp.broadcast_to(jnp.exp(q.log_std), floor.shape), jnp.maximum(floor, _MIN_STD))
+
+
+def _condition(log_weights: jax.Array, delta: jax.Array, std: jax.Array) -> jax.Array:
+    """The weights [*batch, K] given the coordinate at distance delta from each component."""
+    return jax.nn.log_softmax(log_weights - 0.5 * jnp.square(delta / std[..., None]), axis=-1)
+
+
+@jax.custom_jvp
+def principal_axes(cov: jax.Array) -> jax.Array:
+    """Eigenvectors of [..., D, D] as columns, largest eigenvalue first, largest entry positive."""
+    _, vectors = jnp.linalg.eigh(-cov)
+    size = jnp.abs(vectors)
+    largest = jnp.argmax(size >= (1 - _TIE) * jnp.max(size, axis=-2, keepdims=True), axis=-2, keepdims=True)
+    return vectors * jnp.sign(jnp.take_along_axis(vectors, largest, axis=-2))
+
+
+@principal_axes.defjvp
+def _principal_axes_jvp(primals, tangents):
+    # jax's own rule divides by differences of eigenvalues; where these vanish the axes are arbitrary.
+    (cov,), (dcov,) = primals, tangents
+    axes = principal_axes(cov)
+    inner = [jnp.einsum("...ji,...jk,...kl->...il", axes, c, axes, precision="highest") for c in (cov, dcov)]
+    values = jnp.diagonal(inner[0], axis1=-2, axis2=-1)
+    gap = values[..., None, :] - values[..., :, None]
+    distinct = jnp.abs(gap) > jnp.finfo(cov.dtype).eps * jnp.abs(values).max(-1)[..., None, None]
+    turn = jnp.where(distinct, inner[1] / jnp.where(distinct, gap, 1.0), 0.0)
+    return axes, jnp.einsum("...ij,...jk->...ik", axes, turn, precision="highest")
