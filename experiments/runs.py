@@ -1,6 +1,7 @@
 """A run from its configuration: network, optimiser and step; and a trained run from its folder."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -26,21 +27,45 @@ SOLVERS = {
     "gm_sde": solvers.gm_sde,
     "euler": solvers.euler,
     "ab2": solvers.ab2,
+    "heun": solvers.heun,
+    "dpmpp_2m": solvers.dpmpp_2m,
+    "unipc": solvers.unipc,
     "ddpm": solvers.ddpm,
+    "ddpm_large": functools.partial(solvers.ddpm, "large"),
+    "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
 }
 # What may differ when a run is resumed: it decides what is written, not what is trained.
 _FREE_TO_CHANGE = {"report", "log_every", "checkpoint_every"}
 
 
 def abstract_network(config: ml_collections.ConfigDict) -> tuple[Callable, Any]:
-    """apply(params, x_t, t, labels) and the shapes of its parameters, nothing allocated."""
-    network, network_config = _network(config)
-    return models.abstract(network, network_config)
+    """apply(params, x_t, t, labels) and the shapes of all parameters, nothing allocated.
+
+    The parameters are the network's, or {'network': ..., 'spectrum': ...} where `config.spectrum` asks
+    for a power spectrum too.
+    """
+    apply, shapes = models.abstract(*_network(config))
+    if not config.get("spectrum"):
+        return apply, shapes
+    shapes = {"network": shapes, "spectrum": models.abstract(*_spectrum(config))[1]}
+    return lambda params, *inputs: apply(params["network"], *inputs), shapes
+
+
+def spectrum_function(config: ml_collections.ConfigDict) -> Callable | None:
+    """spectrum(params, gaussian) -> log power for a run's parameters, or None if it learns no spectrum."""
+    if not config.get("spectrum"):
+        return None
+    apply, _ = models.abstract(*_spectrum(config))
+    return lambda params, gaussian: apply(params["spectrum"], gaussian)
 
 
 def init_params(config: ml_collections.ConfigDict) -> Any:
-    network, network_config = _network(config)
-    return models.init_params(network, network_config, jax.random.key(config.seed))
+    key = jax.random.key(config.seed)
+    params = models.init_params(*_network(config), key)
+    if not config.get("spectrum"):
+        return params
+    spectrum = models.init_params(*_spectrum(config), jax.random.fold_in(key, 1))
+    return {"network": params, "spectrum": spectrum}
 
 
 def _network(config):
@@ -49,9 +74,17 @@ def _network(config):
             f"network.kind is {config.network.kind!r}. Choose one of {', '.join(_NETWORKS)}."
         )
     network, config_class = _NETWORKS[config.network.kind]
-    options = {k: v for k, v in config.network.to_dict().items() if k != "kind"}
+    return network, _fill(config_class, config.network, but="kind")
+
+
+def _spectrum(config):
+    return models.SpectrumMLP, _fill(models.SpectrumMLPConfig, config.spectrum, but="loss_weight")
+
+
+def _fill(config_class, options: ml_collections.ConfigDict, but: str):
+    """The network's own configuration from all options but one."""
     try:
-        return network, config_class(**options)
+        return config_class(**{k: v for k, v in options.to_dict().items() if k != but})
     except TypeError as error:
         raise ValueError(f"The network's options do not fit {config_class.__name__}: {error}.") from error
 
@@ -80,12 +113,15 @@ def make_train_step(config: ml_collections.ConfigDict, apply: Callable, optimize
     kind = ema.pop("kind")
     if kind not in _EMA:
         raise ValueError(f"ema.kind is {kind!r}. Choose one of {', '.join(_EMA)}.")
+    spectrum = spectrum_function(config)
     return training.make_train_step(
         apply,
         optimizer,
         _EMA[kind](**ema),
         num_classes=config.network.get("num_classes"),
         learning_rate=make_schedule(config),
+        spectrum_apply=spectrum,
+        spectral_loss_weight=config.spectrum.loss_weight if spectrum else 0.0,
         **config.loss.to_dict(),
     )
 
@@ -111,6 +147,26 @@ class TrainedRun:
         if not guidance_scale:
             return conditional
         return guidance.guided_denoiser(conditional, unconditional, guidance_scale)
+
+    def spectrum(self, solver: str, wanted: bool | None = None) -> Callable | None:
+        """Surrogate over x_0 -> log power for `make_solver`, or None where it is not wanted.
+
+        By default it is wanted where the run has learned one and the solver is gm_sde. ValueError if it
+        is wanted elsewhere.
+        """
+        function = spectrum_function(self.config)
+        if wanted is None:
+            wanted = function is not None and solver == "gm_sde"
+        if not wanted:
+            return None
+        if solver != "gm_sde":
+            raise ValueError(f"Only gm_sde draws with a spectrum; {solver} does not. Leave it out.")
+        if function is None:
+            raise ValueError(
+                "This run has learned no spectrum. Train one with config.spectrum, such as "
+                "experiments/configs/digits_spectrum.py, or leave the spectrum out."
+            )
+        return functools.partial(function, self.params)
 
     def sampler(
         self, solver: solvers.Solver, times: jax.Array, num_samples: int, guidance_scale: float = 0.0
@@ -143,16 +199,24 @@ class TrainedRun:
 
 
 def make_solver(
-    name: str, num_steps: int, order: int = 2, num_substeps: int | None = None, shift: float = 1.0
+    name: str,
+    num_steps: int,
+    order: int = 2,
+    num_substeps: int | None = None,
+    shift: float = 1.0,
+    spectrum: Callable | None = None,
 ) -> solvers.Solver:
-    """The solver called `name`; num_substeps None follows the paper, max(128 / num_steps, 2)."""
+    """The solver called `name`; num_substeps None follows the paper, max(128 / num_steps, 2).
+
+    `spectrum` is for gm_sde, see `TrainedRun.spectrum`.
+    """
     if name not in SOLVERS:
         raise ValueError(f"There is no solver {name!r}. Choose one of {', '.join(SOLVERS)}.")
     if name == "gm_ode":
         num_substeps = max(128 // num_steps, 2) if num_substeps is None else num_substeps
         return solvers.gm_ode(order, num_substeps, shift)
     if name == "gm_sde":
-        return solvers.gm_sde(order)
+        return solvers.gm_sde(order, spectrum)
     return SOLVERS[name]()
 
 

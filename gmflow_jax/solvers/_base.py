@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import GaussianMixture
@@ -56,6 +57,11 @@ def data_mean(prediction: GaussianMixture | Guided) -> jax.Array:
     return weighted_mean(mixture_of(prediction))
 
 
+def per_sample(value, x: jax.Array) -> jax.Array:
+    """A time as one value for each entry of x's leading batch axis, so that a state keeps its shape."""
+    return jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape[:-1][:1])
+
+
 def per_sample_keys(key: jax.Array, x: jax.Array) -> jax.Array:
     """fold_in(key, i) for sample i of the leading axis; [B] keys pass; [D] alone keeps its one key.
 
@@ -66,7 +72,7 @@ def per_sample_keys(key: jax.Array, x: jax.Array) -> jax.Array:
     if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0 and x.ndim > 1:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jax.numpy.arange(x.shape[0]))
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
     if key.shape != x.shape[: key.ndim] or key.ndim > 1:
         raise ValueError(
             f"Keys of shape {key.shape} do not fit samples of shape {x.shape}: pass one key, or one "
@@ -96,17 +102,22 @@ def step_noise(key: jax.Array | Draws, x: jax.Array) -> jax.Array:
     return normal_like(per_sample_keys(key, x), x)
 
 
-def mixture_draws(key: jax.Array | Draws, q: GaussianMixture, x: jax.Array) -> Draws:
-    """The three draws of a GM-SDE step: component, its normal, and the noise of the step."""
+def mixture_draws(
+    key: jax.Array | Draws, q: GaussianMixture, x: jax.Array, with_component: bool = True
+) -> Draws:
+    """The draws of a GM-SDE step: component (where it is needed), its normal, and the step's noise."""
     if isinstance(key, Draws):
-        _given(key, "component", x.shape[:-1])
+        if with_component:
+            _given(key, "component", x.shape[:-1])
         _given(key, "mixture_normal", x.shape)
         _given(key, "step_noise", x.shape)
         return key
     keys = per_sample_keys(key, x)
     component_keys, normal_keys, noise_keys = (fold_in_keys(keys, i) for i in range(3))
-    categorical = jax.random.categorical
-    component = (jax.vmap(categorical) if keys.ndim else categorical)(component_keys, q.log_weights)
+    component = None
+    if with_component:
+        categorical = jax.random.categorical
+        component = (jax.vmap(categorical) if keys.ndim else categorical)(component_keys, q.log_weights)
     return Draws(component, normal_like(normal_keys, x), normal_like(noise_keys, x))
 
 

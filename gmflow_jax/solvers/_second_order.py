@@ -13,7 +13,7 @@ from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._tilt import tilt_checked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture
 from gmflow_jax.guidance import Guided, sample_mean, surrogate_of
-from gmflow_jax.solvers._base import Denoiser, mixture_of
+from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample
 
 # Where a shift exceeds the variance, the mask keeps this share of the variance. Part of the method.
 _MIN_SHRINK = 1e-6
@@ -40,7 +40,7 @@ def empty_memory(denoise: Denoiser, x_init: jax.Array) -> Memory:
     # A constant, not log_softmax of zeros, which XLA would spend seconds folding.
     uniform = jnp.full_like(zeros.log_weights, -math.log(zeros.log_weights.shape[-1]))
     mixture = dataclasses.replace(zeros, log_weights=uniform)
-    return Memory(mixture, x_init, t, jnp.full((), jnp.inf, x_init.dtype))
+    return Memory(mixture, x_init, per_sample(t, x_init), per_sample(jnp.inf, x_init))
 
 
 def second_order(
@@ -73,6 +73,13 @@ def second_order(
     Returns:
       The prediction with its mixture replaced, same type.
     """
+    return extrapolate(prediction, memory, x_t, t, s, ca, cb, correction_steps, sample_axes)[0]
+
+
+def extrapolate(
+    prediction, memory, x_t, t, s, ca, cb, correction_steps, sample_axes
+) -> tuple[GaussianMixture | Guided, Gaussian]:
+    """`second_order`, and the surrogate that guidance and extrapolation together aim at."""
     prediction, memory, x_t, t, s = promote(prediction, Memory(*memory), x_t, t, s)
     now = mixture_of(prediction)
     check_mixture(now)
@@ -89,13 +96,14 @@ def second_order(
     gain = gain * safe_sqrt(1 - surrogate.var * damping / jnp.square(h_prev))
     change = append_axes(gain, 1) * (weighted_mean(now) - weighted_mean(previous))
     bias = change + prediction.bias if guided else change
-    mixture, bias = _shift(base, surrogate, bias, sample_axes)
+    mixture, bias, var = _shift(base, surrogate, bias, sample_axes)
+    aim = Gaussian(surrogate.mean + bias, var)
     target = change + weighted_mean(now) - surrogate.mean
     for _ in range(correction_steps):
         reached = weighted_mean(mixture) - surrogate.mean
         ratio = jnp.minimum(safe_divide(_norm(bias), _norm(reached), otherwise=1.0), 1.0)
         bias = bias - (reached - target) * ratio
-        mixture, bias = _shift(base, surrogate, bias, sample_axes)
+        mixture, bias, _ = _shift(base, surrogate, bias, sample_axes)
 
     first = jnp.isinf(h_prev)
     mixture = jax.tree.map(
@@ -105,15 +113,16 @@ def second_order(
         mixture,
         now,
     )
-    return dataclasses.replace(prediction, mixture=mixture) if guided else mixture
+    return dataclasses.replace(prediction, mixture=mixture) if guided else mixture, aim
 
 
 def _shift(
     base: GaussianMixture, surrogate: Gaussian, bias: jax.Array, sample_axes
-) -> tuple[GaussianMixture, jax.Array]:
+) -> tuple[GaussianMixture, jax.Array, jax.Array]:
     """Reweight `base` so that its surrogate moves by `bias`, and shrinks by the bias's power.
 
-    A bias stronger than one standard deviation is cut to it.
+    A bias stronger than one standard deviation is cut to it. Returns the mixture, that bias, and the
+    surrogate's new variance.
     """
     var = surrogate.var
     power = sample_mean(jnp.square(bias), sample_axes, event_axes=1)
@@ -121,8 +130,8 @@ def _shift(
     cut = jnp.where(exceeds, safe_sqrt(var / jnp.where(exceeds, power, 1.0)), 1.0)
     # The ratio is not formed where it exceeds 1: its gradient would overflow at tiny variances.
     shrink = jnp.maximum(1 - safe_divide(jnp.where(exceeds, var, power), var), _MIN_SHRINK)
-    bias = append_axes(cut, 1) * bias
-    return tilt_checked(base, bias, 1 - shrink, shrink * var, surrogate.mean), bias
+    bias, shrunk = append_axes(cut, 1) * bias, shrink * var
+    return tilt_checked(base, bias, 1 - shrink, shrunk, surrogate.mean), bias, shrunk
 
 
 def _norm(x: jax.Array) -> jax.Array:

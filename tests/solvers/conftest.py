@@ -188,6 +188,12 @@ def rippled():
 
 
 @pytest.fixture(scope="session")
+def shifted():
+    """Another network that is not exact, of wider components."""
+    return SHIFTED
+
+
+@pytest.fixture(scope="session")
 def guided():
     """guided(scale, params=None): probabilistic guidance of `rippled` away from another network."""
 
