@@ -12,7 +12,7 @@ from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocit
 
 
 def gm_pc(
-    num_substeps: int = 4, shift: float = 1.0, *, integrator: str = "midpoint", corrector: bool = True
+    num_substeps: int = 8, shift: float = 1.0, *, integrator: str = "midpoint", corrector: bool = True
 ) -> Solver:
     """Predictor-corrector along the mean velocity of the analytic posterior; one network call a step.
 
