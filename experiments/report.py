@@ -30,8 +30,10 @@ def report(workdirs: list[str], out: str | os.PathLike) -> list[Row]:
                 "share a table. Evaluate them apart."
             )
         _check_out(out)
+        entries = [(run, entry) for run in loaded for entry in run.config.report.rows]
+        for run, entry in entries:
+            _spectrum(run, entry)
     task = loaded[0].task
-    entries = [(run, entry) for run in loaded for entry in run.config.report.rows]
     cells = [(run, entry, n) for run, entry in entries for n in _steps(run, entry)]
     # The next cells compile while this one samples.
     with ThreadPoolExecutor(1) as pool, tqdm(total=len(cells), desc="evaluating", unit="cell") as bar:
@@ -64,10 +66,17 @@ def _steps(run, entry) -> tuple[int, ...]:
     return tuple(entry.get("num_steps") or run.config.report.num_steps)
 
 
+def _spectrum(run, entry) -> Callable | None:
+    return run.spectrum(entry["solver"], wanted=entry.get("spectrum", False))
+
+
 def _compile(cell) -> Callable:
     run, entry, num_steps = cell
     shift = run.config.report.shift
-    solver = runs.make_solver(entry["solver"], num_steps, entry.get("order", 2), shift=shift)
+    solver = runs.make_solver(
+        entry["solver"], num_steps, entry.get("order", 2), shift=shift,
+        spectrum=_spectrum(run, entry),
+    )
     num_samples = len(run.task.evaluation_labels)
     times = flow.time_grid(num_steps, shift)
     return run.sampler(solver, times, num_samples, entry.get("guidance_scale", 0.0))

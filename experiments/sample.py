@@ -19,9 +19,12 @@ _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(runs.SOLVE
 _ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde: 1 or 2.")
 _STEPS = flags.DEFINE_integer("num_steps", 8, "Steps, each one network call.")
 _SUBSTEPS = flags.DEFINE_integer(
-    "num_substeps", None, "Sub-steps of gm_ode in a step; by default max(128 / num_steps, 2)."
+    "num_substeps", None, "Midpoint sub-steps of gm_ode or gm_pc; by default max(16 / num_steps, 2) in a step."
 )
 _GUIDANCE = flags.DEFINE_float("guidance_scale", 0.0, "Probabilistic guidance in [0, 1); 0 is off.")
+_SPECTRUM = flags.DEFINE_bool(
+    "spectrum", None, "Whether gm_sde draws with the run's power spectrum; by default if it has learned one."
+)
 _CLASSES = flags.DEFINE_string(
     "classes", None, "Comma-separated ids or names, used in turn; by default all classes in turn."
 )
@@ -38,8 +41,11 @@ def main() -> None:
         if _WORKDIR.value is None:
             raise ValueError("--workdir is needed: the folder of a run of python -m experiments.train.")
         _check_flags()
-        solver = runs.make_solver(_SOLVER.value, _STEPS.value, _ORDER.value, _SUBSTEPS.value)
         run = runs.load_run(_WORKDIR.value)
+        spectrum = run.spectrum(_SOLVER.value, _SPECTRUM.value)
+        solver = runs.make_solver(
+            _SOLVER.value, _STEPS.value, _ORDER.value, _SUBSTEPS.value, spectrum=spectrum
+        )
         labels = _labels(_CLASSES.value, run.task.class_names, _NUM.value)
     sampler = run.sampler(solver, flow.time_grid(_STEPS.value), len(labels), _GUIDANCE.value)
     samples = sampler(
@@ -63,8 +69,8 @@ def _check_flags() -> None:
     for name, value in (("num_steps", _STEPS.value), ("num_samples", _NUM.value)):
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, but {value} was given.")
-    if _SUBSTEPS.value is not None and _SOLVER.value != "gm_ode":
-        raise ValueError(f"--num_substeps is for gm_ode; {_SOLVER.value} has none. Leave it out.")
+    if _SUBSTEPS.value is not None and _SOLVER.value not in ("gm_ode", "gm_pc"):
+        raise ValueError(f"--num_substeps is for gm_ode and gm_pc; {_SOLVER.value} has none. Leave it out.")
     if not _OUT.value.lower().endswith(".png"):
         raise ValueError(f"--out must end in .png, but {_OUT.value!r} was given.")
     if _SAMPLES_OUT.value and not _SAMPLES_OUT.value.endswith(".npz"):

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import figures
@@ -44,6 +45,11 @@ class DigitsTask:
 
     def batches(self, batch_size: int, seed: int) -> data.Batches:
         return data.Batches({"x_0": self._x_0, "labels": self.labels}, batch_size, seed)
+
+    @property
+    def training_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """x_0 [N, 4, 4, 4] in the model's space, and its labels [N]."""
+        return self._x_0, self.labels
 
     def decode(self, x) -> np.ndarray:
         """Model outputs [N, 4, 4, 4] to pixels [N, 8, 8] in [0, 1]."""
@@ -92,6 +98,12 @@ class CheckerboardTask:
 
     def batches(self, batch_size: int, seed: int) -> data.CheckerboardBatches:
         return data.CheckerboardBatches(batch_size, seed)
+
+    @property
+    def training_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points [10_000, 2] of the endless training data, and placeholders for labels."""
+        points = np.asarray(data.checkerboard(jax.random.key(0), self.sample_batch_size))
+        return points, np.zeros(len(points), np.int32)
 
     def decode(self, x) -> np.ndarray:
         return np.asarray(x)

@@ -17,7 +17,9 @@ from gmflow_jax._numerics import (
     safe_divide,
 )
 from gmflow_jax.flow._path import reverse_coefficients
+from gmflow_jax.flow._spectrum import spectral_coefficients
 from gmflow_jax.gm._moments import log_density
+from gmflow_jax.gm._transport import to_standard_normal
 from gmflow_jax.gm._types import GaussianMixture, as_mixture
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -83,3 +85,25 @@ def flow_matching_loss(velocity: jax.Array, x_0: jax.Array, noise: jax.Array) ->
     check_same_shape(velocity=velocity, x_0=x_0, noise=noise)
     error = jnp.square(noise - x_0 - velocity)
     return 0.5 * jnp.sum(error, axis=-1) + 0.5 * _LOG_2PI * velocity.shape[-1]
+
+
+def spectral_loss(log_power: jax.Array, q: GaussianMixture, x_0: jax.Array) -> jax.Array:
+    """What a power spectrum adds to the negative log-likelihood -log q(x_0) (eq. 20).
+
+    With Z the spectral coefficients of the normals that q's transport gives x_0, the sum over channels
+    of (Z^2 (exp(-L) - 1) + L) / 2. Its gradient enters log_power alone; q and x_0 are constants.
+
+    Args:
+      log_power: L, [B, H, W, D] in the order of an FFT.
+      q: mixture over x_0, [B, H, W, K, D].
+      x_0: [B, H, W, D].
+
+    Returns:
+      [B, H, W] over frequencies, nats; 0 for log_power = 0. Only its sum over an image is a
+      likelihood.
+    """
+    log_power, q, x_0 = promote(log_power, q, x_0)
+    check_same_shape(log_power=log_power, x_0=x_0)
+    z = to_standard_normal(*jax.lax.stop_gradient((q, x_0)))
+    power = jnp.square(spectral_coefficients(z))
+    return 0.5 * jnp.sum(power * jnp.expm1(-log_power) + log_power, axis=-1)

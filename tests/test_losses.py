@@ -109,6 +109,42 @@ def test_log_weights_are_taken_as_they_are():
     np.testing.assert_allclose(nll(raised, x), nll(q, x) - 0.5, rtol=1e-5)
 
 
+def image_mixture(seed, *shape, num_components=3, dim=2):
+    """A mixture over [*shape, dim] and points of it that are not far out."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(*shape, num_components))
+    log_weights = jnp.asarray(logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True)))
+    means, x = rng.normal(size=(*shape, num_components, dim)), rng.normal(size=(*shape, dim))
+    return gm.GaussianMixture(jnp.asarray(means), log_weights, jnp.asarray(-0.3)), jnp.asarray(x)
+
+
+def test_spectral_loss_makes_the_likelihood_of_a_correlated_gaussian(x64):
+    """K = 1: together with -log q it is the density of a field whose covariance has this spectrum."""
+    (q, x), std = image_mixture(15, 1, 3, 4, num_components=1), math.exp(-0.3)
+    log_power = jnp.asarray(np.random.default_rng(16).normal(size=(1, 3, 4, 2)))
+    ours = losses.mixture_nll(q, x) + jax.jit(losses.spectral_loss)(log_power, q, x)
+    basis = jax.jit(flow.spectral_coefficients)(jnp.eye(12).reshape(12, 3, 4, 1)).reshape(12, 12)
+    expected = 0.0
+    for c in range(2):
+        cov = std**2 * basis @ np.diag(np.exp(log_power[..., c]).ravel()) @ basis.T
+        d = (x - q.means[..., 0, :])[..., c].ravel()
+        expected += 0.5 * (d @ np.linalg.solve(cov, d) + np.linalg.slogdet(2 * np.pi * cov)[1])
+    np.testing.assert_allclose(jnp.sum(ours), expected, rtol=1e-9)
+
+
+def test_no_spectrum_costs_nothing_and_gradients_reach_the_spectrum_alone():
+    q, x = image_mixture(17, 2, 3, 4)
+    zeros = jnp.zeros_like(x)
+    value, pull_back = jax.vjp(jax.jit(losses.spectral_loss), zeros, q, x)
+    assert value.shape == (2, 3, 4)
+    np.testing.assert_array_equal(value, 0.0)
+    of_power, *others = pull_back(jnp.ones_like(value))
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(others))
+    # d/dL is (1 - Z^2 exp(-L)) / 2, and Z has the length of z.
+    z = jax.jit(gm.to_standard_normal)(q, x)
+    np.testing.assert_allclose(jnp.sum(of_power), (z.size - jnp.sum(z**2)) / 2, rtol=1e-4)
+
+
 FUNCTIONS = {
     "mixture_nll": lambda q, x_t, x_s, t, s: losses.mixture_nll(q, x_t),
     "transition_loss": lambda q, x_t, x_s, t, s: losses.transition_loss(q, x_t, x_s, t, s),
@@ -190,6 +226,10 @@ REFUSED = {
     "x_s": (lambda: losses.transition_loss(Q, X, np.ones((2, 5)), 0.5, 0.1), ("x_s (2, 5)", "x_t (2, 4)")),
     "t": (lambda: losses.transition_loss(Q, X, X, np.full((2, 1), 0.5), 0.1), ("t has shape (2, 1)",)),
     "s": (lambda: losses.transition_loss(Q, X, X, 0.5, np.full(3, 0.1)), ("s has shape (3,)",)),
+    "log_power": (
+        lambda: losses.spectral_loss(np.ones((2, 1, 4)), Q, X), ("log_power (2, 1, 4)", "x_0 (2, 4)")
+    ),
+    "no image": (lambda: jax.eval_shape(losses.spectral_loss, X, Q, X), ("(2, 4)", "[..., H, W, D]")),
     "velocity": (lambda: losses.flow_matching_loss(X[:1], X, X), ("velocity (1, 4)", "x_0 (2, 4)")),
 }
 

@@ -11,10 +11,11 @@ from ._digits import real_half_scores as real_half_scores
 from ._digits import seed_spread as seed_spread
 from ._frechet import feature_statistics as feature_statistics
 from ._frechet import frechet_distance as frechet_distance
+from ._likelihood import bits_per_dim as bits_per_dim
 from ._precision_recall import precision_recall as precision_recall
 
 __all__ = [
-    "CheckerboardScores", "DigitScores", "checkerboard_floor", "checkerboard_scores",
+    "CheckerboardScores", "DigitScores", "bits_per_dim", "checkerboard_floor", "checkerboard_scores",
     "class_gaussian_scores", "digit_scores", "feature_statistics", "fit_digit_classifier",
     "frechet_distance", "precision_recall", "real_half_scores", "seed_spread",
 ]

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gmflow_jax.models import GMMLP, GMDiT, GMDiTConfig, GMMLPConfig, abstract
+from gmflow_jax.models import (
+    GMMLP,
+    GMDiT,
+    GMDiTConfig,
+    GMMLPConfig,
+    SpectrumMLP,
+    SpectrumMLPConfig,
+    abstract,
+)
 
 Tensors = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -75,6 +83,24 @@ def gm_mlp_to_torch(params: Params, config: GMMLPConfig) -> Tensors:
     return _to_torch(params, list(_gm_mlp_entries(config)), abstract(GMMLP, config)[1])
 
 
+def spectrum_mlp_from_torch(state: Mapping[str, np.ndarray], config: SpectrumMLPConfig) -> Params:
+    """Parameters of `SpectrumMLP(config)` from the state dict of the authors' spectrum network.
+
+    Raises ValueError if a tensor is missing, left over or of a wrong shape.
+    """
+    shapes = abstract(SpectrumMLP, config)[1]
+    return _from_torch(state, list(_spectrum_mlp_entries(config)), shapes)
+
+
+def spectrum_mlp_to_torch(params: Params, config: SpectrumMLPConfig) -> Tensors:
+    """State dict of the authors' spectrum network from parameters of `SpectrumMLP`; may hold views.
+
+    Raises ValueError if a parameter is missing, left over or of a wrong shape.
+    """
+    shapes = abstract(SpectrumMLP, config)[1]
+    return _to_torch(params, list(_spectrum_mlp_entries(config)), shapes)
+
+
 def _gm_dit_entries(config: GMDiTConfig) -> Iterator[_Entry]:
     yield from _linear("pos_embed.proj", "patch_embed")
     for i in range(2):
@@ -100,6 +126,11 @@ def _gm_mlp_entries(config: GMMLPConfig) -> Iterator[_Entry]:
     yield from _linear("out_logweights", "log_weights")
     if config.constant_log_std is None:
         yield from _linear("out_logstds", "log_std")
+
+
+def _spectrum_mlp_entries(config: SpectrumMLPConfig) -> Iterator[_Entry]:
+    for i in range(len(config.widths) + 1):
+        yield from _linear(f"mlp.{2 * i}", "mlp", f"layer_{i}")
 
 
 def _linear(name: str, *path: str, layer: int | None = None) -> Iterator[_Entry]:

@@ -6,6 +6,7 @@ apart by `apply, params = functional(model)` and use plain jax transformations o
 
 from gmflow_jax.models._config import GMDiTConfig as GMDiTConfig
 from gmflow_jax.models._config import GMMLPConfig as GMMLPConfig
+from gmflow_jax.models._config import SpectrumMLPConfig as SpectrumMLPConfig
 from gmflow_jax.models._config import gm_dit_config as gm_dit_config
 from gmflow_jax.models._functional import abstract as abstract
 from gmflow_jax.models._functional import functional as functional
@@ -15,3 +16,4 @@ from gmflow_jax.models._gm_dit import GMDiT as GMDiT
 from gmflow_jax.models._gm_mlp import GMMLP as GMMLP
 from gmflow_jax.models._pixels import depth_to_space as depth_to_space
 from gmflow_jax.models._pixels import space_to_depth as space_to_depth
+from gmflow_jax.models._spectrum import SpectrumMLP as SpectrumMLP

@@ -23,8 +23,8 @@ def _require_positive(config: Any, names: tuple[str, ...]) -> None:
         _require(value >= 1, f"{name} is {value}, but it counts something; give at least 1.")
 
 
-def _require_dtypes(config: Any) -> None:
-    for name in ("dtype", "param_dtype"):
+def _require_dtypes(config: Any, names: tuple[str, ...] = ("dtype", "param_dtype")) -> None:
+    for name in names:
         value = getattr(config, name)
         _require(
             value in _DTYPES,
@@ -44,6 +44,10 @@ def _require_stds(config: Any) -> None:
         f"constant_log_std is {std}, but the loss needs a finite log standard deviation; "
         "give a number, or None to let the network predict it.",
     )
+
+
+def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +145,7 @@ class GMDiTConfig:
     @property
     def input_height_width(self) -> tuple[int, int]:
         """`input_size` as (height, width)."""
-        size = self.input_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        return _height_width(self.input_size)
 
 
 def gm_dit_config(name: str, **overrides: Any) -> GMDiTConfig:
@@ -211,3 +214,40 @@ class GMMLPConfig:
             f"The periods range from {self.min_period} to {self.max_period}; "
             "give positive ones, the shorter one first.",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectrumMLPConfig:
+    """Sizes of `SpectrumMLP`; the defaults are the authors' for ImageNet 256 x 256.
+
+    Attributes:
+      base_size: Height and width in pixels (or one number for both) of the largest spectrum. Smaller
+          images use its low frequencies.
+      num_channels: Channels of a pixel, D of the mixture.
+      widths: Widths of the hidden layers.
+      param_dtype: Type of the parameters. The network computes in float32.
+    """
+
+    base_size: int | tuple[int, int] = 32
+    num_channels: int = 4
+    widths: tuple[int, ...] = (64, 8)
+    param_dtype: str = "float32"
+
+    def __post_init__(self):
+        size = self.base_size
+        _require(
+            (isinstance(size, int) or len(size) == 2) and min(self.base_height_width) >= 1,
+            f"base_size is {size!r}; give one number of pixels, or (height, width), at least 1.",
+        )
+        _require_positive(self, ("num_channels",))
+        _require(
+            len(self.widths) >= 1 and min(self.widths) >= 1,
+            f"widths is {self.widths!r}, but it lists the sizes of hidden layers; give one number of "
+            "at least 1 for each.",
+        )
+        _require_dtypes(self, ("param_dtype",))
+
+    @property
+    def base_height_width(self) -> tuple[int, int]:
+        """`base_size` as (height, width)."""
+        return _height_width(self.base_size)

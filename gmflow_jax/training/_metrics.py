@@ -20,7 +20,8 @@ def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, flo
     last = window[-1]
     result = {
         name: float(np.mean([m[name] for m in kept], dtype=np.float64)) if kept else float("nan")
-        for name in ("loss", "grad_norm")
+        for name in ("loss", "loss_transition", "loss_spectral", "grad_norm")
+        if name in last
     }
     for name in ("learning_rate", "ema_decay", "num_skipped"):
         if name in last:

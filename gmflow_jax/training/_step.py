@@ -1,6 +1,7 @@
 """One training step as a pure function."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from gmflow_jax import gm, losses
+from gmflow_jax import flow, gm, losses
 from gmflow_jax.training._ema import update_ema
 from gmflow_jax.training._example import TransitionExample, draw_example
 from gmflow_jax.training._state import TrainState
@@ -24,6 +25,8 @@ def make_train_step(
     *,
     loss: Literal["transition", "flow"] = "transition",
     loss_weight: float = 1.0,
+    spectrum_apply: Callable[..., jax.Array] | None = None,
+    spectral_loss_weight: float = 1.0,
     learning_rate: optax.Schedule | None = None,
     axis_name: str | None = None,
     **draw_options: Any,
@@ -39,10 +42,15 @@ def make_train_step(
     The loss, in nats, is `loss_weight` times the mean over samples of the mean over pixels of
     `losses.transition_loss`, or of `losses.flow_matching_loss` on the mean velocity when `loss`
     is 'flow' (the L2 baseline, for which the transition ratio is 1 whatever is given).
+    With `spectrum_apply(params, gaussian)`, which gives the log power [B, H, W, C] for the Gaussian
+    matched to the prediction of x_0, `spectral_loss_weight` times the mean of `losses.spectral_loss`
+    is added. It trains the spectrum alone: its gradient does not reach the mixture. Both functions get
+    all of `params`, of which each takes its part.
     Where the loss or the gradient norm is not finite, parameters, EMA and optimiser stay as they
     are and the step is counted in `num_skipped`.
 
-    Metrics: `loss`, `grad_norm` (before clipping), `ema_decay`, `skipped` (0 or 1), `num_skipped`,
+    Metrics: `loss`, with a spectrum also its weighted parts `loss_transition` and `loss_spectral`,
+    `grad_norm` (before clipping), `ema_decay`, `skipped` (0 or 1), `num_skipped`,
     `learning_rate` if that schedule is given (it only serves the metric), and per quarter of the
     time axis `time_bin_sum` and `time_bin_count` [4], the summed losses and numbers of samples.
 
@@ -53,6 +61,11 @@ def make_train_step(
         raise ValueError(
             f"loss is {loss!r}, but only 'transition' (GMFlow) and 'flow' (the L2 baseline) exist."
         )
+    if loss == "flow" and spectrum_apply is not None:
+        raise ValueError(
+            "A spectrum was given with loss 'flow', but it describes samples of a mixture. Use "
+            "loss='transition', or leave the spectrum out."
+        )
     if loss == "flow":
         draw_options["transition_ratio"] = 1.0
 
@@ -62,17 +75,25 @@ def make_train_step(
         return draw_example(key, x_0, labels, first_index=first_index, **draw_options)
 
     def loss_fn(params, example):
-        per_sample = loss_weight * _loss_per_sample(apply, params, example, loss)
-        return jnp.mean(per_sample), per_sample
+        labels = () if example.labels is None else (example.labels,)
+        prediction = apply(params, example.x_t, example.t, *labels)
+        per_sample = loss_weight * _per_sample(_loss(prediction, example, loss))
+        parts = {}
+        if spectrum_apply is not None:
+            values = _spectral_loss(partial(spectrum_apply, params), prediction, example)
+            spectral = spectral_loss_weight * _per_sample(values)
+            parts = {"loss_transition": jnp.mean(per_sample), "loss_spectral": jnp.mean(spectral)}
+            per_sample = per_sample + spectral
+        return jnp.mean(per_sample), (per_sample, parts)
 
     def train_step(state, batch, key):
         example = draw(jax.random.fold_in(key, state.step), batch)
-        (value, per_sample), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        (value, (per_sample, parts)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, example
         )
         bins = _time_bins(per_sample, example.t)
         if axis_name is not None:
-            value, grads = jax.lax.pmean((value, grads), axis_name)
+            value, parts, grads = jax.lax.pmean((value, parts, grads), axis_name)
             bins = jax.lax.psum(bins, axis_name)
         grad_norm = optax.tree.norm(grads)
         decay = ema_decay(state.step)
@@ -80,6 +101,7 @@ def make_train_step(
         new_state = _update(state, grads, optimizer, decay, finite)
         metrics = {
             "loss": value,
+            **parts,
             "grad_norm": grad_norm,
             "ema_decay": decay,
             "skipped": 1 - finite.astype(jnp.int32),
@@ -94,15 +116,20 @@ def make_train_step(
     return train_step
 
 
-def _loss_per_sample(apply, params, example: TransitionExample, loss: str) -> jax.Array:
-    labels = () if example.labels is None else (example.labels,)
-    prediction = apply(params, example.x_t, example.t, *labels)
+def _loss(prediction, example: TransitionExample, loss: str) -> jax.Array:
     if loss == "transition":
-        values = losses.transition_loss(prediction, example.x_t, example.x_s, example.t, example.s)
-    else:
-        is_mixture = isinstance(prediction, gm.GaussianMixture)
-        velocity = gm.mean(prediction) if is_mixture else prediction
-        values = losses.flow_matching_loss(velocity, example.x_0, example.noise)
+        return losses.transition_loss(prediction, example.x_t, example.x_s, example.t, example.s)
+    is_mixture = isinstance(prediction, gm.GaussianMixture)
+    velocity = gm.mean(prediction) if is_mixture else prediction
+    return losses.flow_matching_loss(velocity, example.x_0, example.noise)
+
+
+def _spectral_loss(spectrum: Callable, prediction, example: TransitionExample) -> jax.Array:
+    q = jax.lax.stop_gradient(flow.to_data(prediction, example.x_t, example.t))
+    return losses.spectral_loss(spectrum(gm.moment_match(q)), q, example.x_0)
+
+
+def _per_sample(values: jax.Array) -> jax.Array:
     return jnp.mean(values.reshape(values.shape[0], -1), axis=-1)
 
 

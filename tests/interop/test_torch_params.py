@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from gmflow_jax import interop
-from gmflow_jax.models import GMMLP, GMDiT, GMDiTConfig, GMMLPConfig, abstract, gm_dit_config
+from gmflow_jax.models import (
+    GMMLP,
+    GMDiT,
+    GMDiTConfig,
+    GMMLPConfig,
+    SpectrumMLP,
+    SpectrumMLPConfig,
+    abstract,
+    gm_dit_config,
+)
 
 FOLDER = Path(__file__).parents[1] / "golden" / "networks"
 FULL = json.loads((FOLDER / "full_model_param_shapes.json").read_text())
@@ -59,6 +68,16 @@ def test_mlp_round_trip_is_exact():
         np.testing.assert_array_equal(back[key], state[key])
 
 
+@pytest.mark.parametrize("name", ["tiny_spectrum", "tiny_gmdit"])
+def test_spectrum_round_trip_is_exact(name):
+    file = FOLDER / name / "spectrum_net" / "diffusion_pytorch_model.safetensors"
+    state, config = interop.load_safetensors(file), SpectrumMLPConfig(8, 4, (6, 5))
+    back = interop.spectrum_mlp_to_torch(interop.spectrum_mlp_from_torch(state, config), config)
+    assert back.keys() == state.keys()
+    for key in state:
+        np.testing.assert_array_equal(back[key], state[key])
+
+
 def test_every_number_lands_in_one_place():
     state = transformer_state("tiny_gmdit")
     sizes = np.cumsum([0] + [tensor.size for tensor in state.values()])
@@ -82,6 +101,12 @@ def test_full_size_mlp_gets_the_authors_names_and_shapes():
     config = GMMLPConfig()
     state = interop.gm_mlp_to_torch(without_memory(abstract(GMMLP, config)[1]), config)
     assert {k: list(v.shape) for k, v in state.items()} == FULL["checkerboard_mlp_k64"]["state_dict"]
+
+
+def test_full_size_spectrum_gets_the_authors_names_and_shapes():
+    config = SpectrumMLPConfig()
+    state = interop.spectrum_mlp_to_torch(without_memory(abstract(SpectrumMLP, config)[1]), config)
+    assert {k: list(v.shape) for k, v in state.items()} == FULL["spectrum_net"]["state_dict"]
 
 
 def test_both_heads_convert_to_the_same_parameters():

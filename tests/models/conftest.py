@@ -73,3 +73,8 @@ def mlp_params():
     config = models.GMMLPConfig(num_components=4, embed_dim=16, width=24, depth=3)
     state = interop.load_safetensors(FOLDER / "tiny_mlp2d" / "model.safetensors")
     return config, interop.gm_mlp_from_torch(state, config)
+
+
+@pytest.fixture
+def networks():
+    return FOLDER

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gmflow_jax.models import GMDiTConfig, GMMLPConfig, gm_dit_config
+from gmflow_jax.models import GMDiTConfig, GMMLPConfig, SpectrumMLPConfig, gm_dit_config
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,15 @@ def test_wrong_fields_of_the_transformer_are_refused(fields):
 def test_wrong_fields_of_the_mlp_are_refused(fields):
     with pytest.raises(ValueError, match="give"):
         GMMLPConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"base_size": 0}, {"base_size": (8, 8, 8)}, {"num_channels": 0}, {"widths": ()},
+        {"widths": (4, 0)}, {"param_dtype": "int8"},
+    ],
+)  # fmt: skip
+def test_wrong_fields_of_the_spectrum_are_refused(fields):
+    with pytest.raises(ValueError, match="give"):
+        SpectrumMLPConfig(**fields)

@@ -71,3 +71,11 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy():
     return Toy()
+
+
+@pytest.fixture
+def unoptimised():
+    """Compile with few optimisations: quicker where each program runs a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

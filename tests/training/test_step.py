@@ -110,6 +110,53 @@ def test_non_finite_steps_change_nothing_but_the_counts(toy, default, bad):
     assert (int(metrics["skipped"]), int(resumed.num_skipped)) == (0, 1)
 
 
+@pytest.fixture(scope="module")
+def spectral(toy):
+    """make(**options) -> (step, state) with a learned spectrum, the same for every image."""
+
+    def make(**options):
+        step, state = make_step(
+            toy, apply=lambda params, *inputs: toy.apply(params["network"], *inputs),
+            spectrum_apply=lambda params, gaussian: jnp.broadcast_to(
+                params["log_power"], gaussian.mean.shape
+            ),
+            **options,
+        )
+        params = {"network": state.params, "log_power": jnp.full((1, 3, 3, 2), 0.2)}
+        optimizer = training.make_optimizer(training.warm_up_schedule(1e-2, 2), clip_norm=5.0)
+        return step, training.init_state(params, optimizer)
+
+    return make
+
+
+def test_a_spectrum_trains_beside_the_network(toy, default, spectral):
+    """Its loss adds up, and changes no gradient of the network: here the clip never binds."""
+    (plain_step, plain), (step, state) = default, spectral(spectral_loss_weight=0.5)
+    step, batch, key = jax.jit(step), toy.make_batch(), jax.random.key(0)
+    log = []
+    for _ in range(4):
+        plain, plain_metrics = plain_step(plain, batch, key)
+        state, metrics = step(state, batch, key)
+        np.testing.assert_allclose(metrics["loss_transition"], plain_metrics["loss"], rtol=1e-5)
+        parts = metrics["loss_transition"] + metrics["loss_spectral"]
+        np.testing.assert_allclose(metrics["loss"], parts, rtol=1e-5)
+        np.testing.assert_allclose(metrics["time_bin_sum"].sum() / 8, parts, rtol=1e-5)
+        assert plain_metrics["grad_norm"] < metrics["grad_norm"] < 5.0
+        log.append(metrics)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        (state.params["network"], state.ema_params["network"]), (plain.params, plain.ema_params),
+    )
+    assert float(jnp.abs(state.params["log_power"] - 0.2).max()) > 1e-2
+    summary = training.average_metrics(jax.device_get(log))
+    assert summary["loss_spectral"] == pytest.approx(np.mean([m["loss_spectral"] for m in log]))
+
+
+def test_a_spectrum_needs_a_mixture(spectral):
+    with pytest.raises(ValueError, match="loss='transition'"):
+        spectral(loss="flow")
+
+
 def test_unlabelled_points_train(toy):
     step, state = make_step(toy)
     batch = {"x_0": np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)}

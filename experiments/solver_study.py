@@ -1,0 +1,85 @@
+"""Compare all solvers where the answer is known, and on the checkerboard; judge the paper's sentences.
+
+  python -m experiments.solver_study --out=study
+  python -m experiments.solver_study --out=/tmp/study --quick
+
+Writes study.md (all tables), study.csv (every number, one a line), error curves and histogram grids
+(PNG), and the trained networks in runs/, which the next call uses again. Same seeds, same numbers.
+"""
+
+import pathlib
+import time
+
+from absl import flags
+from tqdm.auto import tqdm
+
+from experiments import cli, runs
+from experiments.study import board, exact, tables
+from experiments.study.base import QUICK, Settings, Study
+from experiments.study.lineup import Contender, lineup
+
+_OUT = flags.DEFINE_string("out", None, "Folder of the results; made if it does not exist.")
+_TRAINING_STEPS = flags.DEFINE_integer(
+    "checkerboard_steps",
+    None,
+    f"Training steps of each network; {Settings().num_training_steps:,} by default.",
+)
+_SOLVERS = flags.DEFINE_multi_string(
+    "solver", [], "Compare these only, by the names of the tables; repeat the flag. By default all."
+)
+_QUICK = flags.DEFINE_bool("quick", False, "Few samples, network calls and training steps: a trial.")
+
+PARTS = (exact, board)  # modules with units(settings, contenders) and run(study) -> Markdown
+
+
+def main() -> None:
+    with cli.user_input():
+        settings, contenders, out = _settings(), _contenders(), _folder()
+    sections, seconds = [_TITLE], {}
+    total = sum(part.units(settings, contenders) for part in PARTS)
+    with tqdm(total=total, desc="study", bar_format=_BAR) as bar:
+        study = Study(out, settings, contenders, bar)
+        for part in PARTS:
+            start = time.perf_counter()
+            sections.append(part.run(study))
+            seconds[part.PART] = time.perf_counter() - start
+    runs.write_text(out / "study.csv", tables.to_csv(study.records))
+    runs.write_text(out / "study.md", "\n\n".join(sections) + "\n")
+    print("; ".join(f"{name}: {s:.0f} s" for name, s in seconds.items()))
+    print(f"Wrote {out / 'study.md'}, {out / 'study.csv'} and the figures beside them.")
+
+
+def _settings() -> Settings:
+    settings = QUICK if _QUICK.value else Settings()
+    steps = _TRAINING_STEPS.value
+    if steps is None:
+        return settings
+    if steps < 1:
+        raise ValueError(f"--checkerboard_steps must be at least 1, but {steps} was given.")
+    return settings._replace(num_training_steps=steps)
+
+
+def _contenders() -> list[Contender]:
+    everyone = {contender.name: contender for contender in lineup()}
+    for name in _SOLVERS.value:
+        if name not in everyone:
+            raise ValueError(f"There is no solver {name!r} in the study. Choose of: {'; '.join(everyone)}.")
+    return [c for name, c in everyone.items() if name in _SOLVERS.value or not _SOLVERS.value]
+
+
+def _folder() -> pathlib.Path:
+    if _OUT.value is None:
+        raise ValueError("--out is needed: the folder of the results, for example --out=study.")
+    out = pathlib.Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+_TITLE = """# Solver study
+
+Made by `python -m experiments.solver_study`. Solvers in rows, network calls (NFE) in columns; every number \
+is in study.csv too."""
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,87 @@
+"""Every contender on a network at every NFE: compiled in the background, sampled in batches."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.study.lineup import Contender, integrate, lose_first_call
+from gmflow_jax import flow
+
+BATCH_SIZE = 2000
+
+
+class Network(NamedTuple):
+    """velocity(params, x, t) over `num_dims` dimensions, and named params of one shape for it."""
+
+    velocity: Callable
+    num_dims: int
+    variants: Mapping[str, Any]
+
+
+class Cell(NamedTuple):
+    """Samples [N, D] of a contender on a variant of the network."""
+
+    variant: str
+    contender: Contender
+    nfe: int
+    samples: np.ndarray
+
+
+def start_noise(num_samples: int, num_dims: int, seed: int) -> np.ndarray:
+    """The points [N, D] at t = 1 from which every solver starts."""
+    return np.asarray(jax.random.normal(jax.random.key(seed), (num_samples, num_dims)))
+
+
+def sweep(
+    network: Network, contenders: Sequence[Contender], nfes: Sequence[int], x_1: np.ndarray, seed: int
+) -> Iterator[Cell]:
+    """All cells, as they are sampled; the next programs compile meanwhile.
+
+    Every cell starts from x_1 [N, D] and draws its noise from the same keys.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(len(x_1)))
+    max_steps = max(c.num_steps(nfe) for c in contenders for nfe in nfes)
+    todo = [(c, *program) for c in contenders for program in c.programs(nfes)]
+
+    def build(item):
+        contender, solver, _ = item
+        return _compile(network, contender, solver, min(BATCH_SIZE, len(x_1)), max_steps)
+
+    with ThreadPoolExecutor(1) as pool:
+        for (contender, _, served), program in zip(todo, pool.map(build, todo), strict=True):
+            for nfe in served:
+                num_steps = contender.num_steps(nfe)
+                times = np.zeros(max_steps + 1, np.float32)
+                times[: num_steps + 1] = flow.time_grid(num_steps)
+                for variant, params in network.variants.items():
+                    samples = _in_batches(program, params, keys, x_1, times, num_steps)
+                    yield Cell(variant, contender, nfe, samples)
+
+
+def _compile(network, contender, solver, batch_size, max_steps) -> Callable:
+    def run(params, keys, x, times, num_steps):
+        denoise = flow.denoiser(lambda x, t: network.velocity(params, x, t))
+        if contender.loses_first_call:
+            denoise = lose_first_call(denoise)
+        return integrate(keys, denoise, x, solver, times, num_steps)
+
+    params = next(iter(network.variants.values()))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+    x = jax.ShapeDtypeStruct((batch_size, network.num_dims), jnp.float32)
+    times = jax.ShapeDtypeStruct((max_steps + 1,), jnp.float32)
+    return jax.jit(run).lower(params, keys, x, times, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+
+
+def _in_batches(program, params, keys, x_1, times, num_steps) -> np.ndarray:
+    size = min(BATCH_SIZE, len(x_1))
+    # The last batch starts early enough to be full, so that one compiled shape serves all.
+    starts = [min(i, len(x_1) - size) for i in range(0, len(x_1), size)]
+    samples = np.empty_like(x_1)
+    for i in starts:
+        batch = slice(i, i + size)
+        samples[batch] = program(params, keys[batch], x_1[batch], times, np.int32(num_steps))
+    return samples
