@@ -2,6 +2,7 @@
 
   python -m experiments.evaluate --workdir=runs/digits
   python -m experiments.evaluate --workdir=runs/digits --workdir=runs/digits_flow --out=joint.json
+  python -m experiments.evaluate --workdir=runs/digits --solvers=gm_pc,gm_ode,ab2,unipc --num_steps=4,8,16
   python -m experiments.evaluate --samples=samples.npz --reference=digits --out=report.json
   python -m experiments.evaluate --metrics=nll --workdir=runs/digits --workdir=runs/digits_flow
 
@@ -15,7 +16,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, runs
 from experiments.likelihood import report_nll
 from experiments.report import report, report_samples
 from experiments.tasks import TASKS
@@ -23,6 +24,10 @@ from experiments.tasks import TASKS
 _WORKDIRS = flags.DEFINE_multi_string(
     "workdir", [], "Folder of a trained run; repeat the flag for a joint table."
 )
+_SOLVERS = flags.DEFINE_list(
+    "solvers", [], f"Solvers instead of the configuration's: {', '.join(runs.SOLVERS)}."
+)
+_STEPS = flags.DEFINE_list("num_steps", [], "Numbers of steps instead of the configuration's.")
 _METRICS = flags.DEFINE_enum(
     "metrics", "samples", ["samples", "nll"], "What to measure: samples, or the likelihood of training data."
 )
@@ -47,7 +52,10 @@ def main() -> None:
         report_samples(_SAMPLES.value, _REFERENCE.value, pathlib.Path(_OUT.value or "report.json"))
         return
     name = "report.json" if len(_WORKDIRS.value) == 1 else "joint_report.json"
-    report(_WORKDIRS.value, _OUT.value or pathlib.Path(_WORKDIRS.value[0]) / name)
+    if not all(n.isdecimal() for n in _STEPS.value):
+        raise cli.UserError(f"--num_steps must be a list such as 1,2,4, but {_STEPS.value} was given.")
+    out = _OUT.value or pathlib.Path(_WORKDIRS.value[0]) / name
+    report(_WORKDIRS.value, out, _SOLVERS.value, [int(n) for n in _STEPS.value])
 
 
 if __name__ == "__main__":

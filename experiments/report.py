@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -14,12 +14,21 @@ import gmflow_jax
 from experiments import cli, runs
 from experiments.tasks import Row, make_task
 from gmflow_jax import evaluation, flow
+from gmflow_jax.solvers import Solver
 
 _FIRST_SEED = 0  # choices were made on other seeds
 
 
-def report(workdirs: list[str], out: str | os.PathLike) -> list[Row]:
-    """Score the runs as their configurations ask; write the report and the picture; print the table."""
+def report(
+    workdirs: list[str],
+    out: str | os.PathLike,
+    solvers: Sequence[str] = (),
+    num_steps: Sequence[int] = (),
+) -> list[Row]:
+    """Score runs; write the report and the picture; print the table.
+
+    With the solvers and numbers of steps that their configurations ask for, where none are given.
+    """
     out = pathlib.Path(out)
     with cli.user_input():
         loaded = [runs.load_run(workdir) for workdir in workdirs]
@@ -30,17 +39,21 @@ def report(workdirs: list[str], out: str | os.PathLike) -> list[Row]:
                 "share a table. Evaluate them apart."
             )
         _check_out(out)
-        entries = [(run, entry) for run in loaded for entry in run.config.report.rows]
-        for run, entry in entries:
-            _spectrum(run, entry)
+        entries = [
+            (run, entry)
+            for workdir, run in zip(workdirs, loaded, strict=True)
+            for entry in _asked(solvers, workdir if len(workdirs) > 1 else "") or run.config.report.rows
+        ]
+        cells = [(run, entry, n) for run, entry in entries for n in num_steps or _steps(run, entry)]
+        for cell in cells:
+            _solver(*cell)
     task = loaded[0].task
-    cells = [(run, entry, n) for run, entry in entries for n in _steps(run, entry)]
     # The next cells compile while this one samples.
     with ThreadPoolExecutor(1) as pool, tqdm(total=len(cells), desc="evaluating", unit="cell") as bar:
         rows = []
         for (run, entry, n), sampler in zip(cells, pool.map(_compile, cells), strict=True):
             bar.set_postfix_str(f"{entry['name']}, {n} steps")
-            rows.append(_score(run, entry["name"], n, sampler))
+            rows.append(_score(run, entry["name"], runs.num_calls(entry["solver"], n), sampler))
             bar.update()
     references = task.reference_rows()
     print(format_table(rows, references, task.score_names))
@@ -66,23 +79,26 @@ def _steps(run, entry) -> tuple[int, ...]:
     return tuple(entry.get("num_steps") or run.config.report.num_steps)
 
 
-def _spectrum(run, entry) -> Callable | None:
-    return run.spectrum(entry["solver"], wanted=entry.get("spectrum", False))
+def _asked(names: Sequence[str], workdir: str) -> list[dict]:
+    return [{"name": f"{workdir}: {name}" if workdir else name, "solver": name} for name in names]
+
+
+def _solver(run, entry, num_steps) -> Solver:
+    spectrum = run.spectrum(entry["solver"], wanted=entry.get("spectrum", False))
+    shift = run.config.report.shift
+    return runs.make_solver(
+        entry["solver"], num_steps, entry.get("order", 2), shift=shift, spectrum=spectrum
+    )
 
 
 def _compile(cell) -> Callable:
     run, entry, num_steps = cell
-    shift = run.config.report.shift
-    solver = runs.make_solver(
-        entry["solver"], num_steps, entry.get("order", 2), shift=shift,
-        spectrum=_spectrum(run, entry),
-    )
     num_samples = len(run.task.evaluation_labels)
-    times = flow.time_grid(num_steps, shift)
-    return run.sampler(solver, times, num_samples, entry.get("guidance_scale", 0.0))
+    times = flow.time_grid(num_steps, run.config.report.shift)
+    return run.sampler(_solver(*cell), times, num_samples, entry.get("guidance_scale", 0.0))
 
 
-def _score(run: runs.TrainedRun, name: str, num_steps: int, sampler: Callable) -> Row:
+def _score(run: runs.TrainedRun, name: str, nfe: int, sampler: Callable) -> Row:
     """Sample and score one cell of the table, once for each seed."""
     labels = run.task.evaluation_labels
     scores, first = [], None
@@ -90,7 +106,7 @@ def _score(run: runs.TrainedRun, name: str, num_steps: int, sampler: Callable) -
         samples = sampler(jax.random.key(seed), labels)
         first = samples if first is None else first
         scores.append(run.task.score(samples, labels))
-    return Row(name, num_steps, first, evaluation.seed_spread(scores))
+    return Row(name, nfe, first, evaluation.seed_spread(scores))
 
 
 def format_table(rows: list[Row], references: list[tuple[str, dict]], names: tuple[str, ...]) -> str:

@@ -217,6 +217,8 @@ def make_solver(
     """
     if name not in SOLVERS:
         raise ValueError(f"There is no solver {name!r}. Choose one of {', '.join(SOLVERS)}.")
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
     num_substeps = max(16 // num_steps, 2) if num_substeps is None else num_substeps
     if name == "gm_ode":
         return solvers.gm_ode(order, num_substeps, shift, integrator="midpoint")
@@ -225,6 +227,11 @@ def make_solver(
     if name == "gm_sde":
         return solvers.gm_sde(order, spectrum)
     return SOLVERS[name]()
+
+
+def num_calls(solver: str, num_steps: int) -> int:
+    """Network calls that so many steps to t = 0 take."""
+    return 2 * num_steps - 1 if solver == "heun" else num_steps  # Heun's last step is Euler's
 
 
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -19,7 +19,7 @@ _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(runs.SOLVE
 _ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde: 1 or 2.")
 _STEPS = flags.DEFINE_integer("num_steps", 8, "Steps, each one network call.")
 _SUBSTEPS = flags.DEFINE_integer(
-    "num_substeps", None, "Midpoint sub-steps of gm_ode or gm_pc; by default max(16 / num_steps, 2) in a step."
+    "num_substeps", None, "Midpoint sub-steps of gm_ode or gm_pc; max(16 / num_steps, 2) by default."
 )
 _GUIDANCE = flags.DEFINE_float("guidance_scale", 0.0, "Probabilistic guidance in [0, 1); 0 is off.")
 _SPECTRUM = flags.DEFINE_bool(

@@ -68,7 +68,8 @@ def test_order_for_an_inexact_network(shifted, start, float64, grid, end, order)
     expected = reference(shifted, x, s=end)
     solver, counts = solvers.gm_pc(8, integrator="rk4"), (16, 32)
     errors = [
-        rms(endpoint(shifted.denoiser(), x, solver, end + (1 - end) * GRIDS[grid](n)), expected) for n in counts
+        rms(endpoint(shifted.denoiser(), x, solver, end + (1 - end) * GRIDS[grid](n)), expected)
+        for n in counts
     ]
     slopes = -np.diff(np.log2(errors))
     assert slopes.min() > order, (errors, slopes)
