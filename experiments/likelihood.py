@@ -104,10 +104,23 @@ def _rows(workdir: str, run: runs.TrainedRun, x_0, labels, num_times: int, updat
         run.denoiser, x_0, labels, num_times, run.task.sample_batch_size, run.spectrum("gm_sde"), update
     )
     with cli.user_input():
-        bits = evaluation.bits_per_dim(nll, x_0[0].size)
+        _check_finite(workdir, nll)
+    bits = evaluation.bits_per_dim(nll, x_0[0].size)
     name = f"{workdir} (plain flow, std 1)" if run.config.loss.loss == "flow" else str(workdir)
     num_components = run.config.network.num_components
     return [Row(name, num_components, bool(i), values) for i, values in enumerate(bits)]
+
+
+def _check_finite(workdir: str, nll: np.ndarray) -> None:
+    bad = ~np.isfinite(nll)
+    if bad.any():
+        rounds = np.flatnonzero(bad.any((0, 2)))
+        num_times = nll.shape[1]
+        raise ValueError(
+            f"{workdir}: {bad.sum()} of {bad.size} log-likelihoods are NaN or infinite, at times between "
+            f"{rounds[0] / num_times:.3g} and {(rounds[-1] + 1) / num_times:.3g}. The network diverges "
+            "there: train it longer, or on more of these times (config.loss.logit_normal=False)."
+        )
 
 
 def draw_nll(

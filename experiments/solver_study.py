@@ -14,7 +14,7 @@ from absl import flags
 from tqdm.auto import tqdm
 
 from experiments import cli, runs
-from experiments.study import board, exact, tables
+from experiments.study import board, exact, substeps, tables
 from experiments.study.base import QUICK, Settings, Study
 from experiments.study.lineup import Contender, lineup
 
@@ -29,7 +29,7 @@ _SOLVERS = flags.DEFINE_multi_string(
 )
 _QUICK = flags.DEFINE_bool("quick", False, "Few samples, network calls and training steps: a trial.")
 
-PARTS = (exact, board)  # modules with units(settings, contenders) and run(study) -> Markdown
+PARTS = (exact, substeps, board)  # modules with units(settings, contenders) and run(study) -> Markdown
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def _lost_call_section(study: Study) -> str:
         "### What the lost first call costs",
         "The paper's baselines run through an adapter that makes the estimate of x_0 at t = 1 zero, whatever "
         "the network says (\"call lost\" above). The right estimate there is the data's mean: so nothing is "
-        "lost where that is 0, and much where it is not, as for one class of many or under guidance. "
+        "lost where that is 0, and much where it is not, as it may be for one class of many. "
         "Endpoint error over that of the same solver without the fault:",
         tables.by_nfe([ratios], study.settings.nfes, "{:.2f}".format),
     ])

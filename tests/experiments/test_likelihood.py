@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import cli, evaluate, runs
+from experiments import cli, runs
 from experiments.configs import checkerboard, digits_flow, digits_spectrum
 from experiments.likelihood import conditional_nll, draw_nll, report_nll
 from gmflow_jax import data, evaluation, training
@@ -93,11 +91,13 @@ def test_the_right_spectrum_gives_the_joint_likelihood_of_a_stationary_field():
     assert saved > 1
 
 
-def untrained(folder, config):
-    """A run in `folder` whose parameters are 0: it predicts the velocity N(0, I) whatever K."""
+def untrained(folder, config, value=0.0):
+    """A run in `folder` whose parameters are all `value`; at 0 it predicts the velocity N(0, I) for any K."""
     folder.mkdir()
     runs.save_config(folder, config)
-    params = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: runs.init_params(config)))
+    params = jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, value), jax.eval_shape(lambda: runs.init_params(config))
+    )
     with training.Checkpointer(folder / "checkpoints") as checkpointer:
         checkpointer.save(training.init_state(params, runs.make_optimizer(config)))
     return str(folder)
@@ -105,6 +105,12 @@ def untrained(folder, config):
 
 def tiny(config, num_components):
     config.network.update(hidden_size=16, depth=1, num_heads=2, num_components=num_components)
+    return config
+
+
+def small_board():
+    config = checkerboard.get_config()
+    config.network.update(width=16, depth=1, num_components=2)
     return config
 
 
@@ -137,13 +143,9 @@ def test_report_of_runs(digit_runs, tmp_path, capsys):
     assert "bits/dim" in printed and f"{digit_runs[0]} (plain flow, std 1)" in printed
 
 
-def test_evaluate_measures_points_and_writes_beside_the_first_run(tmp_path):
-    config = checkerboard.get_config()
-    config.network.update(width=16, depth=1, num_components=2)
-    workdir = untrained(tmp_path / "run", config)
-    with flagsaver.flagsaver():
-        flags.FLAGS(["evaluate", "--metrics=nll", f"--workdir={workdir}"])
-        evaluate.main()
+def test_evaluate_measures_points_and_writes_beside_the_first_run(tmp_path, run_main):
+    workdir = untrained(tmp_path / "run", small_board())
+    run_main("evaluate", "--metrics=nll", f"--workdir={workdir}")
     report = json.loads((tmp_path / "run" / "nll_report.json").read_text())
     assert (report["num_dims"], len(report["rows"])) == (2, 1)
 
@@ -156,14 +158,19 @@ def test_evaluate_measures_points_and_writes_beside_the_first_run(tmp_path):
         (["--workdir={}", "--out=nll.txt"], "must end in .json"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(digit_runs, arguments, said):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["evaluate", "--metrics=nll", *(a.format(digit_runs[0]) for a in arguments)])
-        with pytest.raises(cli.UserError, match=said):
-            evaluate.main()
+def test_what_cannot_work_is_a_sentence(digit_runs, arguments, said, run_main):
+    with pytest.raises(cli.UserError, match=said):
+        run_main("evaluate", "--metrics=nll", *(a.format(digit_runs[0]) for a in arguments))
 
 
 def test_runs_of_different_tasks_share_no_table(digit_runs, tmp_path):
     other = untrained(tmp_path / "board", checkerboard.get_config())
     with pytest.raises(cli.UserError, match="different tasks"):
         report_nll([digit_runs[0], other], tmp_path / "nll.json")
+
+
+def test_a_network_that_diverges_is_named(tmp_path):
+    workdir = untrained(tmp_path / "board", small_board(), value=np.nan)
+    with pytest.raises(cli.UserError, match=r"board: .* are NaN or infinite, at times between 0 and 1"):
+        report_nll([workdir], tmp_path / "nll.json", num_times=4)
+    assert not (tmp_path / "nll.json").exists()

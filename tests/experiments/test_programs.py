@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
+
+from experiments import cli
 
 _TINY = (
     "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
@@ -120,10 +120,27 @@ def test_input_that_cannot_work_is_a_sentence_and_exit_code_2(program, arguments
         ("--num_samples=0", "--num_samples must be at least 1"),
     ],
 )
-def test_sample_refuses_what_it_cannot_do(workdir, flag, said):
-    from experiments import cli, sample
+def test_sample_refuses_what_it_cannot_do(workdir, flag, said, run_main):
+    with pytest.raises(cli.UserError, match=said):
+        run_main("sample", f"--workdir={workdir}", flag)
 
-    with flagsaver.flagsaver():
-        flags.FLAGS(["sample", f"--workdir={workdir}", flag])
-        with pytest.raises(cli.UserError, match=said):
-            sample.main()
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--solvers=gm_pc,magic", "no solver 'magic'"),
+        ("--num_steps=4,x", "a list such as 1,2,4"),
+        ("--num_steps=0", "num_steps must be at least 1"),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_do(workdir, flag, said, run_main):
+    with pytest.raises(cli.UserError, match=said):
+        run_main("evaluate", f"--workdir={workdir}", flag)
+
+
+def test_evaluate_compares_any_solvers(workdir, tmp_path):
+    out = tmp_path / "solvers.json"
+    _run("evaluate", f"--workdir={workdir}", "--solvers=gm_pc,heun", "--num_steps=1,2", f"--out={out}")
+    rows = json.loads(out.read_text())["rows"]
+    # Two steps of Heun to t = 0 are three calls.
+    assert [(r["solver"], r["nfe"]) for r in rows] == [("gm_pc", 1), ("gm_pc", 2), ("heun", 1), ("heun", 3)]

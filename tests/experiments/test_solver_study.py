@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import cli, solver_study
+from experiments import cli
 from experiments.study import claims, lineup, problems, scores, sweep
 from experiments.study.base import Record
 from gmflow_jax import data, flow, solvers
@@ -139,11 +137,9 @@ def test_verdicts_follow_the_numbers():
     assert set(verdicts([]).values()) == {"not measured"}
 
 
-def test_the_program_writes_tables_numbers_and_figures(tmp_path, capsys):
+def test_the_program_writes_tables_numbers_and_figures(tmp_path, capsys, run_main):
     asked = ["--quick", "--checkerboard_steps=2", "--solver=Euler", "--solver=GM-SDE 1"]
-    with flagsaver.flagsaver():
-        flags.FLAGS(["solver_study", f"--out={tmp_path}", *asked])
-        solver_study.main()
+    run_main("solver_study", f"--out={tmp_path}", *asked)
     assert "study.md" in capsys.readouterr().out
     with (tmp_path / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -167,9 +163,7 @@ def test_the_program_writes_tables_numbers_and_figures(tmp_path, capsys):
         (["--solver=Magic"], "no solver 'Magic'"),
     ],
 )
-def test_bad_flags_are_sentences(tmp_path, arguments, said):
+def test_bad_flags_are_sentences(tmp_path, arguments, said, run_main):
     out = [f"--out={tmp_path}"] if arguments else []
-    with flagsaver.flagsaver():
-        flags.FLAGS(["solver_study", *out, *arguments])
-        with pytest.raises(cli.UserError, match=said):
-            solver_study.main()
+    with pytest.raises(cli.UserError, match=said):
+        run_main("solver_study", *out, *arguments)

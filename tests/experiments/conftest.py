@@ -1,0 +1,25 @@
+"""Programs run inside the test's process, which is quicker than a process for each."""
+
+import importlib
+import sys
+
+import pytest
+from absl import flags
+
+
+@pytest.fixture
+def run_main():
+    """run_main(name, *arguments): the main() of a program, its flags parsed from the arguments."""
+
+    def run(name, *arguments):
+        # absl's flags are global: those of programs that ran before make way.
+        for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
+            if module.startswith("experiments."):
+                for flag in list(defined):
+                    delattr(flags.FLAGS, flag.name)
+        sys.modules.pop(f"experiments.{name}", None)
+        program = importlib.import_module(f"experiments.{name}")
+        flags.FLAGS([name, *arguments])
+        program.main()
+
+    return run
