@@ -1,6 +1,6 @@
 """The five checkerboard networks of the solver study: K = 1, 2, 8, 64, and plain flow matching.
 
-Smaller than checkerboard.py, so that all five train in four minutes on two CPU cores.
+Smaller than checkerboard.py, so that all five train in three minutes on two CPU cores.
 
 Command: python -m experiments.train --config=experiments/configs/checkerboard_study.py:8 --workdir=runs/k8
 Variants after the colon: 1, 2, 8, 64 (the default) and flow. All at once: python -m experiments.solver_study
@@ -17,7 +17,7 @@ def get_config(variant: str = "64") -> ml_collections.ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"There is no variant {variant!r}. Give one of {', '.join(VARIANTS)}.")
     config = checkerboard.get_config()
-    config.num_steps = 4000
+    config.num_steps = 3000
     config.batch_size = 512
     config.network.width = 128
     config.report.rows = (

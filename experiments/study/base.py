@@ -20,7 +20,7 @@ class Settings(NamedTuple):
     num_reference_steps: int = 128
     num_limit_steps: int = 512
     num_board_samples: int = 10_000
-    num_training_steps: int = 4000
+    num_training_steps: int = 3000
     networks: tuple[str, ...] = VARIANTS  # that play on the checkerboard
 
 

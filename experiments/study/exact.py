@@ -23,11 +23,14 @@ def networks() -> dict[str, Network]:
 
 
 def suited(contenders: Sequence[Contender], name: str) -> list[Contender]:
-    """Who runs on a network: all but the one for a sentence about the board; off centre, call losers."""
+    """Who runs on a network: off centre those that can lose a call; else all that lose none.
+
+    What an adapter loses is 0 for centred data. The solver without eq. 10 is for the board alone.
+    """
     losers = {f"{solver}{lost}" for solver in CALL_LOSERS for lost in ("", CALL_LOST)}
-    return [
-        c for c in contenders if (c.name in losers if name == _OFF_CENTRE else c.name != UNCONVERTED)
-    ]
+    if name == _OFF_CENTRE:
+        return [c for c in contenders if c.name in losers]
+    return [c for c in contenders if not c.loses_first_call and c.name != UNCONVERTED]
 
 
 def units(settings: Settings, contenders: Sequence[Contender]) -> int:

@@ -1,22 +1,30 @@
 """GM-SDE whose pixels are drawn together, by a power spectrum."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmflow_jax import flow, gm, interop, models, solvers
+from gmflow_jax import flow, gm, solvers
 
 
 def golden_spectrum(arrays):
-    """The authors' spectrum network of these runs: surrogate -> log power."""
-    state = {k.removeprefix("spectrum_net."): v for k, v in arrays.items() if k.startswith("spectrum_net.")}
+    """The authors' spectrum network of these runs, surrogate -> log power, without flax."""
+    layers = [[arrays[f"spectrum_net.mlp.{i}.{name}"] for name in ("weight", "bias")] for i in (0, 2, 4)]
     num_channels, *base_size = (int(n) for n in arrays["spectrum_base_size"])
-    config = models.SpectrumMLPConfig(tuple(base_size), num_channels, widths=(6, 5))
-    apply, _ = models.abstract(models.SpectrumMLP, config)
-    return functools.partial(apply, interop.spectrum_mlp_from_torch(state, config))
+
+    def network(surrogate):
+        size = surrogate.mean.shape[1:3]
+        between = jnp.mean(jnp.var(surrogate.mean, axis=(1, 2), ddof=1), axis=-1)
+        x = jnp.stack([jnp.mean(surrogate.var, axis=(1, 2)), between], axis=-1)
+        for i, (weight, bias) in enumerate(layers):
+            x = (jax.nn.silu(x) if i else x) @ weight.T + bias[None]
+        low = [np.r_[0 : (n + 1) // 2, base - n // 2 : base] for n, base in zip(size, base_size, strict=True)]
+        logits = x.reshape(-1, num_channels, *base_size)[:, :, low[0]][..., low[1]]
+        log_share = jax.nn.log_softmax(logits, axis=(2, 3))
+        return jnp.moveaxis(log_share + np.float32(np.log(np.prod(size))), 1, -1)
+
+    return network
 
 
 def golden_draws(arrays, name):
