@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 import gmflow_jax
 from experiments import cli, runs
-from experiments.report import _check_out
+from experiments.report import check_out
 from gmflow_jax import evaluation, flow, gm, losses
 
 NUM_TIMES = 32
@@ -54,7 +54,7 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     """
     out = pathlib.Path(out)
     with cli.user_input():
-        _check_out(out)
+        check_out(out)
         loaded = _load(workdirs)
     x_0, labels = loaded[0].task.training_data
     with tqdm(total=len(loaded) * num_times, desc="likelihood", unit="time") as bar:

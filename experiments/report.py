@@ -38,7 +38,7 @@ def report(
                 f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores do not "
                 "share a table. Evaluate them apart."
             )
-        _check_out(out)
+        check_out(out)
         entries = [
             (run, entry)
             for workdir, run in zip(workdirs, loaded, strict=True)
@@ -135,7 +135,7 @@ def _named(scores: dict) -> dict:
     return {k: v and {"mean": round(v[0], 6), "std": round(v[1], 6)} for k, v in scores.items()}
 
 
-def _check_out(out: pathlib.Path) -> None:
+def check_out(out: pathlib.Path) -> None:
     if out.suffix != ".json":
         raise ValueError(f"--out must end in .json, but {str(out)!r} was given.")
     if not out.absolute().parent.is_dir():
@@ -149,7 +149,7 @@ def _write_json(path: pathlib.Path, content: dict) -> None:
 def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
     """Score a file written by `experiments.sample --samples_out` against a task's real data."""
     with cli.user_input():
-        _check_out(out)
+        check_out(out)
         task = make_task(reference)
         try:
             with np.load(path, allow_pickle=False) as archive:
