@@ -51,7 +51,7 @@ def sweep(
         contender, solver, _ = item
         return _compile(network, contender, solver, min(BATCH_SIZE, len(x_1)), max_steps)
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         for (contender, _, served), program in zip(todo, pool.map(build, todo), strict=True):
             for nfe in served:
                 num_steps = contender.num_steps(nfe)
