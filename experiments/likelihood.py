@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-import gmflow_jax
 from experiments import cli, runs
-from experiments.report import check_out
+from experiments.report import check_out, load_comparable, provenance
 from gmflow_jax import evaluation, flow, gm, losses
 
 NUM_TIMES = 32
@@ -55,7 +54,7 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     out = pathlib.Path(out)
     with cli.user_input():
         check_out(out)
-        loaded = _load(workdirs)
+        loaded = load_comparable(workdirs)
     x_0, labels = loaded[0].task.training_data
     with tqdm(total=len(loaded) * num_times, desc="likelihood", unit="time") as bar:
         rows = []
@@ -70,10 +69,7 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     print(format_table(rows, heading))
     runs.write_text(out, json.dumps({
         "heading": heading,
-        "runs": [
-            {"workdir": str(w), "step": run.step, "config": json.loads(run.config.to_json_best_effort())}
-            for w, run in zip(workdirs, loaded, strict=True)
-        ],
+        **provenance(workdirs, loaded),
         "rows": _named(rows),
         "unit": "bits/dim",
         "num_samples": len(x_0),
@@ -81,21 +77,9 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
         "num_times": num_times,
         "seed": _SEED,
         "seed_rule": "draw j of sample i: fold_in(fold_in(key(seed), i), j)",
-        "versions": {"gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
     }, indent=2) + "\n")  # fmt: skip
     print(f"Wrote {out}.")
     return rows
-
-
-def _load(workdirs: list[str]) -> list[runs.TrainedRun]:
-    loaded = [runs.load_run(workdir) for workdir in workdirs]
-    names = {run.config.task for run in loaded}
-    if len(names) > 1:
-        raise ValueError(
-            f"The runs are of different tasks ({', '.join(sorted(names))}), whose likelihoods do not "
-            "compare. Evaluate them apart."
-        )
-    return loaded
 
 
 def _rows(workdir: str, run: runs.TrainedRun, x_0, labels, num_times: int, update: Callable) -> list[Row]:

@@ -31,13 +31,7 @@ def report(
     """
     out = pathlib.Path(out)
     with cli.user_input():
-        loaded = [runs.load_run(workdir) for workdir in workdirs]
-        names = {run.config.task for run in loaded}
-        if len(names) > 1:
-            raise ValueError(
-                f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores do not "
-                "share a table. Evaluate them apart."
-            )
+        loaded = load_comparable(workdirs)
         check_out(out)
         entries = [
             (run, entry)
@@ -60,19 +54,38 @@ def report(
     picture = out.with_suffix(".png")
     task.draw(picture, rows)
     _write_json(out, {
-        "runs": [
-            {"workdir": str(w), "step": run.step, "config": json.loads(run.config.to_json_best_effort())}
-            for w, run in zip(workdirs, loaded, strict=True)
-        ],
+        **provenance(workdirs, loaded),
         "rows": [{"solver": row.solver, "nfe": row.nfe, **_named(row.scores)} for row in rows],
         "references": [{"name": name, **_named(scores)} for name, scores in references],
         "num_samples": len(task.evaluation_labels),
         "seeds": list(range(_FIRST_SEED, _FIRST_SEED + loaded[0].config.report.num_seeds)),
         "seed_rule": "sample i of seed s: fold_in(key(s), i)",
-        "versions": {"gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
     })
     print(f"Wrote {out} and {picture}.")
     return rows
+
+
+def load_comparable(workdirs: Sequence[str]) -> list[runs.TrainedRun]:
+    """Load runs that can share a table; ValueError if they are of different tasks."""
+    loaded = [runs.load_run(workdir) for workdir in workdirs]
+    names = {run.config.task for run in loaded}
+    if len(names) > 1:
+        raise ValueError(
+            f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores do not "
+            "share a table. Evaluate them apart."
+        )
+    return loaded
+
+
+def provenance(workdirs: Sequence[str], loaded: Sequence[runs.TrainedRun]) -> dict:
+    """What a report says of the runs and the versions that made it."""
+    return {
+        "runs": [
+            {"workdir": str(w), "step": run.step, "config": json.loads(run.config.to_json_best_effort())}
+            for w, run in zip(workdirs, loaded, strict=True)
+        ],
+        "versions": {"gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
+    }
 
 
 def _steps(run, entry) -> tuple[int, ...]:
