@@ -4,11 +4,14 @@ Make a network from its configuration, `model = GMDiT(config, nnx.Rngs(0))`, and
 apart by `apply, params = functional(model)` and use plain jax transformations on the dict of arrays.
 """
 
+from gmflow_jax.models._autoencoder import AutoencoderKL as AutoencoderKL
+from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig as AutoencoderKLConfig
 from gmflow_jax.models._config import GMDiTConfig as GMDiTConfig
 from gmflow_jax.models._config import GMMLPConfig as GMMLPConfig
 from gmflow_jax.models._config import SpectrumMLPConfig as SpectrumMLPConfig
 from gmflow_jax.models._config import gm_dit_config as gm_dit_config
 from gmflow_jax.models._functional import abstract as abstract
+from gmflow_jax.models._functional import from_params as from_params
 from gmflow_jax.models._functional import functional as functional
 from gmflow_jax.models._functional import init_params as init_params
 from gmflow_jax.models._functional import num_params as num_params

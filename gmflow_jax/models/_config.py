@@ -72,6 +72,8 @@ class GMDiTConfig:
           differ in the initial log-weights (random or uniform) and in exported names.
       means_bias_std: Standard deviation of the initial bias of the component means. The authors' is
           0; a positive one tells the components apart from the start.
+      time_scale: What the time in [0, 1] is multiplied by in the time embedding: 1000 in DiT and the
+          authors' networks, 1 in SiT.
       dtype: Type that the blocks compute in. The embeddings, the head and the outputs are float32.
       param_dtype: Type of the parameters.
       scan_layers: Whether to run the blocks by `jax.lax.scan`, whose compile time does not grow with
@@ -95,6 +97,7 @@ class GMDiTConfig:
     constant_log_std: float | None = None
     head: str = "joint"
     means_bias_std: float = 0.0
+    time_scale: float = 1000.0
     dtype: str = "float32"
     param_dtype: str = "float32"
     scan_layers: bool = False
@@ -111,6 +114,10 @@ class GMDiTConfig:
             f"num_classes is {self.num_classes}; give the number of classes, or 0 for none.",
         )
         self._require_sizes()
+        _require(
+            self.time_scale > 0 and math.isfinite(self.time_scale),
+            f"time_scale is {self.time_scale}, but it multiplies the time; give a positive number.",
+        )
         _require(self.head in _HEADS, f"head is {self.head!r}; give 'joint' or 'separate'.")
         _require(
             self.attention in _ATTENTION, f"attention is {self.attention!r}; give 'xla' or 'cudnn'."

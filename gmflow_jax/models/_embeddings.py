@@ -21,8 +21,10 @@ def batch_time(t: Array | float, batch: int) -> Array:
     return t
 
 
-def time_features(t: Array, num_features: int, freq_shift: int = 0) -> Array:
-    """Cosines, then sines, of the time at geometric frequencies from 1000 to 0.1 radians.
+def time_features(
+    t: Array, num_features: int, freq_shift: int = 0, scale: float = TIME_SCALE
+) -> Array:
+    """Cosines, then sines, of the time at geometric frequencies from `scale` to `scale` / 10,000 radians.
 
     `t` is [B] in [0, 1]; the result is [B, num_features], float32. `freq_shift` is 0 where the
     lowest frequency is excluded (GM-DiT) and 1 where it is reached (the 2-D network), as in the
@@ -30,7 +32,7 @@ def time_features(t: Array, num_features: int, freq_shift: int = 0) -> Array:
     """
     half = num_features // 2
     freqs = np.exp(-np.log(10000.0) * np.arange(half) / (half - freq_shift)).astype(np.float32)
-    angles = (t * TIME_SCALE)[:, None] * freqs[None, :]
+    angles = (t * scale)[:, None] * freqs[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

@@ -41,6 +41,12 @@ def abstract(model_class: type[nnx.Module], config: Any) -> tuple[Callable[..., 
     return functional(nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0))))
 
 
+def from_params(model_class: type[nnx.Module], config: Any, params: Params) -> nnx.Module:
+    """`model_class(config, rngs)` with these parameters, which are neither copied nor checked."""
+    model = nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0)))
+    return nnx.merge(nnx.graphdef(model), params)
+
+
 def num_params(params: Params) -> int:
     """Counts the numbers in a nested dict of arrays or of `ShapeDtypeStruct`s."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

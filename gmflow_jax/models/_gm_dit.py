@@ -136,7 +136,8 @@ class GMDiT(nnx.Module):
         return labels
 
     def _condition(self, t: Array, labels: Array) -> Array:
-        return self.time_mlp(time_features(t, _TIME_FEATURES)) + self.class_embed(labels)
+        features = time_features(t, _TIME_FEATURES, scale=self.config.time_scale)
+        return self.time_mlp(features) + self.class_embed(labels)
 
     def _predict_log_std(self, conditioning: Array) -> Array:
         """[B, 1, 1], from the embedding without a gradient into it."""

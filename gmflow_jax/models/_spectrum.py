@@ -22,10 +22,9 @@ class SpectrumMLP(nnx.Module):
     """
 
     def __init__(self, config: SpectrumMLPConfig, rngs: nnx.Rngs):
-        self.base_size = config.base_height_width
-        self.num_channels = config.num_channels
+        self.config = config
         # Channels first, as the authors' weights have it.
-        self.logits_shape = (self.num_channels, *self.base_size)
+        self.logits_shape = (config.num_channels, *config.base_height_width)
         self.mlp = MLP(
             (2, *config.widths, math.prod(self.logits_shape)),
             rngs,
@@ -47,16 +46,16 @@ class SpectrumMLP(nnx.Module):
         Raises:
           ValueError: If the mean has another number of axes or channels, or is too large.
         """
-        shape = gaussian.mean.shape
-        if len(shape) != 4 or shape[-1] != self.num_channels:
+        shape, base = gaussian.mean.shape, self.config.base_height_width
+        if len(shape) != 4 or shape[-1] != self.config.num_channels:
             raise ValueError(
                 f"The mean has shape {shape}, but the spectrum was made for images "
-                f"[B, H, W, {self.num_channels}]; give the axes in this order."
+                f"[B, H, W, {self.config.num_channels}]; give the axes in this order."
             )
-        if any(n > base for n, base in zip(shape[1:3], self.base_size, strict=True)):
+        if any(n > largest for n, largest in zip(shape[1:3], base, strict=True)):
             raise ValueError(
                 f"The image has {shape[1]} x {shape[2]} pixels, but the spectrum was made for at most "
-                f"{self.base_size[0]} x {self.base_size[1]}; give a smaller one, or set base_size."
+                f"{base[0]} x {base[1]}; give a smaller one, or set base_size."
             )
         logits = self.mlp(_statistics(gaussian)).reshape(-1, *self.logits_shape)
         for axis in (2, 3):

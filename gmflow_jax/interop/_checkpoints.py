@@ -1,0 +1,213 @@
+"""Networks from checkpoints that are not diffusers folders: plain DiT or SiT, and GMFlow's training."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+from gmflow_jax.interop._bundle import Bundle
+from gmflow_jax.interop._convert import Entry, Params, Rows, from_torch, leaf_at, linear, patches
+from gmflow_jax.interop._safetensors import Renamed, TensorFiles
+from gmflow_jax.interop._torch_params import gm_dit_from_torch, spectrum_mlp_from_torch
+from gmflow_jax.models import (
+    GMDiT,
+    GMDiTConfig,
+    SpectrumMLP,
+    SpectrumMLPConfig,
+    abstract,
+    from_params,
+    init_params,
+)
+from gmflow_jax.models._embeddings import position_table
+
+_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published widths S, B, L, XL
+_BLOCK = {
+    "modulation": "adaLN_modulation.1",
+    "attention_out": "attn.proj",
+    "mlp_in": "mlp.fc1",
+    "mlp_out": "mlp.fc2",
+}
+
+
+def load_dit(
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    kind: str = "dit",
+    *,
+    num_components: int = 8,
+    offset_std: float = 0.1,
+    key: jax.Array | None = None,
+    num_heads: int | None = None,
+    input_size: int | None = None,
+    param_dtype: str = "float32",
+) -> Bundle:
+    """A plain DiT or SiT as the start of a GMFlow network, to be trained further.
+
+    Every component's mean is the network's prediction plus an offset; the offsets, drawn for each
+    channel of a pixel of a patch, sum to 0 over components, so the mixture's mean is the prediction. Weights
+    are uniform and the standard deviation is 1, which makes the loss of K = 1 that of flow matching.
+
+    Args:
+      source: A safetensors file with the names of the original code (`blocks.0.attn.qkv.weight`), or
+        those tensors by name. Channels of a learned variance are left out.
+      kind: 'sit' for a velocity towards the data at times from noise to data, which is turned into ours
+        exactly; 'dit' for a prediction of the noise at steps of 1000, which is taken as it is: a start
+        only, for velocity is another thing.
+      num_components: Mixture components K.
+      offset_std: Standard deviation of the offsets of the component means.
+      key: For the offsets and the network of the standard deviation; `jax.random.key(0)` by default.
+      num_heads: Attention heads, known by default for the published widths.
+      input_size: Height and width that positions refer to; by default from `pos_embed`, or 32.
+      param_dtype: Type of the parameters.
+
+    Raises:
+      ValueError: If a tensor is missing, left over or of a wrong shape, or the positions are learned.
+    """
+    if kind not in ("dit", "sit"):
+        raise ValueError(f"kind is {kind!r}; give 'sit' for a flow model, or 'dit' for a noise prediction.")
+    state = source if isinstance(source, Mapping) else TensorFiles([source])
+    config = _config_of(state, kind, num_heads, input_size)
+    out_channels = state["final_layer.linear.weight"].shape[0] // config.patch_size**2
+    named = Renamed(state, {name: name for name in state if name != "pos_embed"})
+    params = from_torch(named, _dit(config, out_channels), abstract(GMDiT, config)[1])
+    if kind == "sit":
+        _reverse_time(params["time_mlp"]["layer_0"])
+        params["means"] = jax.tree.map(np.negative, params["means"])
+    config = dataclasses.replace(
+        config, num_components=num_components, constant_log_std=None, param_dtype=param_dtype
+    )
+    params = _with_components(params, config, offset_std, jax.random.key(0) if key is None else key)
+    params = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, param_dtype), params)
+    return Bundle(from_params(GMDiT, config, params))
+
+
+def load_training(
+    path: str | os.PathLike[str],
+    config: GMDiTConfig,
+    spectrum_config: SpectrumMLPConfig | None = None,
+    prefix: str = "diffusion_ema.",
+) -> Bundle:
+    """Networks of a checkpoint of the authors' training code, once that is converted to safetensors.
+
+    Args:
+      path: The safetensors file, with names such as `diffusion_ema.denoising.pos_embed.proj.weight`.
+      config: The transformer's configuration, which such a file does not hold.
+      spectrum_config: That of the spectrum network, if there is one.
+      prefix: Which of the copies: 'diffusion_ema.' for the averaged parameters, 'diffusion.' for those
+        being trained.
+
+    Raises:
+      ValueError: If a tensor is missing, left over or of a wrong shape.
+    """
+    tensors = TensorFiles([path])
+
+    def part(name: str) -> Renamed:
+        start = f"{prefix}{name}."
+        found = {key.removeprefix(start): key for key in tensors if key.startswith(start)}
+        if not found:
+            raise ValueError(f"{path} has no names that start with {start}; give another prefix.")
+        return Renamed(tensors, found)
+
+    model = from_params(GMDiT, config, gm_dit_from_torch(part("denoising"), config))
+    if spectrum_config is None:
+        return Bundle(model)
+    params = spectrum_mlp_from_torch(part("spectrum_net"), spectrum_config)
+    return Bundle(model, from_params(SpectrumMLP, spectrum_config, params))
+
+
+def _config_of(
+    state: Mapping[str, np.ndarray], kind: str, num_heads: int | None, input_size: int | None
+) -> GMDiTConfig:
+    for name in ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight"):
+        if name not in state:
+            raise ValueError(
+                f"There is no {name}, so this is not a class-conditional DiT or SiT in its original naming."
+            )
+    hidden_size, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+    num_heads = num_heads or _HEADS.get(hidden_size)
+    if num_heads is None:
+        raise ValueError(f"The width {hidden_size} is of no published DiT, so give num_heads.")
+    if "pos_embed" in state:
+        input_size = _checked_positions(state["pos_embed"], patch_size, input_size)
+    return GMDiTConfig(
+        input_size=input_size or 32,
+        in_channels=channels,
+        patch_size=patch_size,
+        hidden_size=hidden_size,
+        depth=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        num_heads=num_heads,
+        num_classes=state["y_embedder.embedding_table.weight"].shape[0] - 1,
+        num_components=1,
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / hidden_size,
+        constant_log_std=0.0,
+        time_scale=1.0 if kind == "sit" else 1000.0,
+        head="separate",
+    )
+
+
+def _checked_positions(table: np.ndarray, patch_size: int, input_size: int | None) -> int:
+    """The input size of a table of positions, which must be the sines and cosines that ours are."""
+    side = math.isqrt(table.shape[1])
+    known = position_table((side, side), (side, side), table.shape[2])
+    if side**2 != table.shape[1] or np.abs(np.asarray(table[0], np.float32) - known).max() > 1e-3:
+        raise ValueError("pos_embed is not the fixed table of a DiT; learned positions cannot be loaded.")
+    if input_size not in (None, side * patch_size):
+        raise ValueError(f"pos_embed is for input_size {side * patch_size}, but {input_size} was given.")
+    return side * patch_size
+
+
+def _dit(config: GMDiTConfig, out_channels: int) -> Iterator[Entry]:
+    size = config.hidden_size
+    yield from linear("x_embedder.proj", "patch_embed", layout=patches(config.patch_size, config.in_channels))
+    for i in range(2):
+        yield from linear(f"t_embedder.mlp.{2 * i}", "time_mlp", f"layer_{i}")
+    yield Entry("y_embedder.embedding_table.weight", ("class_embed", "embedding"))
+    for layer in range(config.depth):
+        for i, ours in enumerate(("query", "key", "value")):
+            rows = Rows(1, i * size, (i + 1) * size, 3 * size)
+            yield from linear(f"blocks.{layer}.attn.qkv", "blocks", ours, layer=layer, rows=rows)
+        for ours, theirs in _BLOCK.items():
+            yield from linear(f"blocks.{layer}.{theirs}", "blocks", ours, layer=layer)
+    yield from linear("final_layer.adaLN_modulation.1", "out_modulation")
+    rows = Rows(config.patch_size**2, 0, config.in_channels, out_channels)
+    yield from linear("final_layer.linear", "means", rows=rows)
+
+
+def _reverse_time(layer: Params) -> None:
+    """Lets the first layer on features of t act as it did on those of 1 - t.
+
+    cos(f - f t) and sin(f - f t) are linear in cos(f t) and sin(f t).
+    """
+    cosines, sines = np.split(layer["kernel"].astype(np.float64), 2)
+    freqs = 10000.0 ** -(np.arange(len(cosines)) / len(cosines))[:, None]
+    layer["kernel"] = np.concatenate([
+        np.cos(freqs) * cosines + np.sin(freqs) * sines,
+        np.sin(freqs) * cosines - np.cos(freqs) * sines,
+    ])  # fmt: skip
+
+
+def _with_components(params: Params, config: GMDiTConfig, offset_std: float, key: jax.Array) -> Params:
+    """Parameters of K components that differ by offsets, from those of one."""
+    shapes = abstract(GMDiT, config)[1]
+    offset_key, log_std_key = jax.random.split(key)
+    pixels, channels = config.patch_size**2, config.in_channels
+    offsets = offset_std * np.asarray(
+        jax.random.normal(offset_key, (pixels, config.num_components, channels))
+    )
+    offsets -= offsets.mean(axis=1, keepdims=True)
+
+    def repeated(leaf: np.ndarray) -> np.ndarray:
+        one = leaf.reshape(-1, pixels, 1, channels)
+        return np.repeat(one, config.num_components, axis=2)
+
+    kernel, bias = (repeated(params["means"][name]) for name in ("kernel", "bias"))
+    means = {"kernel": kernel, "bias": bias + offsets}
+    # Compiled, only what is asked for is drawn, not the whole network.
+    log_std = jax.jit(lambda key: init_params(GMDiT, config, key)["log_std"])(log_std_key)
+    return params | {
+        "means": {name: leaf.reshape(leaf_at(shapes, ("means", name)).shape) for name, leaf in means.items()},
+        "log_weights": jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes["log_weights"]),
+        "log_std": log_std,
+    }

@@ -1,0 +1,242 @@
+"""Folders of the diffusers layout: the form in which the authors publish their networks."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from gmflow_jax.interop import _diffusers_config as configs
+from gmflow_jax.interop import _torch_params as names
+from gmflow_jax.interop._bundle import Bundle
+from gmflow_jax.interop._safetensors import TensorFiles, save_safetensors
+from gmflow_jax.models import (
+    AutoencoderKL,
+    AutoencoderKLConfig,
+    GMDiT,
+    GMDiTConfig,
+    SpectrumMLP,
+    SpectrumMLPConfig,
+    from_params,
+    functional,
+)
+
+_WEIGHTS = "diffusion_pytorch_model"
+_VARIANTS = {"float32": "", "bfloat16": ".bf16", "float16": ".fp16"}
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+class _Part(NamedTuple):
+    """One network of a folder: its field of the bundle, and how it is read and written."""
+
+    field: str
+    class_name: str
+    library: str
+    model_class: type[nnx.Module]
+    config_class: type
+    read: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    write: Callable[[Any], configs.Json]
+    from_torch: Callable
+    to_torch: Callable
+
+
+_LIBRARY = "lib.models.architecture.gmflow"
+_PARTS = {
+    "transformer": _Part(
+        "model", "GMDiTTransformer2DModel", _LIBRARY, GMDiT, GMDiTConfig,
+        configs.read_transformer, configs.write_transformer, names.gm_dit_from_torch, names.gm_dit_to_torch,
+    ),
+    "spectrum_net": _Part(
+        "spectrum", "SpectrumMLP", _LIBRARY, SpectrumMLP, SpectrumMLPConfig,
+        configs.read_spectrum, configs.write_spectrum,
+        names.spectrum_mlp_from_torch, names.spectrum_mlp_to_torch,
+    ),
+    "vae": _Part(
+        "autoencoder", "AutoencoderKL", "diffusers", AutoencoderKL, AutoencoderKLConfig,
+        configs.read_autoencoder, configs.write_autoencoder,
+        names.autoencoder_from_torch, names.autoencoder_to_torch,
+    ),
+}  # fmt: skip
+
+
+def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
+    """Loads a folder that diffusers wrote, such as the authors' `Lakonik/gmflow_imagenet_k8_ema`.
+
+    Reads `transformer/`, `spectrum_net/`, `vae/` and `scheduler/`, those that there are, or a folder of
+    one network with its config.json. Weights are safetensors, whole or sharded with an index. Every
+    tensor is used once and every parameter filled. Tensors are read one at a time, so that the peak of
+    memory is little above the parameters.
+
+    Args:
+      folder: The folder with model_index.json, or that of one network.
+      dtype: 'float32', 'bfloat16' or 'float16': the type of the parameters. None keeps the type that
+        is stored; of several files, the float32 one is read. The networks compute in float32 unless
+        their configurations are changed.
+
+    Raises:
+      ValueError: If the folder is not of this layout, a file is not whole, or a tensor is missing, left
+        over or of a wrong shape.
+    """
+    folder, dtype = pathlib.Path(folder), _checked_dtype(dtype)
+    if not folder.is_dir():
+        raise ValueError(
+            f"There is no folder {folder}. Download one first, "
+            "python -m experiments.download --help, and give its path."
+        )
+    if (folder / "model_index.json").is_file():
+        index = _read_json(folder / "model_index.json")
+        found = {name: part for name, part in _PARTS.items() if (folder / name).is_dir()}
+        networks = {part.field: _load_part(part, folder / name, dtype) for name, part in found.items()}
+        if not networks:
+            raise ValueError(f"{folder} has none of the folders {', '.join(_PARTS)}; download it again.")
+        return Bundle(**networks, id2label=_id2label(index, folder), shift=_shift(folder / "scheduler"))
+    if (folder / "config.json").is_file():
+        part = _part_of(_read_json(folder / "config.json"), folder)
+        return Bundle(**{part.field: _load_part(part, folder, dtype)})
+    raise ValueError(
+        f"{folder} holds neither model_index.json nor config.json, so it is not a diffusers folder; give "
+        f"the one that does, or one of {', '.join(_PARTS)} inside it."
+    )
+
+
+def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
+    """Writes a folder that the authors' PyTorch pipeline and `load_diffusers` read.
+
+    Names, shapes and types are the authors'; bfloat16 parameters go to `.bf16.` files as diffusers'
+    variants do. The folder appears when all of it is written.
+
+    Raises:
+      ValueError: If the folder exists and is not empty, or a network has no form in PyTorch.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; give a new folder, so that nothing is lost.")
+    networks = {name: getattr(bundle, part.field) for name, part in _PARTS.items()}
+    files = {name: _PARTS[name].write(net.config) for name, net in networks.items() if net is not None}
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for name, config in files.items():
+            (temporary / name).mkdir(parents=True)
+            _write_json(temporary / name / "config.json", config)
+            _save_weights(temporary / name, _PARTS[name], networks[name])
+        (temporary / "scheduler").mkdir(parents=True)
+        scheduler = configs.write_scheduler(bundle.shift)
+        _write_json(temporary / "scheduler" / "scheduler_config.json", scheduler)
+        _write_json(temporary / "model_index.json", _index(files, bundle))
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _index(files: Mapping[str, configs.Json], bundle: Bundle) -> configs.Json:
+    index: configs.Json = {"_class_name": "GMDiTPipeline", "_diffusers_version": "0.30.0.dev0"}
+    if bundle.id2label:
+        index["id2label"] = {str(i): words for i, words in sorted(bundle.id2label.items())}
+    index["scheduler"] = ["lib.models.diffusions.schedulers.gmflow_sde", "GMFlowSDEScheduler"]
+    return index | {name: [_PARTS[name].library, config["_class_name"]] for name, config in files.items()}
+
+
+def _save_weights(folder: pathlib.Path, part: _Part, network: nnx.Module) -> None:
+    state = part.to_torch(functional(network)[1], network.config)
+    variant = _VARIANTS[network.config.param_dtype]
+    save_safetensors(folder / f"{_WEIGHTS}{variant}.safetensors", state)
+
+
+def _load_part(part: _Part, folder: pathlib.Path, dtype: str | None) -> nnx.Module:
+    where = folder / "config.json"
+    fields = part.read(_read_json(where), str(where))
+    tensors = TensorFiles(_weight_files(folder, dtype))
+    config = part.config_class(**fields, param_dtype=dtype or _stored_dtype(tensors))
+    try:
+        params = part.from_torch(tensors, config)
+    except ValueError as error:
+        raise ValueError(f"The weights in {folder} do not fit its config.json. {error}") from error
+    # On a CPU the arrays are used where they are; elsewhere each is copied to the device.
+    return from_params(part.model_class, config, jax.tree.map(_to_device, params))
+
+
+def _to_device(array: np.ndarray) -> jax.Array:
+    return jax.device_put(array, may_alias=True)
+
+
+def _part_of(config: Mapping[str, Any], folder: pathlib.Path) -> _Part:
+    name = str(config.get("_class_name", "")).strip("_")
+    for part in _PARTS.values():
+        if name.startswith(part.class_name):
+            return part
+    known = ", ".join(part.class_name for part in _PARTS.values())
+    raise ValueError(f"{folder} holds a {name or 'network without _class_name'}; known are {known}.")
+
+
+def _weight_files(folder: pathlib.Path, dtype: str | None) -> list[pathlib.Path]:
+    order = sorted(_VARIANTS, key=lambda name: name != dtype)
+    for variant in (_VARIANTS[name] for name in order):
+        whole = folder / f"{_WEIGHTS}{variant}.safetensors"
+        if whole.is_file():
+            return [whole]
+        for index in (f"{_WEIGHTS}.safetensors.index{variant}.json", f"{whole.name}.index.json"):
+            if (folder / index).is_file():
+                return _shards(folder / index)
+    raise ValueError(
+        f"{folder} has no {_WEIGHTS}.safetensors, nor its .bf16. or .fp16. variant, nor an index of "
+        "shards. Pickles (.bin, .pth) are not loaded; convert them to safetensors, see the README."
+    )
+
+
+def _shards(index: pathlib.Path) -> list[pathlib.Path]:
+    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    if not names or any(pathlib.PurePath(name).name != name for name in names):
+        raise ValueError(f"{index} does not list the shards beside it in weight_map; download it again.")
+    return [index.parent / name for name in names]
+
+
+def _stored_dtype(tensors: TensorFiles) -> str:
+    stored = tensors.dtypes()
+    if not stored <= _STORED.keys():
+        raise ValueError(
+            f"The weights are stored as {', '.join(sorted(stored))}; known are {', '.join(_STORED)}. Ask "
+            "for a dtype."
+        )
+    return _STORED[stored.pop()] if len(stored) == 1 else "float32"
+
+
+def _checked_dtype(dtype: Any) -> str | None:
+    if dtype is None:
+        return None
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if name not in _VARIANTS:
+        raise ValueError(f"dtype is {name}; give one of {', '.join(_VARIANTS)}, or None for that stored.")
+    return name
+
+
+def _id2label(index: Mapping[str, Any], folder: pathlib.Path) -> dict[int, str]:
+    labels = index.get("id2label") or {}
+    if not isinstance(labels, dict) or not all(key.isdecimal() for key in labels):
+        raise ValueError(f"id2label in {folder / 'model_index.json'} does not map ids to words; mend it.")
+    return {int(key): str(words) for key, words in labels.items()}
+
+
+def _shift(folder: pathlib.Path) -> float:
+    path = folder / "scheduler_config.json"
+    return float(_read_json(path).get("shift", 1.0)) if path.is_file() else 1.0
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"There is no {path}; download the folder again.")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; download it again.")
+    return content
+
+
+def _write_json(path: pathlib.Path, content: configs.Json) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,159 @@
+"""The networks' configurations as the config.json files of diffusers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gmflow_jax.models import AutoencoderKLConfig, GMDiTConfig, SpectrumMLPConfig
+
+Json = dict[str, Any]
+
+HEADS = {"joint": "_GMDiTTransformer2DModel", "separate": "_GMDiTTransformer2DModelV2"}
+_VERSION = "0.30.0.dev0"
+
+# Their name and ours, of what may differ between networks.
+_TRANSFORMER = {
+    "num_gaussians": "num_components",
+    "constant_logstd": "constant_log_std",
+    "logstd_inner_dim": "log_std_dim",
+    "gm_num_logstd_layers": "log_std_layers",
+    "num_attention_heads": "num_heads",
+    "in_channels": "in_channels",
+    "num_layers": "depth",
+    "sample_size": "input_size",
+    "patch_size": "patch_size",
+    "num_embeds_ada_norm": "num_classes",
+}
+_AUTOENCODER = {
+    "in_channels": "in_channels",
+    "out_channels": "out_channels",
+    "latent_channels": "latent_channels",
+    "block_out_channels": "block_channels",
+    "layers_per_block": "layers_per_block",
+    "norm_num_groups": "num_groups",
+    "scaling_factor": "scaling_factor",
+}
+# What our networks always do; a file may leave these out, but not say otherwise.
+_TRANSFORMER_FIXED = {
+    "attention_bias": True,
+    "activation_fn": "gelu-approximate",
+    "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-5,
+    "upcast_attention": False,
+}
+_AUTOENCODER_FIXED = {
+    "act_fn": "silu",
+    "mid_block_add_attention": True,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+}
+# What does not change the network's function, or only while training in PyTorch.
+_TRANSFORMER_UNUSED = {"class_dropout_prob": 0.0, "dropout": 0.0, "norm_num_groups": 32, "out_channels": None}
+
+
+def read_transformer(json: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of `GMDiTConfig`."""
+    _check_fixed(json, _TRANSFORMER_FIXED, where)
+    fields = _renamed(json, _TRANSFORMER, where)
+    if json.get("out_channels") not in (None, fields["in_channels"]):
+        raise ValueError(
+            f"{where} says out_channels {json['out_channels']}, but a mixture over the velocity has the "
+            f"{fields['in_channels']} channels of its input; these weights are of another network."
+        )
+    fields["hidden_size"] = fields["num_heads"] * _value(json, "attention_head_dim", where)
+    heads = {name.strip("_"): head for head, name in HEADS.items()}
+    fields["head"] = heads[_class_of(json, heads, where)]
+    return fields
+
+
+def write_transformer(config: GMDiTConfig) -> Json:
+    height, width = config.input_height_width
+    if config.time_scale != 1000 or config.mlp_ratio != 4 or height != width:
+        raise ValueError(
+            f"The network has time_scale {config.time_scale}, mlp_ratio {config.mlp_ratio} and input_size "
+            f"{height} x {width}, but the authors' PyTorch code knows 1000, 4 and squares only; keep such "
+            "a network as a checkpoint."
+        )
+    fields = {theirs: getattr(config, ours) for theirs, ours in _TRANSFORMER.items()}
+    fields["sample_size"] = height
+    fields["attention_head_dim"] = config.hidden_size // config.num_heads
+    return _with_class(HEADS[config.head], fields | _TRANSFORMER_UNUSED | _TRANSFORMER_FIXED)
+
+
+def read_spectrum(json: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of `SpectrumMLPConfig`."""
+    channels, *size = _value(json, "base_size", where)
+    return {
+        "base_size": tuple(size),
+        "num_channels": channels,
+        "widths": tuple(_value(json, "layers", where)),
+    }
+
+
+def write_spectrum(config: SpectrumMLPConfig) -> Json:
+    base_size = [config.num_channels, *config.base_height_width]
+    return _with_class("_SpectrumMLP", {"base_size": base_size, "layers": list(config.widths)})
+
+
+def read_autoencoder(json: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of `AutoencoderKLConfig`."""
+    json = {"scaling_factor": AutoencoderKLConfig.scaling_factor, **json}  # old files leave it out
+    _check_fixed(json, _AUTOENCODER_FIXED, where)
+    stages = json.get("down_block_types", []) + json.get("up_block_types", [])
+    other = sorted(set(stages) - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
+    if other:
+        raise ValueError(f"{where} has stages of type {', '.join(other)}, which this autoencoder has not.")
+    fields = _renamed(json, _AUTOENCODER, where)
+    return fields | {"block_channels": tuple(fields["block_channels"])}
+
+
+def write_autoencoder(config: AutoencoderKLConfig) -> Json:
+    fields = {theirs: getattr(config, ours) for theirs, ours in _AUTOENCODER.items()}
+    num_stages = len(config.block_channels)
+    stages = {
+        "block_out_channels": list(config.block_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * num_stages,
+        "up_block_types": ["UpDecoderBlock2D"] * num_stages,
+    }
+    return _with_class("AutoencoderKL", fields | stages | _AUTOENCODER_FIXED)
+
+
+def write_scheduler(shift: float) -> Json:
+    fields = {"num_train_timesteps": 1000, "shift": shift, "output_mode": "sample", "variance_mode": "large"}
+    return _with_class("GMFlowSDEScheduler", fields)
+
+
+def _with_class(name: str, fields: Json) -> Json:
+    return {"_class_name": name, "_diffusers_version": _VERSION} | dict(sorted(fields.items()))
+
+
+def _class_of(json: Mapping[str, Any], known: Mapping[str, str], where: str) -> str:
+    # Whether the name has an underscore in front depends on how the folder was written.
+    name = str(json.get("_class_name", "")).strip("_")
+    if name not in known:
+        raise ValueError(
+            f"{where} is of a {name or 'network without _class_name'}; known are {', '.join(known)}."
+        )
+    return name
+
+
+def _renamed(json: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
+    return {ours: _value(json, theirs, where) for theirs, ours in names.items()}
+
+
+def _value(json: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in json:
+        raise ValueError(f"{where} does not say {name}, without which the network is not known; add it.")
+    return json[name]
+
+
+def _check_fixed(json: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:
+    for name, value in fixed.items():
+        if name in json and json[name] != value:
+            raise ValueError(
+                f"{where} says {name} = {json[name]!r}, but this network knows {value!r} only; these "
+                "weights are of another one."
+            )

@@ -1,0 +1,57 @@
+"""Configuration of the autoencoder, checked when it is made."""
+
+import dataclasses
+import math
+
+from gmflow_jax.models._config import _require, _require_dtypes, _require_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """Sizes and options of `AutoencoderKL`; the defaults are those of stabilityai/sd-vae-ft-ema.
+
+    Attributes:
+      in_channels: Channels of an image that is encoded.
+      out_channels: Channels of a decoded image.
+      latent_channels: Channels of a latent.
+      block_channels: Width of each stage, from the images' size to the latents'. Every stage but the
+          last halves height and width.
+      layers_per_block: Residual blocks in a stage of the encoder; the decoder has one more in each.
+      num_groups: Groups of channels that are normalised together.
+      scaling_factor: What a latent is multiplied by to give it about unit variance. The network
+          neither applies nor undoes it.
+      dtype: Type that the blocks compute in. Normalisation, the convolutions before and after the
+          blocks and the outputs are float32.
+      param_dtype: Type of the parameters.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    num_groups: int = 32
+    scaling_factor: float = 0.18215
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def __post_init__(self):
+        names = ("in_channels", "out_channels", "latent_channels", "layers_per_block", "num_groups")
+        _require_positive(self, names)
+        _require_dtypes(self)
+        _require(
+            len(self.block_channels) >= 1
+            and all(n >= 1 and n % self.num_groups == 0 for n in self.block_channels),
+            f"block_channels is {self.block_channels!r}, but it lists the widths of the stages, whose "
+            f"channels form {self.num_groups} groups; give at least one positive multiple of num_groups.",
+        )
+        _require(
+            self.scaling_factor > 0 and math.isfinite(self.scaling_factor),
+            f"scaling_factor is {self.scaling_factor}, but latents are divided by it before decoding; "
+            "give a positive number.",
+        )
+
+    @property
+    def downscale(self) -> int:
+        """Pixels of an image along the side of a pixel of its latent."""
+        return 2 ** (len(self.block_channels) - 1)
