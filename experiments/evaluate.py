@@ -20,12 +20,13 @@ from experiments import cli, runs
 from experiments.likelihood import report_nll
 from experiments.report import report, report_samples
 from experiments.tasks import TASKS
+from gmflow_jax import solvers
 
 _WORKDIRS = flags.DEFINE_multi_string(
     "workdir", [], "Folder of a trained run; repeat the flag for a joint table."
 )
 _SOLVERS = flags.DEFINE_list(
-    "solvers", [], f"Solvers instead of the configuration's: {', '.join(runs.SOLVERS)}."
+    "solvers", [], f"Solvers instead of the configuration's: {', '.join(solvers.NAMES)}."
 )
 _STEPS = flags.DEFINE_list("num_steps", [], "Numbers of steps instead of the configuration's.")
 _METRICS = flags.DEFINE_enum(

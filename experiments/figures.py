@@ -46,6 +46,12 @@ def image_grid(path: str | os.PathLike, images, num_columns: int | None = None) 
     _write_png(path, Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas))
 
 
+def single_image(path: str | os.PathLike, image) -> None:
+    """Write an image [H, W] or [H, W, C] in [0, 1], C = 1 or 3, as a PNG of as many pixels."""
+    image = _as_bytes(np.asarray(image)[None])[0]
+    _write_png(path, Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image))
+
+
 def digit_grid(
     path: str | os.PathLike,
     rows: Sequence[tuple[Label, np.ndarray]],

@@ -22,19 +22,6 @@ _EMA = {
     "karras": training.karras_decay,
 }
 _NETWORKS = {"gm_dit": (models.GMDiT, models.GMDiTConfig), "gm_mlp": (models.GMMLP, models.GMMLPConfig)}
-SOLVERS = {
-    "gm_pc": solvers.gm_pc,
-    "gm_ode": solvers.gm_ode,
-    "gm_sde": solvers.gm_sde,
-    "euler": solvers.euler,
-    "ab2": solvers.ab2,
-    "heun": solvers.heun,
-    "dpmpp_2m": solvers.dpmpp_2m,
-    "unipc": solvers.unipc,
-    "ddpm": solvers.ddpm,
-    "ddpm_large": functools.partial(solvers.ddpm, "large"),
-    "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
-}
 # What may differ when a run is resumed: it decides what is written, not what is trained.
 _FREE_TO_CHANGE = {"report", "log_every", "checkpoint_every"}
 
@@ -160,10 +147,6 @@ class TrainedRun:
             wanted = function is not None and solver == "gm_sde"
         if not wanted:
             return None
-        if solver != "gm_sde":
-            raise ValueError(
-                f"Only gm_sde draws with a spectrum, {solver} does not. Use it, or leave the spectrum out."
-            )
         if function is None:
             raise ValueError(
                 "This run has learned no spectrum. Train one with config.spectrum, such as "
@@ -215,18 +198,10 @@ def make_solver(
     given: no worse than the paper's 128 of Euler, for a quarter of the sweeps (`experiments.solver_study`).
     `spectrum` is for gm_sde, see `TrainedRun.spectrum`.
     """
-    if name not in SOLVERS:
-        raise ValueError(f"There is no solver {name!r}. Choose one of {', '.join(SOLVERS)}.")
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
     num_substeps = max(16 // num_steps, 2) if num_substeps is None else num_substeps
-    if name == "gm_ode":
-        return solvers.gm_ode(order, num_substeps, shift, integrator="midpoint")
-    if name == "gm_pc":
-        return solvers.gm_pc(num_substeps, shift)
-    if name == "gm_sde":
-        return solvers.gm_sde(order, spectrum)
-    return SOLVERS[name]()
+    return solvers.by_name(name, order, num_substeps, shift, integrator="midpoint", spectrum=spectrum)
 
 
 def num_calls(solver: str, num_steps: int) -> int:

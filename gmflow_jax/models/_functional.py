@@ -11,16 +11,16 @@ from jax import Array
 Params = dict[str, Any]
 
 
-def functional(model: nnx.Module) -> tuple[Callable[..., Any], Params]:
+def functional(model: nnx.Module, method: str = "__call__") -> tuple[Callable[..., Any], Params]:
     """Splits a network into a pure function and its parameters.
 
     Returns `(apply, params)`: `params` is a nested dict of arrays with names as keys, and
-    `apply(params, *inputs)` calls the network. Use plain `jax.jit`, `jax.grad` and optax on them.
+    `apply(params, *inputs)` calls the network, or its `method`. Use plain `jax.jit`, `jax.grad` and optax on them.
     """
     graphdef, state = nnx.split(model)
 
     def apply(params: Params, *inputs: Any, **options: Any) -> Any:
-        return nnx.merge(graphdef, params)(*inputs, **options)
+        return getattr(nnx.merge(graphdef, params), method)(*inputs, **options)
 
     return apply, nnx.to_pure_dict(state)
 

@@ -6,6 +6,8 @@ Each is an (init, step) pair of pure functions; `sample` runs one as a `lax.scan
 from gmflow_jax.solvers._ab2 import ab2 as ab2
 from gmflow_jax.solvers._base import Draws as Draws
 from gmflow_jax.solvers._base import Solver as Solver
+from gmflow_jax.solvers._by_name import NAMES as NAMES
+from gmflow_jax.solvers._by_name import by_name as by_name
 from gmflow_jax.solvers._ddpm import ddpm as ddpm
 from gmflow_jax.solvers._dpmpp import dpmpp_2m as dpmpp_2m
 from gmflow_jax.solvers._dpmpp import dpmpp_2m_sde as dpmpp_2m_sde

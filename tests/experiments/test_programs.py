@@ -113,7 +113,7 @@ def test_input_that_cannot_work_is_a_sentence_and_exit_code_2(program, arguments
     [
         ("--workdir=.", "holds no run"),
         ("--classes=3,eleven", "no class 'eleven'"),
-        ("--classes=10", "no class '10'"),
+        ("--classes=10", "label 10 is out of range"),
         ("--solver=magic", "no solver 'magic'"),
         ("--guidance_scale=1.5", "guidance_scale must be in"),
         ("--order=3", "order must be 1 or 2"),

@@ -69,7 +69,7 @@ def test_a_spectrum_that_cannot_be_used_is_refused(workdir):
     run = runs.load_run(workdir)
     assert run.spectrum("gm_ode") is None
     with pytest.raises(ValueError, match="Only gm_sde draws with a spectrum"):
-        run.spectrum("gm_ode", wanted=True)
+        runs.make_solver("gm_ode", 1, spectrum=run.spectrum("gm_ode", wanted=True))
     plain = runs.TrainedRun(digits.get_config(), run.task, run.apply, run.params, run.step)
     assert plain.spectrum("gm_sde") is None
     with pytest.raises(ValueError, match="has learned no spectrum"):

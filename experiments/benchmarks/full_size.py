@@ -1,0 +1,104 @@
+"""GM-DiT-XL/2, K = 8, with its autoencoder, end to end: time and memory of loading and of sampling.
+
+  python -m experiments.benchmarks.full_size --folder=/tmp/random_xl
+
+The first call writes a checkpoint with random weights, in the layout of the published one, to --folder
+(3.0 GB); another network's folder may be given too. Printed are the peak of memory against the bytes of the
+parameters, its floor, and the time against the floating-point operations of the network calls.
+"""
+
+import math
+import multiprocessing
+import pathlib
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments import cli
+from gmflow_jax import interop, models, pipeline
+
+_FOLDER = flags.DEFINE_string("folder", None, "Checkpoint to measure; made with random weights if missing.")
+_NETWORK = flags.DEFINE_string("network", "DiT-XL/2", "Size of the network that is made.")
+_DTYPE = flags.DEFINE_string("dtype", None, "Type of the parameters; by default that stored.")
+_IMAGES = flags.DEFINE_integer("num_images", 1, "How many images.")
+_STEPS = flags.DEFINE_integer("num_steps", 2, "Steps, each two network calls.")
+
+
+def main() -> None:
+    with cli.user_input():
+        if _FOLDER.value is None:
+            raise ValueError("--folder is needed: a checkpoint, or where to write one with random weights.")
+        if not pathlib.Path(_FOLDER.value).exists():
+            print(f"Writing {_NETWORK.value} with random weights to {_FOLDER.value} ...", flush=True)
+            # In another process, whose memory does not count here.
+            process = multiprocessing.get_context("spawn").Process(
+                target=write_random, args=(_FOLDER.value, models.gm_dit_config(_NETWORK.value))
+            )
+            process.start()
+            process.join()
+        before, start = _peak(), time.perf_counter()
+        bundle = interop.load_diffusers(_FOLDER.value, _DTYPE.value)
+    loaded, seconds = _peak(), time.perf_counter() - start
+    size = _num_bytes(bundle)
+    print(
+        f"Loading: {seconds:.1f} s, {size / 1e9:.2f} GB of parameters, peak of memory {loaded / 1e9:.2f} GB, "
+        f"of which {before / 1e9:.2f} before: {(loaded - before) / size:.2f} of the parameters."
+    )
+    pipe = pipeline.Pipeline(bundle)
+    asked = {"num_steps": _STEPS.value, "labels": list(range(_IMAGES.value))}
+    first, again = (_seconds(lambda seed=seed: pipe(**asked, seed=seed)) for seed in range(2))
+    work = 2 * _STEPS.value * _IMAGES.value * _flops(bundle)
+    print(
+        f"Sampling {_IMAGES.value} images in {_STEPS.value} steps: {first:.1f} s, without compiling "
+        f"{again:.1f} s for {work / 1e12:.2f} TFLOP in the network ({work / again / 1e9:.0f} GFLOP/s, autoencoder "
+        f"and sub-steps counted in the time only), peak of memory {_peak() / 1e9:.2f} GB, on "
+        f"{jax.local_device_count()} {jax.devices()[0].device_kind}."
+    )
+
+
+def write_random(folder: str, config: models.GMDiTConfig) -> None:
+    """A checkpoint with all its networks, of this transformer and random weights."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    parts = (
+        (models.GMDiT, config),
+        (models.SpectrumMLP, models.SpectrumMLPConfig(config.input_size, config.in_channels)),
+        (models.AutoencoderKL, models.AutoencoderKLConfig()),
+    )
+    networks = [
+        models.from_params(network, c, jax.jit(models.init_params, static_argnums=(0, 1))(network, c, key))
+        for (network, c), key in zip(parts, keys, strict=True)
+    ]
+    interop.save_diffusers(folder, interop.Bundle(*networks))
+
+
+def _num_bytes(bundle: interop.Bundle) -> int:
+    networks = filter(None, (bundle.model, bundle.spectrum, bundle.autoencoder))
+    leaves = (leaf for net in networks for leaf in jax.tree.leaves(models.functional(net)[1]))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _flops(bundle: interop.Bundle) -> float:
+    """Floating-point operations of one network call for one image, as XLA counts them."""
+    apply, params = models.functional(bundle.model)
+    x = jax.ShapeDtypeStruct((1, *bundle.config.input_height_width, bundle.config.in_channels), jnp.float32)
+    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.jit(apply).lower(params, x, t, label).cost_analysis()["flops"]
+
+
+def _seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _peak() -> int:
+    """The most memory that this process has held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    cli.run(main)

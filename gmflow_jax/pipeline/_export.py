@@ -1,0 +1,80 @@
+"""The whole sampler as one file that needs jax alone to run."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gmflow_jax.interop import Bundle, save_safetensors
+from gmflow_jax.models import functional
+from gmflow_jax.pipeline._sampler import Recipe, Sampler
+
+
+def export_sampler(
+    path: str | os.PathLike[str],
+    bundle: Bundle,
+    recipe: Recipe | None = None,
+    num_steps: int = 32,
+    platforms: Sequence[str] | None = None,
+) -> pathlib.Path:
+    """Writes a sampler by `jax.export`, for any batch size, and its parameters beside it.
+
+    To run it, without this package::
+
+        sampler = jax.export.deserialize(bytearray(open("sampler.jaxexport", "rb").read()))
+        params = safetensors.numpy.load_file("sampler.safetensors")
+        images = sampler.call(params, seed, indices, labels, guidance_scale)
+
+    with a uint32 seed, int32 `indices` and `labels` [B] and a float32 guidance scale (without meaning
+    where the recipe is unguided). Image i of a seed is that of the pipeline; uint8 images [B, H, W, 3].
+
+    Args:
+      path: Where the sampler goes, such as `sampler.jaxexport`. The parameters, which may be larger
+        than such a file can hold, go to the same name with the ending `.safetensors`.
+      bundle: Networks with an autoencoder.
+      recipe: What is compiled; the authors' by default.
+      num_steps: Steps of the solver.
+      platforms: Of 'cpu', 'cuda', 'rocm', 'tpu'; by default the current one.
+
+    Returns:
+      The path of the parameters.
+
+    Raises:
+      ValueError: If a network is missing, or the sampler cannot be lowered for a platform.
+    """
+    if bundle.model is None or bundle.autoencoder is None:
+        raise ValueError("A sampler of images needs a transformer and an autoencoder; load both.")
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}, but must be at least 1.")
+    path = pathlib.Path(path)
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path} is where the parameters would go; give another ending, .jaxexport.")
+    sampler = Sampler(bundle, recipe or Recipe())
+    names = [name for name in ("model", "spectrum", "autoencoder") if getattr(bundle, name) is not None]
+    leaves, tree = jax.tree.flatten_with_path({n: functional(getattr(bundle, n))[1] for n in names})
+    params = {"/".join(key.key for key in keys): leaf for keys, leaf in leaves}
+
+    def sample(params: dict[str, Any], seed, indices, labels, guidance_scale):
+        nested = tree.unflatten(params["/".join(key.key for key in keys)] for keys, _ in leaves)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+        x = sampler.sample(nested, keys, labels, guidance_scale, num_steps)
+        # One image at a time, to bound memory: the size of the batch is not known here.
+        return jax.lax.map(lambda latent: sampler.images(nested, latent[None])[0], x)
+
+    batch = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch"), jnp.int32)
+    scalars = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.uint32, jnp.float32))
+    seed, scale = scalars
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    exported = jax.export.export(jax.jit(sample), platforms=platforms)(shapes, seed, batch, batch, scale)
+    serialized, weights = exported.serialize(), path.with_suffix(".safetensors")
+    for target, write in (
+        (weights, lambda p: save_safetensors(p, params)),
+        (path, lambda p: p.write_bytes(serialized)),
+    ):
+        temporary = target.with_name(target.name + ".tmp")
+        write(temporary)
+        temporary.replace(target)
+    return weights

@@ -1,0 +1,186 @@
+"""The pipeline: networks on all local devices, called with class names."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gmflow_jax.guidance import check_guidance_scale
+from gmflow_jax.interop import Bundle, load_diffusers
+from gmflow_jax.models import GMDiT, from_params, functional
+from gmflow_jax.pipeline._labels import label_ids
+from gmflow_jax.pipeline._sampler import Recipe, Sampler
+from gmflow_jax.solvers import Solver
+
+_BATCH_PER_DEVICE = 16
+
+
+class Pipeline:
+    """Makes pictures of classes; batches are shared by all local devices.
+
+    Attributes:
+      bundle: The networks.
+      id2label: The words of each class, by id.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        decode_batch_size: int = 4,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """
+        Args:
+          bundle: The networks; `interop.load_diffusers` makes one.
+          decode_batch_size: Latents that a device decodes at a time, to bound memory.
+          devices: The devices to use; all local ones by default.
+
+        Raises:
+          ValueError: If the bundle has no transformer.
+        """
+        if bundle.model is None:
+            raise ValueError("These networks have no transformer, so there is nothing to sample from.")
+        self.bundle, self.id2label = bundle, bundle.id2label
+        self._decode_batch_size = decode_batch_size
+        self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("data",))
+        networks = {name: getattr(bundle, name) for name in ("model", "spectrum", "autoencoder")}
+        params = {name: functional(net)[1] for name, net in networks.items() if net is not None}
+        self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+        self._compiled: dict[Recipe, _Compiled] = {}
+
+    def __call__(
+        self,
+        labels: Sequence[int | str],
+        *,
+        num_steps: int = 32,
+        solver: str | Solver = "gm_ode",
+        order: int = 2,
+        num_substeps: int = 4,
+        guidance_scale: float = 0.45,
+        seed: int = 0,
+        batch_size: int | None = None,
+        spectrum: bool = True,
+        decode: bool = True,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Draws one image for each label. The defaults are the authors'.
+
+        Image i depends on the seed, i and its label, not on the batch size or the number of devices.
+
+        Args:
+          labels: Class ids or words, see `label_ids`.
+          num_steps: Steps of the solver.
+          solver: One of `solvers.NAMES`, or a `Solver`.
+          order, num_substeps, spectrum: See `Recipe`.
+          guidance_scale: Probabilistic guidance in [0, 1); 0 is off and takes half the time.
+          seed: Of all images.
+          batch_size: Images at a time on all devices together; by default up to 16 on each.
+          decode: Whether to return images, or the latents as the transformer knows them.
+          progress: Whether to show a bar of steps.
+
+        Returns:
+          uint8 images [N, H, W, 3]; or float32 latents [N, h, w, C].
+
+        Raises:
+          ValueError: If a label is unknown, or an option cannot work.
+        """
+        ids = label_ids(labels, self.id2label, self.bundle.config.num_classes)
+        self._check(ids, num_steps, guidance_scale, batch_size, decode)
+        recipe = Recipe(solver, order, num_substeps, guidance_scale > 0, spectrum)
+        run = self._compile(recipe)
+        size, num_batches = self._batches(len(ids), batch_size)
+        # The last batch is filled up, so that one compiled shape serves all.
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(size * num_batches))
+        padded = jnp.asarray(np.resize(ids, size * num_batches), jnp.int32)
+        times = np.asarray(run.sampler.times(num_steps))
+        scale = jnp.float32(guidance_scale)
+        parts = []
+        with _bar(num_batches * num_steps, progress) as bar:
+            for start in range(0, size * num_batches, size):
+                batch = slice(start, start + size)
+                inputs = (self._params, keys[batch], padded[batch], scale)
+                x, state = run.start(*inputs)
+                for i in range(num_steps):
+                    # Waiting for the step before keeps the bar true and one step ahead of the host.
+                    jax.block_until_ready(x)
+                    bar.update(1 if i else 0)
+                    x, state = run.step(*inputs, times[i], times[i + 1], np.int32(i), x, state)
+                parts.append(np.asarray(run.images(self._params, x) if decode else x))
+                bar.update(1)
+        return np.concatenate(parts)[: len(ids)]
+
+    def _compile(self, recipe: Recipe) -> "_Compiled":
+        if recipe not in self._compiled:
+            sampler = Sampler(self.bundle, recipe, self._decode_batch_size)
+            self._compiled[recipe] = _Compiled(sampler, self._mesh)
+        return self._compiled[recipe]
+
+    def _batches(self, num_images: int, batch_size: int | None) -> tuple[int, int]:
+        """Images in a batch, a multiple of the devices, and the number of batches."""
+        devices = self._mesh.size
+        size = min(num_images, batch_size or _BATCH_PER_DEVICE * devices)
+        size = -(-size // devices) * devices
+        return size, -(-num_images // size)
+
+    def _check(self, ids, num_steps, guidance_scale, batch_size, decode) -> None:
+        check_guidance_scale(guidance_scale)
+        counts = {"num_steps": num_steps, "batch_size": batch_size, "the number of labels": len(ids)}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1.")
+        if decode and self.bundle.autoencoder is None:
+            raise ValueError(
+                "These networks have no autoencoder (no folder vae/), so there are no images; ask for "
+                "decode=False, or add one."
+            )
+
+
+class _Compiled:
+    """A sampler whose batch is shared by the devices of a mesh; compiled once for each shape."""
+
+    def __init__(self, sampler: Sampler, mesh: Mesh):
+        self.sampler = sampler
+        all_same, shared = PartitionSpec(), PartitionSpec("data")
+        inputs = (all_same, shared, shared, all_same)
+
+        def over_devices(function, in_specs):
+            mapped = jax.shard_map(
+                function, mesh=mesh, in_specs=in_specs, out_specs=shared, check_vma=False
+            )
+            return jax.jit(mapped)
+
+        self.start = over_devices(sampler.start, inputs)
+        self.step = over_devices(sampler.step, (*inputs, all_same, all_same, all_same, shared, shared))
+        self.images = over_devices(sampler.images, (all_same, shared))
+
+
+def load(folder: str | os.PathLike[str], dtype: Any = None, **options: Any) -> Pipeline:
+    """Loads a diffusers folder, such as the authors' published one, as a pipeline.
+
+    Parameters in bfloat16 are computed with in bfloat16 on an accelerator, and in float32 on a CPU; the
+    autoencoder, the embeddings and all mixture arithmetic are float32 always.
+
+    Args:
+      folder, dtype: See `interop.load_diffusers`.
+      **options: See `Pipeline`.
+
+    Raises:
+      ValueError: If the folder cannot be loaded.
+    """
+    bundle = load_diffusers(folder, dtype)
+    if bundle.model is not None and bundle.config.param_dtype == "bfloat16" and jax.default_backend() != "cpu":
+        config = dataclasses.replace(bundle.config, dtype="bfloat16")
+        bundle = dataclasses.replace(bundle, model=from_params(GMDiT, config, bundle.params))
+    return Pipeline(bundle, **options)
+
+
+def _bar(total: int, shown: bool):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="sampling", unit="step", disable=not shown)

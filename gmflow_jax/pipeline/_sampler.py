@@ -1,0 +1,110 @@
+"""Pure functions from parameters, keys and labels to images: what is compiled, sharded and exported."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gmflow_jax import flow, guidance, solvers
+from gmflow_jax.interop import Bundle
+from gmflow_jax.models import functional
+from gmflow_jax.solvers._base import fold_in_keys
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a sampler is compiled for; the defaults are the authors'.
+
+    Attributes:
+      solver: One of `solvers.NAMES`, or a `Solver`.
+      order: Of gm_ode and gm_sde.
+      num_substeps: Sub-steps in each step of gm_ode and gm_pc.
+      guided: Whether there is guidance, which takes a second network call.
+      spectrum: Whether gm_sde draws with the spectrum network, if there is one.
+    """
+
+    solver: str | solvers.Solver = "gm_ode"
+    order: int = 2
+    num_substeps: int = 4
+    guided: bool = True
+    spectrum: bool = True
+
+
+class Sampler:
+    """Sampling with the networks of a bundle by a recipe; every method is pure.
+
+    `params` is {'model': ..., 'spectrum': ..., 'autoencoder': ...} with those that there are. Sample i
+    of the arguments is drawn from keys[i] alone.
+    """
+
+    def __init__(self, bundle: Bundle, recipe: Recipe, decode_batch_size: int | None = None):
+        self._config, self._shift, self._recipe = bundle.config, bundle.shift, recipe
+        self._decode_batch_size = decode_batch_size
+        self._model = functional(bundle.model)[0]
+        self._spectrum = None
+        if recipe.solver == "gm_sde" and recipe.spectrum and bundle.spectrum is not None:
+            self._spectrum = functional(bundle.spectrum)[0]
+        if bundle.autoencoder is not None:
+            self._decode = functional(bundle.autoencoder, "decode")[0]
+            self._scaling_factor = bundle.autoencoder.config.scaling_factor
+        self._solver(None)  # an unknown name is an error now
+
+    def start(self, params: Params, keys: Array, labels: Array, guidance_scale: Array):
+        """Noise [B, H, W, C], and the solver's state."""
+        shape = (*self._config.input_height_width, self._config.in_channels)
+        noise_keys = fold_in_keys(keys, 0)
+        x = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
+        denoise = self._denoiser(params, labels, guidance_scale)
+        return x, self._solver(params).init(denoise, x)
+
+    def step(self, params, keys, labels, guidance_scale, t, s, index, x, state):
+        """One step of the solver, number `index`, from time t to s."""
+        denoise = self._denoiser(params, labels, guidance_scale)
+        step_keys = fold_in_keys(fold_in_keys(keys, 1), index)
+        return self._solver(params).step(step_keys, denoise, x, t, s, state)
+
+    def images(self, params: Params, x: Array) -> Array:
+        """uint8 images [B, H, W, 3] of latents."""
+        decoded = self._decode(
+            params["autoencoder"], x / self._scaling_factor, batch_size=self._decode_batch_size
+        )
+        return jnp.floor(255 * jnp.clip(decoded / 2 + 0.5, 0, 1) + 0.5).astype(jnp.uint8)
+
+    def sample(self, params: Params, keys: Array, labels: Array, guidance_scale: Array, num_steps: int):
+        """Latents in one go: the same as `start` and num_steps times `step`."""
+        x, state = self.start(params, keys, labels, guidance_scale)
+        times = self.times(num_steps)
+
+        def body(carry, inputs):
+            return self.step(params, keys, labels, guidance_scale, *inputs, *carry), None
+
+        inputs = (times[:-1], times[1:], jnp.arange(num_steps))
+        return jax.lax.scan(body, (x, state), inputs)[0][0]
+
+    def times(self, num_steps: int) -> Array:
+        return flow.time_grid(num_steps, self._shift)
+
+    def _solver(self, params: Params | None) -> solvers.Solver:
+        recipe = self._recipe
+        if isinstance(recipe.solver, solvers.Solver):
+            return recipe.solver
+        spectrum = None
+        if self._spectrum is not None and params is not None:
+            spectrum = functools.partial(self._spectrum, params["spectrum"])
+        return solvers.by_name(
+            recipe.solver, recipe.order, recipe.num_substeps, self._shift, spectrum=spectrum
+        )
+
+    def _denoiser(self, params: Params, labels: Array, guidance_scale: Array):
+        def of(labels):
+            return flow.denoiser(lambda x_t, t: self._model(params["model"], x_t, t, labels))
+
+        if not self._recipe.guided:
+            return of(labels)
+        null = jnp.full_like(labels, self._config.num_classes)
+        return guidance.guided_denoiser(of(labels), of(null), guidance_scale)
