@@ -16,7 +16,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli, runs
+from experiments import cli
 from experiments.likelihood import report_nll
 from experiments.report import report, report_samples
 from experiments.tasks import TASKS

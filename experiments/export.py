@@ -43,7 +43,8 @@ def main() -> None:
         bundle = interop.load_diffusers(_CHECKPOINT.value, _DTYPE.value)
         recipe = pipeline.Recipe(_SOLVER.value, _ORDER.value, _SUBSTEPS.value, _GUIDED.value)
         weights = pipeline.export_sampler(_OUT.value, bundle, recipe, _STEPS.value, _PLATFORMS.value)
-    print(f"Wrote {_OUT.value} and {weights} in {time.perf_counter() - start:.1f} s. To run them, see --help.")
+    seconds = time.perf_counter() - start
+    print(f"Wrote {_OUT.value} and {weights} in {seconds:.1f} s. To run them, see --help.")
 
 
 if __name__ == "__main__":

@@ -114,9 +114,8 @@ def _sample_checkpoint() -> None:
             spectrum=_SPECTRUM.value is not False,
         )
     seconds = time.perf_counter() - start
-    print(
-        f"{len(images)} images in {seconds:.1f} s, {seconds / len(images):.2f} s an image, compiling included."
-    )
+    each = seconds / len(images)
+    print(f"{len(images)} images in {seconds:.1f} s, {each:.2f} s an image, compiling included.")
     _save_samples(arr_0=images, labels=labels)
     names = [pipe.id2label.get(i, "").split(",")[0] for i in range(num_classes)]
     _save_images(images / 255, labels, names, _IMAGES_OUT.value or _OUT.value[: -len(".png")])

@@ -40,7 +40,7 @@ def download(
         patterns = ["*.json", _PATTERNS[dtype]]
         path = hub.snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=patterns)
     except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError) as error:
-        raise ValueError(f"The hub has no {repo_id} for you ({_first_line(error)}); check the name.") from error
+        raise ValueError(f"The hub has no {repo_id} ({_first_line(error)}); check the name.") from error
     except OSError as error:
         raise ValueError(
             f"{repo_id} could not be downloaded: {_first_line(error)}. Connect to the network, or copy the "

@@ -53,9 +53,7 @@ class Conv(nnx.Conv):
 class ResnetBlock(nnx.Module):
     """Normalisation, SiLU and a 3 x 3 convolution, twice, added to the input."""
 
-    def __init__(
-        self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, rngs: nnx.Rngs):
         self.norm1 = group_norm(config, in_channels, rngs)
         self.conv1 = Conv(config, in_channels, out_channels, 3, rngs)
         self.norm2 = group_norm(config, out_channels, rngs)

@@ -15,7 +15,8 @@ def functional(model: nnx.Module, method: str = "__call__") -> tuple[Callable[..
     """Splits a network into a pure function and its parameters.
 
     Returns `(apply, params)`: `params` is a nested dict of arrays with names as keys, and
-    `apply(params, *inputs)` calls the network, or its `method`. Use plain `jax.jit`, `jax.grad` and optax on them.
+    `apply(params, *inputs)` calls the network, or its `method`. Use plain `jax.jit`, `jax.grad` and
+    optax on them.
     """
     graphdef, state = nnx.split(model)
 

@@ -70,9 +70,10 @@ class Sampler:
 
     def images(self, params: Params, x: Array) -> Array:
         """uint8 images [B, H, W, 3] of latents."""
-        decoded = self._decode(
-            params["autoencoder"], x / self._scaling_factor, batch_size=self._decode_batch_size
-        )
+        # A divisor: the rest of a batch would be compiled apart.
+        limit = self._decode_batch_size
+        size = limit and max(n for n in range(1, limit + 1) if x.shape[0] % n == 0)
+        decoded = self._decode(params["autoencoder"], x / self._scaling_factor, batch_size=size)
         return jnp.floor(255 * jnp.clip(decoded / 2 + 0.5, 0, 1) + 0.5).astype(jnp.uint8)
 
     def sample(self, params: Params, keys: Array, labels: Array, guidance_scale: Array, num_steps: int):

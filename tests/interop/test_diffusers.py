@@ -1,0 +1,290 @@
+"""Folders of the diffusers layout, in and out."""
+
+import dataclasses
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmflow_jax import gm, interop, models
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FOLDER = GOLDEN / "networks" / "tiny_gmdit"
+AUTOENCODER = GOLDEN / "autoencoder"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the golden folder that a test may damage."""
+    folder = tmp_path / "copy"
+    for part in ("transformer", "spectrum_net", "scheduler", "model_index.json"):
+        target = folder / part
+        folder.mkdir(exist_ok=True)
+        (shutil.copytree if (FOLDER / part).is_dir() else shutil.copy)(FOLDER / part, target)
+    return folder
+
+
+def params_of(network):
+    return models.functional(network)[1]
+
+
+def assert_same_networks(first, second):
+    for name in ("model", "spectrum", "autoencoder"):
+        networks = getattr(first, name), getattr(second, name)
+        assert (networks[0] is None) == (networks[1] is None)
+        if networks[0] is not None:
+            assert networks[0].config == networks[1].config
+            leaves = [jax.tree.leaves(params_of(network)) for network in networks]
+            for a, b in zip(*leaves, strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("name", ["tiny_gmdit", "tiny_gmdit_v2", "tiny_gmdit_const_logstd"])
+def test_the_authors_transformers_give_their_outputs(name):
+    """Within 1e-5 of their float64 outputs, relative to the largest."""
+    folder = GOLDEN / "networks" / name
+    bundle = interop.load_diffusers(folder / "transformer")
+    assert bundle.spectrum is None and bundle.autoencoder is None
+    io = np.load(folder / "io.npz")
+    q = bundle.model(io["base_x"], io["base_t"] / np.float32(1000), io["base_labels"])
+    for field in ("means", "log_weights", "log_std"):
+        reference = io[f"base_out_{field}_f64"]
+        found = np.asarray(getattr(q, field)).reshape(reference.shape)
+        np.testing.assert_allclose(found, reference, atol=1e-5 * max(1, np.abs(reference).max()), rtol=0)
+    again = models.abstract(models.GMDiT, bundle.config)[0](
+        bundle.params, io["base_x"], io["base_t"] / np.float32(1000), io["base_labels"]
+    )
+    np.testing.assert_array_equal(again.means, q.means)
+
+
+def test_a_whole_folder_gives_all_its_networks():
+    bundle = interop.load_diffusers(FOLDER)
+    assert bundle.config == bundle.model.config and bundle.autoencoder is None
+    assert bundle.id2label == {} and bundle.shift == 1.0
+    io = np.load(FOLDER / "spectrum_io.npz")
+    gaussian = gm.Gaussian(jnp.asarray(io["h8w8_mean"]), jnp.asarray(io["h8w8_var_per_pixel"]))
+    expected = io["h8w8_out_log_var_from_pixel_var_f64"]
+    np.testing.assert_allclose(bundle.spectrum(gaussian), expected, atol=1e-5)
+
+
+def test_the_type_asked_for_decides_which_file_is_read():
+    plain, stored = (interop.load_diffusers(FOLDER / "transformer", d) for d in (None, "bfloat16"))
+    assert plain.config.param_dtype == "float32" and stored.config.param_dtype == "bfloat16"
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored.params)} == {jnp.dtype(jnp.bfloat16)}
+    io = np.load(FOLDER / "io.npz")
+    q = stored.model(io["base_x"], io["base_t"] / np.float32(1000), io["base_labels"])
+    expected = io["base_out_from_bf16_weights_means"]
+    np.testing.assert_allclose(q.means, expected, atol=1e-5 * np.abs(expected).max())
+    assert interop.load_diffusers(FOLDER / "transformer", jnp.float16).config.param_dtype == "float16"
+
+
+def test_variants_keep_their_type_unless_another_is_asked_for(copy):
+    (copy / "transformer" / WEIGHTS).unlink()
+    kept, cast = (interop.load_diffusers(copy, dtype) for dtype in (None, "float32"))
+    assert kept.config.param_dtype == "bfloat16" and cast.config.param_dtype == "float32"
+    for a, b in zip(*(jax.tree.leaves(x.params) for x in (kept, cast)), strict=True):
+        np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b))
+    assert kept.spectrum.config.param_dtype == "float32"  # which has no other file
+
+
+def split_into_shards(folder, variant="", old_name=False):
+    whole = folder / f"diffusion_pytorch_model{variant}.safetensors"
+    tensors = interop.load_safetensors(whole)
+    weight_map = {
+        name: f"diffusion_pytorch_model{variant}-{1 + i % 2:05d}-of-00002.safetensors"
+        for i, name in enumerate(tensors)
+    }
+    for shard in set(weight_map.values()):
+        interop.save_safetensors(folder / shard, {n: t for n, t in tensors.items() if weight_map[n] == shard})
+    whole.unlink()
+    name = f"{whole.name}.index.json"
+    if old_name:
+        name = f"diffusion_pytorch_model.safetensors.index{variant}.json"
+    (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder / name
+
+
+@pytest.mark.parametrize(("variant", "old_name"), [("", False), (".bf16", False), (".bf16", True)])
+def test_shards_are_one_network(copy, variant, old_name):
+    dtype = "bfloat16" if variant else None
+    whole = interop.load_diffusers(copy, dtype)
+    split_into_shards(copy / "transformer", variant, old_name)
+    assert_same_networks(interop.load_diffusers(copy, dtype), whole)
+
+
+def test_both_namings_of_the_autoencoder_are_the_same(tmp_path):
+    shutil.copy(AUTOENCODER / "config.json", tmp_path)
+    shutil.copy(AUTOENCODER / "diffusion_pytorch_model.legacy_names.safetensors", tmp_path / WEIGHTS)
+    new, old = interop.load_diffusers(AUTOENCODER), interop.load_diffusers(tmp_path)
+    assert new.model is None and new.config is None and new.params is None
+    assert_same_networks(new, old)
+
+
+def test_old_attention_matrices_may_be_pointwise_convolutions_and_the_factor_absent(tmp_path):
+    config = json.loads((AUTOENCODER / "config.json").read_text())
+    del config["scaling_factor"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = interop.load_safetensors(AUTOENCODER / WEIGHTS)
+    for name in [n for n in tensors if "attentions" in n and tensors[n].ndim == 2]:
+        tensors[name] = tensors[name][:, :, None, None]
+    interop.save_safetensors(tmp_path / WEIGHTS, tensors)
+    loaded = interop.load_diffusers(tmp_path)
+    assert loaded.autoencoder.config.scaling_factor == 0.18215
+    assert_same_networks(loaded, interop.load_diffusers(AUTOENCODER))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("head", ["joint", "separate"])
+def test_a_saved_folder_loads_back_bit_by_bit(tmp_path, dtype, head):
+    loaded = interop.load_diffusers(FOLDER, dtype)
+    config = dataclasses.replace(loaded.config, head=head)
+    bundle = dataclasses.replace(
+        loaded,
+        model=models.from_params(models.GMDiT, config, loaded.params),
+        autoencoder=interop.load_diffusers(AUTOENCODER, dtype).autoencoder,
+        id2label={0: "tench, Tinca tinca", 7: "cock"},
+        shift=1.5,
+    )
+    interop.save_diffusers(tmp_path / "out", bundle)
+    back = interop.load_diffusers(tmp_path / "out")
+    assert_same_networks(back, bundle)
+    assert back.id2label == bundle.id2label and back.shift == 1.5
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_saved_names_shapes_types_and_settings_are_the_authors(tmp_path):
+    interop.save_diffusers(tmp_path / "out", interop.load_diffusers(FOLDER))
+    for part in ("transformer", "spectrum_net"):
+        ours, theirs = (interop.load_safetensors(f / part / WEIGHTS) for f in (tmp_path / "out", FOLDER))
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            assert tensor.dtype == theirs[name].dtype
+            np.testing.assert_array_equal(tensor, theirs[name])
+        files = [json.loads((f / part / "config.json").read_text()) for f in (tmp_path / "out", FOLDER)]
+        assert files[0] == files[1]
+    scheduler = "scheduler/scheduler_config.json"
+    files = [json.loads((f / scheduler).read_text()) for f in (tmp_path / "out", FOLDER)]
+    assert files[0] == files[1]
+    index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    theirs = json.loads((FOLDER / "model_index.json").read_text())
+    del theirs["vae"]  # which that folder does not hold
+    assert index == theirs
+
+
+def test_bfloat16_goes_to_files_of_that_variant(tmp_path):
+    interop.save_diffusers(tmp_path / "out", interop.load_diffusers(FOLDER / "transformer", "bfloat16"))
+    name = "transformer/diffusion_pytorch_model.bf16.safetensors"
+    ours, theirs = (interop.load_safetensors(f / name) for f in (tmp_path / "out", FOLDER))
+    for key, tensor in theirs.items():
+        assert ours[key].dtype == tensor.dtype
+        np.testing.assert_array_equal(ours[key], tensor)
+    assert not (tmp_path / "out" / "transformer" / WEIGHTS).exists()
+
+
+def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
+    """As Python and numpy allocate it; the limit is 1.3 times."""
+    config = models.GMDiTConfig(input_size=8, hidden_size=128, depth=8, num_heads=2, num_classes=10)
+    network = models.from_params(
+        models.GMDiT, config, models.init_params(models.GMDiT, config, jax.random.key(0))
+    )
+    interop.save_diffusers(tmp_path / "out", interop.Bundle(network))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params_of(network)))
+    interop.load_diffusers(tmp_path / "out")  # what is traced and imported once does not count
+    tracemalloc.start()
+    try:
+        interop.load_diffusers(tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size < peak < 1.3 * size
+
+
+def test_folders_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no folder .*missing.*experiments.download"):
+        interop.load_diffusers(tmp_path / "missing")
+    with pytest.raises(ValueError, match="neither model_index.json nor config.json"):
+        interop.load_diffusers(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match="none of the folders transformer, spectrum_net, vae"):
+        interop.load_diffusers(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match="model_index.json is not JSON"):
+        interop.load_diffusers(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(ValueError, match="UNet2DModel; known are"):
+        interop.load_diffusers(tmp_path)
+
+
+def test_damaged_weights_are_refused(copy):
+    file = copy / "transformer" / WEIGHTS
+    tensors = interop.load_safetensors(file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        interop.load_diffusers(copy)
+    extra = np.zeros((2, 3), np.float32)
+    interop.save_safetensors(file, {n: t for n, t in tensors.items() if n != "proj_out_1.bias"} | {"x": extra})
+    with pytest.raises(ValueError, match=r"missing are proj_out_1\.bias \(32,\), left over are x \(2, 3\)"):
+        interop.load_diffusers(copy)
+    (copy / "transformer" / "diffusion_pytorch_model.bf16.safetensors").unlink()
+    file.rename(file.with_suffix(".bin"))
+    with pytest.raises(ValueError, match=r"Pickles \(.bin, .pth\) are not loaded"):
+        interop.load_diffusers(copy)
+
+
+def test_shards_that_are_missing_or_elsewhere_are_refused(copy):
+    index = split_into_shards(copy / "transformer")
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({"weight_map": {"x": "../config.json"}}))
+    with pytest.raises(ValueError, match="does not list the shards beside it"):
+        interop.load_diffusers(copy, "float32")
+    index.write_text(json.dumps(content))
+    (copy / "transformer" / next(iter(content["weight_map"].values()))).unlink()
+    with pytest.raises(ValueError, match="There is no file .*-of-00002"):
+        interop.load_diffusers(copy, "float32")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"num_gaussians": 4}, r"proj_out_2.weight has shape \(60, 16\).* needs \(80, 16\).*components"),
+        ({"num_layers": 3}, r"missing are transformer_blocks\.2"),
+        ({"norm_type": "layer_norm"}, "norm_type = 'layer_norm', but this network knows 'ada_norm_zero'"),
+        ({"out_channels": 8}, "out_channels 8"),
+        ({"_class_name": "DiTTransformer2DModel"}, "known are"),
+        ({"patch_size": None}, "does not say patch_size"),
+    ],
+)
+def test_configurations_of_other_networks_are_refused(copy, changed, said):
+    path = copy / "transformer" / "config.json"
+    config = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({k: v for k, v in config.items() if (k, v) != ("patch_size", None)}))
+    with pytest.raises(ValueError, match=said):
+        interop.load_diffusers(copy)
+
+
+def test_an_unknown_type_is_refused():
+    with pytest.raises(ValueError, match="dtype is int8"):
+        interop.load_diffusers(FOLDER, "int8")
+
+
+def test_nothing_is_overwritten_or_left_half_written(tmp_path):
+    bundle = interop.load_diffusers(FOLDER)
+    interop.save_diffusers(tmp_path / "out", bundle)
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        interop.save_diffusers(tmp_path / "out", bundle)
+    config = dataclasses.replace(bundle.config, time_scale=1.0)
+    foreign = interop.Bundle(models.from_params(models.GMDiT, config, bundle.params))
+    with pytest.raises(ValueError, match="time_scale 1.0"):
+        interop.save_diffusers(tmp_path / "new", foreign)
+    wrong = models.from_params(models.GMDiT, dataclasses.replace(bundle.config, depth=3), bundle.params)
+    with pytest.raises(ValueError, match="has shape"):
+        interop.save_diffusers(tmp_path / "new", dataclasses.replace(bundle, model=wrong))
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
