@@ -12,6 +12,8 @@ from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.models import functional
 from gmflow_jax.pipeline._sampler import Recipe, Sampler
 
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
 
 def export_sampler(
     path: str | os.PathLike[str],
@@ -43,12 +45,15 @@ def export_sampler(
       The path of the parameters.
 
     Raises:
-      ValueError: If a network is missing, or the sampler cannot be lowered for a platform.
+      ValueError: If a network is missing, or an option cannot work.
     """
     if bundle.model is None or bundle.autoencoder is None:
         raise ValueError("A sampler of images needs a transformer and an autoencoder; load both.")
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}, but must be at least 1.")
+    unknown = sorted(set(platforms or ()) - set(_PLATFORMS))
+    if unknown:
+        raise ValueError(f"There is no platform {unknown[0]!r}; known are {', '.join(_PLATFORMS)}.")
     path = pathlib.Path(path)
     if path.suffix == ".safetensors":
         raise ValueError(f"{path} is where the parameters would go; give another ending, .jaxexport.")

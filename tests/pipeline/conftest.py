@@ -1,0 +1,20 @@
+"""The authors' tiny networks with an autoencoder, as one bundle with class names."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from gmflow_jax import interop
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+WORDS = {0: "jay", 1: "magpie", 2: "crane, Grus grus", 3: "crane, lifting machine", 9: "macaw, Ara ara"}
+
+
+@pytest.fixture(scope="session")
+def bundle():
+    return dataclasses.replace(
+        interop.load_diffusers(GOLDEN / "networks" / "tiny_gmdit"),
+        autoencoder=interop.load_diffusers(GOLDEN / "autoencoder").autoencoder,
+        id2label=WORDS,
+    )

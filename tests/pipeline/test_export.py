@@ -1,0 +1,51 @@
+"""The exported sampler: run by another process without this package, and equal to the pipeline."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gmflow_jax import pipeline
+
+RUN = """
+import sys
+import jax, numpy as np, safetensors.numpy
+sampler = jax.export.deserialize(bytearray(open("sampler.jaxexport", "rb").read()))
+params = safetensors.numpy.load_file("sampler.safetensors")
+for size in (1, 3):
+    indices, labels = np.arange(size, dtype=np.int32), np.int32([0, 5, 1])[:size]
+    images = sampler.call(params, np.uint32(3), indices, labels, np.float32(0.3))
+    np.save(f"images_{size}.npy", images)
+assert not any(name.startswith(("gmflow_jax", "flax")) for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("solver", ["gm_ode", "gm_sde"])
+def test_the_artefact_makes_the_pipelines_images_without_this_package(bundle, tmp_path, solver):
+    recipe = pipeline.Recipe(solver, num_substeps=2)
+    pipeline.export_sampler(tmp_path / "sampler.jaxexport", bundle, recipe, num_steps=2)
+    command = [sys.executable, "-c", RUN]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    pipe = pipeline.Pipeline(bundle)
+    asked = {"num_steps": 2, "num_substeps": 2, "progress": False, "guidance_scale": 0.3, "seed": 3}
+    expected = pipe([0, 5, 1], solver=solver, **asked).astype(int)
+    for size in (1, 3):
+        # Rounding to whole numbers may fall either way.
+        found = np.load(tmp_path / f"images_{size}.npy")
+        assert np.abs(found - expected[:size]).max() <= 1
+
+
+def test_what_cannot_be_exported_is_refused(bundle, tmp_path):
+    path = tmp_path / "sampler.jaxexport"
+    with pytest.raises(ValueError, match="needs a transformer and an autoencoder"):
+        pipeline.export_sampler(path, dataclasses.replace(bundle, autoencoder=None))
+    with pytest.raises(ValueError, match="num_steps is 0"):
+        pipeline.export_sampler(path, bundle, num_steps=0)
+    with pytest.raises(ValueError, match="another ending"):
+        pipeline.export_sampler(path.with_suffix(".safetensors"), bundle)
+    with pytest.raises(ValueError, match="no platform 'abacus'"):
+        pipeline.export_sampler(path, bundle, num_steps=1, platforms=["abacus"])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,48 @@
+"""Class ids from ids and words."""
+
+import numpy as np
+import pytest
+
+from gmflow_jax.pipeline import label_ids
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (4, 4), (np.int64(9), 9), ("7", 7), (" 03 ", 3), ("jay", 0), ("Jay ", 0), ("ara ara", 9), ("MACAW", 9),
+        ("Grus grus", 2), ("crane, lifting machine", 3),
+    ],
+)  # fmt: skip
+def test_ids_and_words(bundle, label, expected):
+    assert label_ids([label], bundle.id2label, 10) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (10, "10 is out of range; ids are from 0 to 9"),
+        (-1, "-1 is out of range"),
+        ("10", "10 is out of range"),
+        ("crane", "several classes .2: crane, Grus grus; 3: crane, lifting machine.; give an id"),
+        ("a photo of a jay", "not a described scene.*such as jay .0."),
+        ("magpy", "such as magpie .1."),
+        ("", "no class ''"),
+        (1.0, "neither an id nor a word"),
+        (True, "neither an id nor a word"),
+    ],
+)
+def test_what_is_no_class_is_refused(bundle, label, said):
+    with pytest.raises(ValueError, match=said):
+        label_ids(["jay", label], bundle.id2label, 10)
+
+
+def test_without_names_only_ids_are_known():
+    assert label_ids([3, "4"], {}, 10) == [3, 4]
+    with pytest.raises(ValueError, match="names no classes; give ids from 0 to 9"):
+        label_ids(["jay"], {}, 10)
+
+
+@pytest.mark.parametrize("labels", ["jay", 3, None])
+def test_labels_are_a_list(bundle, labels):
+    with pytest.raises(ValueError, match="give a list"):
+        label_ids(labels, bundle.id2label, 10)
