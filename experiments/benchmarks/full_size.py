@@ -54,25 +54,17 @@ def main() -> None:
     work = 2 * _STEPS.value * _IMAGES.value * _flops(pipe.bundle.config)
     print(
         f"Sampling {_IMAGES.value} images in {_STEPS.value} steps: {first:.1f} s, without compiling "
-        f"{again:.1f} s for {work / 1e12:.2f} TFLOP in the network ({work / again / 1e9:.0f} GFLOP/s; the time is "
-        f"also the autoencoder's and the sub-steps'), peak of memory {_peak() / 1e9:.2f} GB, on "
+        f"{again:.1f} s for {work / 1e12:.2f} TFLOP in the network ({work / again / 1e9:.0f} GFLOP/s; "
+        f"the time is also the autoencoder's and the sub-steps'), peak of memory {_peak() / 1e9:.2f} GB, on "
         f"{jax.local_device_count()} {jax.devices()[0].device_kind}."
     )
 
 
 def write_random(folder: str, config: models.GMDiTConfig) -> None:
     """A checkpoint with all its networks, of this transformer and random weights."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    parts = (
-        (models.GMDiT, config),
-        (models.SpectrumMLP, models.SpectrumMLPConfig(config.input_size, config.in_channels)),
-        (models.AutoencoderKL, models.AutoencoderKLConfig()),
-    )
-    networks = [
-        models.from_params(network, c, jax.jit(models.init_params, static_argnums=(0, 1))(network, c, key))
-        for (network, c), key in zip(parts, keys, strict=True)
-    ]
-    interop.save_diffusers(folder, interop.Bundle(*networks))
+    spectrum = models.SpectrumMLPConfig(config.input_size, config.in_channels)
+    bundle = interop.init_bundle(jax.random.key(0), config, spectrum, models.AutoencoderKLConfig())
+    interop.save_diffusers(folder, bundle)
 
 
 def _num_bytes(bundle: interop.Bundle) -> int:

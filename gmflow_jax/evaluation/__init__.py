@@ -3,6 +3,7 @@
 from ._checkerboard import CheckerboardScores as CheckerboardScores
 from ._checkerboard import checkerboard_floor as checkerboard_floor
 from ._checkerboard import checkerboard_scores as checkerboard_scores
+from ._color import saturation as saturation
 from ._digits import DigitScores as DigitScores
 from ._digits import class_gaussian_scores as class_gaussian_scores
 from ._digits import digit_scores as digit_scores
@@ -17,5 +18,6 @@ from ._precision_recall import precision_recall as precision_recall
 __all__ = [
     "CheckerboardScores", "DigitScores", "bits_per_dim", "checkerboard_floor", "checkerboard_scores",
     "class_gaussian_scores", "digit_scores", "feature_statistics", "fit_digit_classifier",
-    "frechet_distance", "precision_recall", "real_half_scores", "seed_spread",
+    "frechet_distance", "precision_recall", "real_half_scores", "saturation",
+    "seed_spread",
 ]

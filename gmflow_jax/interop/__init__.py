@@ -1,6 +1,7 @@
 """Weights to and from other programs."""
 
 from gmflow_jax.interop._bundle import Bundle as Bundle
+from gmflow_jax.interop._bundle import init_bundle as init_bundle
 from gmflow_jax.interop._checkpoints import load_dit as load_dit
 from gmflow_jax.interop._checkpoints import load_training as load_training
 from gmflow_jax.interop._diffusers import load_diffusers as load_diffusers

@@ -4,7 +4,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from gmflow_jax.models import AutoencoderKL, GMDiT, GMDiTConfig, SpectrumMLP, functional
+import jax
+
+from gmflow_jax.models import (
+    AutoencoderKL,
+    AutoencoderKLConfig,
+    GMDiT,
+    GMDiTConfig,
+    SpectrumMLP,
+    SpectrumMLPConfig,
+    from_params,
+    functional,
+    init_params,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +46,25 @@ class Bundle:
     def params(self) -> dict[str, Any] | None:
         """The transformer's parameters as a nested dict of arrays."""
         return None if self.model is None else functional(self.model)[1]
+
+
+def init_bundle(
+    key: jax.Array,
+    config: GMDiTConfig,
+    spectrum_config: SpectrumMLPConfig | None = None,
+    autoencoder_config: AutoencoderKLConfig | None = None,
+    **fields: Any,
+) -> Bundle:
+    """Networks with random weights, drawn as for training; `fields` are the other ones of `Bundle`."""
+    parts = {
+        "model": (GMDiT, config),
+        "spectrum": (SpectrumMLP, spectrum_config),
+        "autoencoder": (AutoencoderKL, autoencoder_config),
+    }
+    draw = jax.jit(init_params, static_argnums=(0, 1))  # not drawn one by one, which takes longer
+    networks = {
+        name: from_params(network, c, draw(network, c, jax.random.fold_in(key, i)))
+        for i, (name, (network, c)) in enumerate(parts.items())
+        if c is not None
+    }
+    return Bundle(**networks, **fields)

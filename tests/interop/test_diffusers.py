@@ -207,15 +207,15 @@ def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
 
 
 def test_folders_that_are_none_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no folder .*missing.*experiments.download"):
+    with pytest.raises(ValueError, match=r"no folder .*missing.*experiments\.download"):
         interop.load_diffusers(tmp_path / "missing")
-    with pytest.raises(ValueError, match="neither model_index.json nor config.json"):
+    with pytest.raises(ValueError, match=r"neither model_index\.json nor config\.json"):
         interop.load_diffusers(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ValueError, match="none of the folders transformer, spectrum_net, vae"):
         interop.load_diffusers(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(ValueError, match="model_index.json is not JSON"):
+    with pytest.raises(ValueError, match=r"model_index\.json is not JSON"):
         interop.load_diffusers(tmp_path)
     (tmp_path / "model_index.json").unlink()
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
@@ -230,7 +230,8 @@ def test_damaged_weights_are_refused(copy):
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         interop.load_diffusers(copy)
     extra = np.zeros((2, 3), np.float32)
-    interop.save_safetensors(file, {n: t for n, t in tensors.items() if n != "proj_out_1.bias"} | {"x": extra})
+    other = {n: t for n, t in tensors.items() if n != "proj_out_1.bias"} | {"x": extra}
+    interop.save_safetensors(file, other)
     with pytest.raises(ValueError, match=r"missing are proj_out_1\.bias \(32,\), left over are x \(2, 3\)"):
         interop.load_diffusers(copy)
     (copy / "transformer" / "diffusion_pytorch_model.bf16.safetensors").unlink()
@@ -247,7 +248,7 @@ def test_shards_that_are_missing_or_elsewhere_are_refused(copy):
         interop.load_diffusers(copy, "float32")
     index.write_text(json.dumps(content))
     (copy / "transformer" / next(iter(content["weight_map"].values()))).unlink()
-    with pytest.raises(ValueError, match="There is no file .*-of-00002"):
+    with pytest.raises(ValueError, match=r"There is no file .*-of-00002"):
         interop.load_diffusers(copy, "float32")
 
 
@@ -282,7 +283,7 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
         interop.save_diffusers(tmp_path / "out", bundle)
     config = dataclasses.replace(bundle.config, time_scale=1.0)
     foreign = interop.Bundle(models.from_params(models.GMDiT, config, bundle.params))
-    with pytest.raises(ValueError, match="time_scale 1.0"):
+    with pytest.raises(ValueError, match=r"time_scale 1\.0"):
         interop.save_diffusers(tmp_path / "new", foreign)
     wrong = models.from_params(models.GMDiT, dataclasses.replace(bundle.config, depth=3), bundle.params)
     with pytest.raises(ValueError, match="has shape"):

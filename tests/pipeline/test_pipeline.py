@@ -151,5 +151,5 @@ def test_missing_networks_are_named(bundle):
     with pytest.raises(ValueError, match="no transformer"):
         pipeline.Pipeline(dataclasses.replace(bundle, model=None))
     without = pipeline.Pipeline(dataclasses.replace(bundle, autoencoder=None))
-    with pytest.raises(ValueError, match="no autoencoder .no folder vae/.*decode=False"):
+    with pytest.raises(ValueError, match=r"no autoencoder .no folder vae/.*decode=False"):
         without([1], **ASKED)
