@@ -1,4 +1,4 @@
-"""Networks that predict Gaussian mixtures, in Flax NNX.
+"""Networks in Flax NNX: those that predict Gaussian mixtures, the power spectrum's, the autoencoder.
 
 Make a network from its configuration, `model = GMDiT(config, nnx.Rngs(0))`, and call it, or take it
 apart by `apply, params = functional(model)` and use plain jax transformations on the dict of arrays.

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -75,11 +75,13 @@ def export_sampler(
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     exported = jax.export.export(jax.jit(sample), platforms=platforms)(shapes, seed, batch, batch, scale)
     serialized, weights = exported.serialize(), path.with_suffix(".safetensors")
-    for target, write in (
-        (weights, lambda p: save_safetensors(p, params)),
-        (path, lambda p: p.write_bytes(serialized)),
-    ):
-        temporary = target.with_name(target.name + ".tmp")
-        write(temporary)
-        temporary.replace(target)
+    _write(weights, lambda target: save_safetensors(target, params))
+    _write(path, lambda target: target.write_bytes(serialized))
     return weights
+
+
+def _write(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
+    """A file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    temporary.replace(path)

@@ -98,21 +98,13 @@ class Pipeline:
         # The last batch is filled up, so that one compiled shape serves all.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(size * num_batches))
         padded = jnp.asarray(np.resize(ids, size * num_batches), jnp.int32)
-        times = np.asarray(run.sampler.times(num_steps))
-        scale = jnp.float32(guidance_scale)
+        batches = [slice(start, start + size) for start in range(0, size * num_batches, size)]
         parts = []
         with _bar(num_batches * num_steps, progress) as bar:
-            for start in range(0, size * num_batches, size):
-                batch = slice(start, start + size)
-                inputs = (self._params, keys[batch], padded[batch], scale)
-                x, state = run.start(*inputs)
-                for i in range(num_steps):
-                    # Waiting for the step before keeps the bar true and one step ahead of the host.
-                    jax.block_until_ready(x)
-                    bar.update(1 if i else 0)
-                    x, state = run.step(*inputs, times[i], times[i + 1], np.int32(i), x, state)
+            for batch in batches:
+                inputs = (self._params, keys[batch], padded[batch], jnp.float32(guidance_scale))
+                x = run.latents(inputs, num_steps, bar)
                 parts.append(np.asarray(run.images(self._params, x) if decode else x))
-                bar.update(1)
         return np.concatenate(parts)[: len(ids)]
 
     def _compile(self, recipe: Recipe) -> "_Compiled":
@@ -145,7 +137,7 @@ class _Compiled:
     """A sampler whose batch is shared by the devices of a mesh; compiled once for each shape."""
 
     def __init__(self, sampler: Sampler, mesh: Mesh):
-        self.sampler = sampler
+        self._times = sampler.times
         all_same, shared = PartitionSpec(), PartitionSpec("data")
         inputs = (all_same, shared, shared, all_same)
 
@@ -155,9 +147,19 @@ class _Compiled:
             )
             return jax.jit(mapped)
 
-        self.start = over_devices(sampler.start, inputs)
-        self.step = over_devices(sampler.step, (*inputs, all_same, all_same, all_same, shared, shared))
+        self._start = over_devices(sampler.start, inputs)
+        self._step = over_devices(sampler.step, (*inputs, all_same, all_same, all_same, shared, shared))
         self.images = over_devices(sampler.images, (all_same, shared))
+
+    def latents(self, inputs: tuple, num_steps: int, bar) -> jax.Array:
+        """Latents of a batch; `inputs` are those of `Sampler.start`. A step is compiled, not the loop."""
+        times = np.asarray(self._times(num_steps))
+        x, state = self._start(*inputs)
+        for i in range(num_steps):
+            x, state = self._step(*inputs, times[i], times[i + 1], np.int32(i), x, state)
+            jax.block_until_ready(x)  # so that the bar tells of steps that are done
+            bar.update()
+        return x
 
 
 def load(folder: str | os.PathLike[str], dtype: Any = None, **options: Any) -> Pipeline:
