@@ -16,7 +16,7 @@ import time
 from absl import flags
 
 from experiments import cli
-from gmflow_jax import interop, pipeline, solvers
+from gmflow_jax import pipeline, solvers
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Diffusers folder of a published network.")
 _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(solvers.NAMES)}.")
@@ -28,7 +28,7 @@ _PLATFORMS = flags.DEFINE_list(
     "platforms", None, "Of cpu, cuda, rocm and tpu, comma-separated; by default the one that this runs on."
 )
 _DTYPE = flags.DEFINE_string(
-    "dtype", None, "Type of the parameters: float32, bfloat16 or float16; by default that stored."
+    "dtype", None, "float32, bfloat16 or float16; by default that stored, and float32 where a CPU takes part."
 )
 _OUT = flags.DEFINE_string("out", "sampler.jaxexport", "Where the sampler goes.")
 
@@ -40,7 +40,9 @@ def main() -> None:
         if not pathlib.Path(_OUT.value).absolute().parent.is_dir():
             raise ValueError(f"The folder of {_OUT.value} does not exist. Make it, or write elsewhere.")
         start = time.perf_counter()
-        bundle = interop.load_diffusers(_CHECKPOINT.value, _DTYPE.value)
+        platforms = _PLATFORMS.value or [None]
+        platform = "cpu" if "cpu" in platforms else platforms[0]
+        bundle = pipeline.load_bundle(_CHECKPOINT.value, _DTYPE.value, platform)
         recipe = pipeline.Recipe(_SOLVER.value, _ORDER.value, _SUBSTEPS.value, _GUIDED.value)
         weights = pipeline.export_sampler(_OUT.value, bundle, recipe, _STEPS.value, _PLATFORMS.value)
     seconds = time.perf_counter() - start

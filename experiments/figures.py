@@ -20,7 +20,7 @@ Label = str | tuple[str, str]
 
 
 def image_grid(path: str | os.PathLike, images, num_columns: int | None = None) -> None:
-    """Write images [N, H, W, C] in [0, 1], C = 1 or 3, as a PNG grid, row by row.
+    """Write images [N, H, W, C] in [0, 1] or uint8, C = 1 or 3, as a PNG grid, row by row.
 
     `num_columns` defaults to the nearest to a square. Small images are enlarged by whole
     factors, each pixel a square. Raises ValueError for other shapes, NaN or values out of range.
@@ -47,7 +47,7 @@ def image_grid(path: str | os.PathLike, images, num_columns: int | None = None) 
 
 
 def single_image(path: str | os.PathLike, image) -> None:
-    """Write an image [H, W] or [H, W, C] in [0, 1], C = 1 or 3, as a PNG of as many pixels."""
+    """Write an image [H, W] or [H, W, C] in [0, 1] or uint8, C = 1 or 3, as a PNG of as many pixels."""
     image = _as_bytes(np.asarray(image)[None])[0]
     _write_png(path, Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image))
 
@@ -194,8 +194,9 @@ def _enlarge(image: np.ndarray, zoom: int) -> np.ndarray:
 
 
 def _as_bytes(images) -> np.ndarray:
-    """Images in [0, 1] as uint8 [N, H, W, C]; a missing channel axis is added."""
-    images = np.asarray(images, np.float32)
+    """Images in [0, 1], or uint8, as uint8 [N, H, W, C]; a missing channel axis is added."""
+    images = np.asarray(images)
+    images = images if images.dtype == np.uint8 else images.astype(np.float32)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
@@ -203,6 +204,8 @@ def _as_bytes(images) -> np.ndarray:
             f"The images have shape {images.shape}, but a picture needs [N, H, W, C] with "
             "N >= 1 and C = 1 (grey) or 3 (colour); decode latents first."
         )
+    if images.dtype == np.uint8:
+        return images
     if not (images.min() >= -1e-6 and images.max() <= 1 + 1e-6):  # also catches NaN
         raise ValueError(
             f"The images range from {images.min():.3g} to {images.max():.3g}, but pixels must be "

@@ -5,6 +5,7 @@
 """
 
 import pathlib
+import re
 import time
 
 import jax
@@ -91,7 +92,7 @@ def _sample_run() -> None:
     )
     _save_samples(samples=samples, labels=labels)
     if run.task.is_image:
-        _save_images(samples, labels, run.task.class_names, _IMAGES_OUT.value)
+        _save_images(samples, labels, run.task.class_names, _images_folder())
     else:
         figures.histogram_grid(_OUT.value, [_SOLVER.value], [num_steps], [[samples]], [[None]])
 
@@ -111,18 +112,24 @@ def _sample_checkpoint() -> None:
             guidance_scale=_given(_GUIDANCE, 0.45),
             seed=_SEED.value,
             batch_size=_BATCH.value,
-            spectrum=_SPECTRUM.value is not False,
+            spectrum=_SPECTRUM.value,
         )
     seconds = time.perf_counter() - start
     each = seconds / len(images)
     print(f"{len(images)} images in {seconds:.1f} s, {each:.2f} s an image, compiling included.")
     _save_samples(arr_0=images, labels=labels)
     names = [pipe.id2label.get(i, "").split(",")[0] for i in range(num_classes)]
-    _save_images(images / 255, labels, names, _IMAGES_OUT.value or _OUT.value[: -len(".png")])
+    _save_images(images, labels, names, _images_folder())
 
 
 def _given(flag: flags.FlagHolder, default):
     return default if flag.value is None else flag.value
+
+
+def _images_folder() -> str | None:
+    if _CHECKPOINT.value is None:
+        return _IMAGES_OUT.value
+    return _IMAGES_OUT.value or _OUT.value[: -len(".png")]
 
 
 def _check_flags() -> None:
@@ -139,9 +146,14 @@ def _check_flags() -> None:
         raise ValueError(f"--out must end in .png, but {_OUT.value!r} was given.")
     if _SAMPLES_OUT.value and not _SAMPLES_OUT.value.endswith(".npz"):
         raise ValueError(f"--samples_out must end in .npz, but {_SAMPLES_OUT.value!r} was given.")
-    for path in filter(None, (_OUT.value, _SAMPLES_OUT.value, _IMAGES_OUT.value)):
-        if not pathlib.Path(path).absolute().parent.is_dir():
+    if not 0 <= _SEED.value < 2**32:
+        raise ValueError(f"--seed must be from 0 to 2**32 - 1, but {_SEED.value} was given.")
+    for path in map(pathlib.Path, filter(None, (_OUT.value, _SAMPLES_OUT.value, _images_folder()))):
+        if not path.absolute().parent.is_dir():
             raise ValueError(f"The folder of {path} does not exist. Make it, or write elsewhere.")
+        if path.exists() and path.is_dir() == (path.suffix in (".png", ".npz")):
+            kind = "folder" if path.is_dir() else "file"
+            raise ValueError(f"{path} exists and is a {kind}, but another kind goes there; write elsewhere.")
 
 
 def _labels(id2label: dict[int, str], num_classes: int, num_samples: int) -> np.ndarray:
@@ -168,14 +180,14 @@ def _save_samples(**arrays: np.ndarray) -> None:
 
 
 def _save_images(images: np.ndarray, labels: np.ndarray, names, folder: str | None) -> None:
-    """The grid, and if there is a folder one PNG of each image; images in [0, 1]."""
+    """The grid, and if there is a folder one PNG of each image."""
     figures.image_grid(_OUT.value, images)
     if folder is None:
         return
     pathlib.Path(folder).mkdir(exist_ok=True)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        name = "_".join(str(names[label]).split()) if names else ""
-        figures.single_image(f"{folder}/{i:05d}_{label}{'_' * bool(name)}{name}.png", image)
+        name = re.sub(r"\W+", "_", f"_{names[label]}").rstrip("_") if len(names) else ""
+        figures.single_image(f"{folder}/{i:05d}_{label}{name}.png", image)
     print(f"Wrote {len(images)} images to {folder}/.")
 
 

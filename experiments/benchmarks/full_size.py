@@ -41,6 +41,8 @@ def main() -> None:
             )
             process.start()
             process.join()
+            if process.exitcode:
+                raise ValueError(f"The checkpoint could not be written (exit code {process.exitcode}).")
         before, start = _peak(), time.perf_counter()
         pipe = pipeline.load(_FOLDER.value, _DTYPE.value)
     loaded, seconds = _peak(), time.perf_counter() - start
@@ -55,7 +57,8 @@ def main() -> None:
     print(
         f"Sampling {_IMAGES.value} images in {_STEPS.value} steps: {first:.1f} s, without compiling "
         f"{again:.1f} s for {work / 1e12:.2f} TFLOP in the network ({work / again / 1e9:.0f} GFLOP/s; "
-        f"the time is also the autoencoder's and the sub-steps'), peak of memory {_peak() / 1e9:.2f} GB, on "
+        "the time is also the autoencoder's and the sub-steps'), peak of the host's memory "
+        f"{_peak() / 1e9:.2f} GB, on "
         f"{jax.local_device_count()} {jax.devices()[0].device_kind}."
     )
 

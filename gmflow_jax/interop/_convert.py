@@ -1,4 +1,4 @@
-"""Moves tensors between PyTorch state dicts and our nested dicts of parameters; numpy only.
+"""Moves tensors between PyTorch state dicts and our nested dicts of parameters.
 
 A network is a list of entries: which tensor, or which of its rows, is which parameter, or which layer
 of a stacked one. Both directions follow from the list.
@@ -7,6 +7,7 @@ of a stacked one. Both directions follow from the list.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 Tensors = dict[str, np.ndarray]
@@ -118,6 +119,11 @@ def to_torch(params: Params, entries: Iterable[Entry], shapes: Params) -> Tensor
     return state
 
 
+def to_device(params: Params) -> Params:
+    """As jax arrays; on a CPU these are the same memory."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=True), params)
+
+
 def leaf_at(tree: Params, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
@@ -178,7 +184,7 @@ def _check_names(given: Mapping[str, Any], needed: Mapping[str, tuple], what: st
         raise ValueError(
             f"The {what} do not belong to this configuration: missing are "
             f"{_some(missing, needed.get)}, left over are {_some(extra, lambda n: tuple(given[n].shape))}; "
-            "check the depth, the head and the log standard deviation."
+            "check its settings, such as the depth."
         )
 
 

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 
 from gmflow_jax.interop import _diffusers_config as configs
 from gmflow_jax.interop import _torch_params as names
 from gmflow_jax.interop._bundle import Bundle
+from gmflow_jax.interop._convert import to_device
 from gmflow_jax.interop._safetensors import TensorFiles, save_safetensors
 from gmflow_jax.models import (
     AutoencoderKL,
@@ -22,6 +22,7 @@ from gmflow_jax.models import (
     GMDiTConfig,
     SpectrumMLP,
     SpectrumMLPConfig,
+    abstract,
     from_params,
     functional,
 )
@@ -117,6 +118,8 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; give a new folder, so that nothing is lost.")
     networks = {name: getattr(bundle, part.field) for name, part in _PARTS.items()}
+    if not any(networks.values()):
+        raise ValueError("The bundle holds no network, so there is nothing to save.")
     files = {name: _PARTS[name].write(net.config) for name, net in networks.items() if net is not None}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -134,7 +137,7 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
 
 
 def _index(files: Mapping[str, configs.Json], bundle: Bundle) -> configs.Json:
-    index: configs.Json = {"_class_name": "GMDiTPipeline", "_diffusers_version": "0.30.0.dev0"}
+    index: configs.Json = {"_class_name": "GMDiTPipeline", "_diffusers_version": configs.VERSION}
     if bundle.id2label:
         index["id2label"] = {str(i): words for i, words in sorted(bundle.id2label.items())}
     index["scheduler"] = ["lib.models.diffusions.schedulers.gmflow_sde", "GMFlowSDEScheduler"]
@@ -149,19 +152,19 @@ def _save_weights(folder: pathlib.Path, part: _Part, network: nnx.Module) -> Non
 
 def _load_part(part: _Part, folder: pathlib.Path, dtype: str | None) -> nnx.Module:
     where = folder / "config.json"
-    fields = part.read(_read_json(where), str(where))
+    content = _read_json(where)
     tensors = TensorFiles(_weight_files(folder, dtype))
-    config = part.config_class(**fields, param_dtype=dtype or _stored_dtype(tensors))
+    param_dtype = dtype or _stored_dtype(tensors)
+    try:
+        config = part.config_class(**part.read(content, str(where)), param_dtype=param_dtype)
+        abstract(part.model_class, config)
+    except TypeError as error:  # such as a null for a number
+        raise ValueError(f"{where} holds a value that is none for its name ({error}); mend it.") from error
     try:
         params = part.from_torch(tensors, config)
     except ValueError as error:
         raise ValueError(f"The weights in {folder} do not fit its config.json. {error}") from error
-    # On a CPU the arrays are used where they are; elsewhere each is copied to the device.
-    return from_params(part.model_class, config, jax.tree.map(_to_device, params))
-
-
-def _to_device(array: np.ndarray) -> jax.Array:
-    return jax.device_put(array, may_alias=True)
+    return from_params(part.model_class, config, to_device(params))
 
 
 def _part_of(config: Mapping[str, Any], folder: pathlib.Path) -> _Part:
@@ -189,10 +192,11 @@ def _weight_files(folder: pathlib.Path, dtype: str | None) -> list[pathlib.Path]
 
 
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    if not names or any(pathlib.PurePath(name).name != name for name in names):
+    weight_map = _read_json(index).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    if not names or any(not isinstance(n, str) or pathlib.PurePath(n).name != n for n in names):
         raise ValueError(f"{index} does not list the shards beside it in weight_map; download it again.")
-    return [index.parent / name for name in names]
+    return [index.parent / name for name in sorted(names)]
 
 
 def _stored_dtype(tensors: TensorFiles) -> str:
@@ -223,14 +227,17 @@ def _id2label(index: Mapping[str, Any], folder: pathlib.Path) -> dict[int, str]:
 
 def _shift(folder: pathlib.Path) -> float:
     path = folder / "scheduler_config.json"
-    return float(_read_json(path).get("shift", 1.0)) if path.is_file() else 1.0
+    shift = _read_json(path).get("shift", 1.0) if path.is_file() else 1.0
+    if not isinstance(shift, (int, float)) or not shift > 0:
+        raise ValueError(f"{path} says shift = {shift!r}, but it must be a positive number; mend it.")
+    return float(shift)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"There is no {path}; download the folder again.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again.") from error
     if not isinstance(content, dict):
@@ -239,4 +246,4 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _write_json(path: pathlib.Path, content: configs.Json) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

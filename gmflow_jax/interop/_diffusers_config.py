@@ -8,7 +8,7 @@ from gmflow_jax.models import AutoencoderKLConfig, GMDiTConfig, SpectrumMLPConfi
 Json = dict[str, Any]
 
 HEADS = {"joint": "_GMDiTTransformer2DModel", "separate": "_GMDiTTransformer2DModelV2"}
-_VERSION = "0.30.0.dev0"
+VERSION = "0.30.0.dev0"
 
 # Their name and ours, of what may differ between networks.
 _TRANSFORMER = {
@@ -85,7 +85,10 @@ def write_transformer(config: GMDiTConfig) -> Json:
 
 def read_spectrum(json: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Fields of `SpectrumMLPConfig`."""
-    channels, *size = _value(json, "base_size", where)
+    base_size = _value(json, "base_size", where)
+    if not isinstance(base_size, list) or len(base_size) != 3:
+        raise ValueError(f"{where} says base_size = {base_size!r}, but it lists channels, height, width.")
+    channels, *size = base_size
     return {
         "base_size": tuple(size),
         "num_channels": channels,
@@ -102,7 +105,7 @@ def read_autoencoder(json: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Fields of `AutoencoderKLConfig`."""
     json = {"scaling_factor": AutoencoderKLConfig.scaling_factor, **json}  # old files leave it out
     _check_fixed(json, _AUTOENCODER_FIXED, where)
-    stages = json.get("down_block_types", []) + json.get("up_block_types", [])
+    stages = [*json.get("down_block_types", []), *json.get("up_block_types", [])]
     other = sorted(set(stages) - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
     if other:
         raise ValueError(f"{where} has stages of type {', '.join(other)}, which this autoencoder has not.")
@@ -127,7 +130,7 @@ def write_scheduler(shift: float) -> Json:
 
 
 def _with_class(name: str, fields: Json) -> Json:
-    return {"_class_name": name, "_diffusers_version": _VERSION} | dict(sorted(fields.items()))
+    return {"_class_name": name, "_diffusers_version": VERSION} | dict(sorted(fields.items()))
 
 
 def _class_of(json: Mapping[str, Any], known: Mapping[str, str], where: str) -> str:

@@ -55,7 +55,7 @@ def gm_dit_from_torch(state: Mapping[str, np.ndarray], config: GMDiTConfig) -> P
     if config.head == "joint" and "proj_out_means.weight" in state:
         raise ValueError(
             "The state dict has a head of the authors' second variant: its log-weights have a matrix of "
-            "their own. Set head='separate' in the configuration."
+            "their own. Set head='separate' in the configuration (_class_name ends in V2 in a config.json)."
         )
     return from_torch(state, _gm_dit(config), abstract(GMDiT, config)[1])
 

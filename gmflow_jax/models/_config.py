@@ -9,7 +9,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _ATTENTION = ("xla", "cudnn")
 _HEADS = ("joint", "separate")
 # (hidden_size, depth, num_heads) of table 1 of Peebles and Xie 2023 (arXiv 2212.09748).
-_DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -167,7 +167,7 @@ def gm_dit_config(name: str, **overrides: Any) -> GMDiTConfig:
             f"There is no network called {name!r}; give DiT-S, DiT-B, DiT-L or DiT-XL, a slash "
             "and the patch size, such as 'DiT-XL/2'."
         )
-    hidden_size, depth, num_heads = _DIT_SIZES[match[1]]
+    hidden_size, depth, num_heads = DIT_SIZES[match[1]]
     fields = {
         "hidden_size": hidden_size,
         "depth": depth,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax.interop import Bundle, save_safetensors
+from gmflow_jax.interop._convert import leaf_at, nest, paths
 from gmflow_jax.models import functional
 from gmflow_jax.pipeline._sampler import Recipe, Sampler
 
@@ -34,9 +35,9 @@ def export_sampler(
     where the recipe is unguided). Image i of a seed is that of the pipeline; uint8 images [B, H, W, 3].
 
     Args:
-      path: Where the sampler goes, such as `sampler.jaxexport`. The parameters, which may be larger
-        than such a file can hold, go to the same name with the ending `.safetensors`.
-      bundle: Networks with an autoencoder.
+      path: Where the sampler goes, NAME.jaxexport. The parameters, which may be larger than such a file
+        can hold, go to NAME.safetensors.
+      bundle: Networks with an autoencoder; from `load_bundle`, to compute as the pipeline does.
       recipe: What is compiled; the authors' by default.
       num_steps: Steps of the solver.
       platforms: Of 'cpu', 'cuda', 'rocm', 'tpu'; by default the current one.
@@ -55,23 +56,22 @@ def export_sampler(
     if unknown:
         raise ValueError(f"There is no platform {unknown[0]!r}; known are {', '.join(_PLATFORMS)}.")
     path = pathlib.Path(path)
-    if path.suffix == ".safetensors":
-        raise ValueError(f"{path} is where the parameters would go; give another ending, .jaxexport.")
+    if path.suffix != ".jaxexport" or path.is_dir():
+        raise ValueError(f"{path} must be a file that ends in .jaxexport, beside which the parameters go.")
     sampler = Sampler(bundle, recipe or Recipe())
     names = [name for name in ("model", "spectrum", "autoencoder") if getattr(bundle, name) is not None]
-    leaves, tree = jax.tree.flatten_with_path({n: functional(getattr(bundle, n))[1] for n in names})
-    params = {"/".join(key.key for key in keys): leaf for keys, leaf in leaves}
+    tree = {name: functional(getattr(bundle, name))[1] for name in names}
+    params = {"/".join(keys): leaf_at(tree, keys) for keys in paths(tree)}
 
     def sample(params: dict[str, Any], seed, indices, labels, guidance_scale):
-        nested = tree.unflatten(params["/".join(key.key for key in keys)] for keys, _ in leaves)
+        nested = nest({tuple(name.split("/")): leaf for name, leaf in params.items()})
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
         x = sampler.sample(nested, keys, labels, guidance_scale, num_steps)
         # One image at a time, to bound memory: the size of the batch is not known here.
         return jax.lax.map(lambda latent: sampler.images(nested, latent[None])[0], x)
 
     batch = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch"), jnp.int32)
-    scalars = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.uint32, jnp.float32))
-    seed, scale = scalars
+    seed, scale = jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     exported = jax.export.export(jax.jit(sample), platforms=platforms)(shapes, seed, batch, batch, scale)
     serialized, weights = exported.serialize(), path.with_suffix(".safetensors")
@@ -83,5 +83,8 @@ def export_sampler(
 def _write(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
     """A file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    temporary.replace(path)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

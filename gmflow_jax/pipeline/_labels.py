@@ -9,14 +9,16 @@ def label_ids(labels: Sequence[int | str], id2label: Mapping[int, str], num_clas
     """The class id of each label.
 
     Args:
-      labels: Ids, as numbers or digits, or words: one of a class's comma-separated synonyms or all of
-        them, in any case of letters.
+      labels: A list or array: ids, as numbers or digits, or words: one of a class's comma-separated
+        synonyms or all of them, in any case of letters.
       id2label: The words of each class; empty if they are not known.
       num_classes: Ids are below this.
 
     Raises:
       ValueError: If an id is out of range, or a word belongs to no class or to several.
     """
+    if hasattr(labels, "tolist"):
+        labels = labels.tolist()
     if isinstance(labels, str) or not isinstance(labels, Sequence):
         raise ValueError(f"labels is {labels!r}; give a list, such as [17, 'magpie'].")
     return [_label_id(label, id2label, num_classes) for label in labels]
@@ -26,9 +28,7 @@ def _label_id(label: int | str, id2label: Mapping[int, str], num_classes: int) -
     if isinstance(label, str) and label.strip().isdecimal():
         label = int(label)
     if isinstance(label, numbers.Integral) and not isinstance(label, bool):
-        if not 0 <= label < num_classes:
-            raise ValueError(f"The label {label} is out of range; ids are from 0 to {num_classes - 1}.")
-        return int(label)
+        return _in_range(int(label), num_classes)
     if not isinstance(label, str):
         raise ValueError(f"The label {label!r} is neither an id nor a word; give one of them.")
     if not id2label:
@@ -38,7 +38,7 @@ def _label_id(label: int | str, id2label: Mapping[int, str], num_classes: int) -
         )
     found = [i for i, words in id2label.items() if label.strip().casefold() in _names(words)]
     if len(found) == 1:
-        return found[0]
+        return _in_range(found[0], num_classes)
     if found:
         candidates = "; ".join(f"{i}: {id2label[i]}" for i in found)
         raise ValueError(f"The word {label!r} belongs to several classes ({candidates}); give an id.")
@@ -46,6 +46,12 @@ def _label_id(label: int | str, id2label: Mapping[int, str], num_classes: int) -
         f"There is no class {label!r}. This network draws one of {num_classes} classes, not a described "
         f"scene; give an id or a word of a class{_similar(label, id2label)}."
     )
+
+
+def _in_range(label: int, num_classes: int) -> int:
+    if not 0 <= label < num_classes:
+        raise ValueError(f"The label {label} is out of range; ids are from 0 to {num_classes - 1}.")
+    return label
 
 
 def _names(words: str) -> list[str]:

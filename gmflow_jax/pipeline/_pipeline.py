@@ -1,6 +1,7 @@
 """The pipeline: networks on all local devices, called with class names."""
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -42,10 +43,18 @@ class Pipeline:
           devices: The devices to use; all local ones by default.
 
         Raises:
-          ValueError: If the bundle has no transformer.
+          ValueError: If the bundle has no transformer, or one that does not fit the autoencoder.
         """
         if bundle.model is None:
             raise ValueError("These networks have no transformer, so there is nothing to sample from.")
+        if decode_batch_size < 1:
+            raise ValueError(f"decode_batch_size is {decode_batch_size}, but must be at least 1.")
+        channels = bundle.autoencoder and bundle.autoencoder.config.latent_channels
+        if channels not in (None, bundle.config.in_channels):
+            raise ValueError(
+                f"The autoencoder's latents have {channels} channels, but the transformer draws "
+                f"{bundle.config.in_channels}; load networks that belong together."
+            )
         self.bundle, self.id2label = bundle, bundle.id2label
         self._decode_batch_size = decode_batch_size
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("data",))
@@ -65,7 +74,7 @@ class Pipeline:
         guidance_scale: float = 0.45,
         seed: int = 0,
         batch_size: int | None = None,
-        spectrum: bool = True,
+        spectrum: bool | None = None,
         decode: bool = True,
         progress: bool = True,
     ) -> np.ndarray:
@@ -79,7 +88,7 @@ class Pipeline:
           solver: One of `solvers.NAMES`, or a `Solver`.
           order, num_substeps, spectrum: See `Recipe`.
           guidance_scale: Probabilistic guidance in [0, 1); 0 is off and takes half the time.
-          seed: Of all images.
+          seed: Of all images, from 0 to 2**32 - 1.
           batch_size: Images at a time on all devices together; by default up to 16 on each.
           decode: Whether to return images, or the latents as the transformer knows them.
           progress: Whether to show a bar of steps.
@@ -91,7 +100,7 @@ class Pipeline:
           ValueError: If a label is unknown, or an option cannot work.
         """
         ids = label_ids(labels, self.id2label, self.bundle.config.num_classes)
-        self._check(ids, num_steps, guidance_scale, batch_size, decode)
+        self._check(ids, num_steps, guidance_scale, seed, batch_size, decode)
         recipe = Recipe(solver, order, num_substeps, guidance_scale > 0, spectrum)
         run = self._compile(recipe)
         size, num_batches = self._batches(len(ids), batch_size)
@@ -114,18 +123,20 @@ class Pipeline:
         return self._compiled[recipe]
 
     def _batches(self, num_images: int, batch_size: int | None) -> tuple[int, int]:
-        """Images in a batch, a multiple of the devices, and the number of batches."""
+        """Images in a batch, a multiple of the devices, and the number of batches, filled evenly."""
         devices = self._mesh.size
-        size = min(num_images, batch_size or _BATCH_PER_DEVICE * devices)
-        size = -(-size // devices) * devices
-        return size, -(-num_images // size)
+        num_batches = -(-num_images // min(num_images, batch_size or _BATCH_PER_DEVICE * devices))
+        per_device = -(-num_images // (num_batches * devices))
+        return per_device * devices, num_batches
 
-    def _check(self, ids, num_steps, guidance_scale, batch_size, decode) -> None:
+    def _check(self, ids, num_steps, guidance_scale, seed, batch_size, decode) -> None:
         check_guidance_scale(guidance_scale)
         counts = {"num_steps": num_steps, "batch_size": batch_size, "the number of labels": len(ids)}
         for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, but must be at least 1.")
+            if value is not None and (not isinstance(value, numbers.Integral) or value < 1):
+                raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1.")
+        if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed!r}, but must be a whole number from 0 to 2**32 - 1.")
         if decode and self.bundle.autoencoder is None:
             raise ValueError(
                 "These networks have no autoencoder (no folder vae/), so there are no images; ask for "
@@ -165,27 +176,40 @@ class _Compiled:
 def load(folder: str | os.PathLike[str], dtype: Any = None, **options: Any) -> Pipeline:
     """Loads a diffusers folder, such as the authors' published one, as a pipeline.
 
-    The transformer's blocks compute in the type of its parameters on an accelerator, and in float32 on a
-    CPU; the autoencoder, the embeddings and all mixture arithmetic are float32 always.
-
     Args:
-      folder: See `interop.load_diffusers`.
-      dtype: Type of the parameters. None keeps the type that is stored; on a CPU it is float32, since
-        sampling casts them otherwise, which takes more time and memory.
+      folder, dtype: See `load_bundle`.
       **options: See `Pipeline`.
 
     Raises:
       ValueError: If the folder cannot be loaded.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    return Pipeline(load_bundle(folder, dtype), **options)
+
+
+def load_bundle(folder: str | os.PathLike[str], dtype: Any = None, platform: str | None = None) -> Bundle:
+    """The networks of a diffusers folder, set for sampling.
+
+    The transformer's blocks compute in the type of its parameters, but in float32 on a CPU; the
+    autoencoder, the embeddings and all mixture arithmetic are float32 always.
+
+    Args:
+      folder: See `interop.load_diffusers`.
+      dtype: Type of the parameters. None keeps the type that is stored; on a CPU it is float32, since
+        sampling casts them otherwise, which takes more time and memory.
+      platform: Where they will compute, such as 'cpu' or 'cuda'; the default backend if None.
+
+    Raises:
+      ValueError: If the folder cannot be loaded.
+    """
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     bundle = load_diffusers(folder, "float32" if dtype is None and on_cpu else dtype)
-    if bundle.model is not None:
-        # Unrolled, sampling on a CPU is no faster, compiles for 14 s instead of 4 and takes 3 GB more.
-        config = dataclasses.replace(
-            bundle.config, scan_layers=True, dtype="float32" if on_cpu else bundle.config.param_dtype
-        )
-        bundle = dataclasses.replace(bundle, model=from_params(GMDiT, config, bundle.params))
-    return Pipeline(bundle, **options)
+    if bundle.model is None:
+        return bundle
+    # Unrolled, sampling on a CPU is no faster, compiles for 14 s instead of 4 and takes 3 GB more.
+    config = dataclasses.replace(
+        bundle.config, scan_layers=True, dtype="float32" if on_cpu else bundle.config.param_dtype
+    )
+    return dataclasses.replace(bundle, model=from_params(GMDiT, config, bundle.params))
 
 
 def _bar(total: int, shown: bool):

@@ -21,18 +21,19 @@ class Recipe:
     """What a sampler is compiled for; the defaults are the authors'.
 
     Attributes:
-      solver: One of `solvers.NAMES`, or a `Solver`.
+      solver: One of `solvers.NAMES`, or a `Solver`: make it once, for each is compiled anew. The leaves
+        of its state must lead with the batch.
       order: Of gm_ode and gm_sde.
       num_substeps: Sub-steps in each step of gm_ode and gm_pc.
       guided: Whether there is guidance, which takes a second network call.
-      spectrum: Whether gm_sde draws with the spectrum network, if there is one.
+      spectrum: Whether gm_sde draws with the spectrum network; None if there is one.
     """
 
     solver: str | solvers.Solver = "gm_ode"
     order: int = 2
     num_substeps: int = 4
     guided: bool = True
-    spectrum: bool = True
+    spectrum: bool | None = None
 
 
 class Sampler:
@@ -46,9 +47,7 @@ class Sampler:
         self._config, self._shift, self._recipe = bundle.config, bundle.shift, recipe
         self._decode_batch_size = decode_batch_size
         self._model = functional(bundle.model)[0]
-        self._spectrum = None
-        if recipe.solver == "gm_sde" and recipe.spectrum and bundle.spectrum is not None:
-            self._spectrum = functional(bundle.spectrum)[0]
+        self._spectrum = _spectrum(bundle, recipe)
         if bundle.autoencoder is not None:
             self._decode = functional(bundle.autoencoder, "decode")[0]
             self._scaling_factor = bundle.autoencoder.config.scaling_factor
@@ -109,3 +108,16 @@ class Sampler:
             return of(labels)
         null = jnp.full_like(labels, self._config.num_classes)
         return guidance.guided_denoiser(of(labels), of(null), guidance_scale)
+
+
+def _spectrum(bundle: Bundle, recipe: Recipe):
+    """The spectrum network as a function of its parameters, where the recipe draws with it."""
+    if recipe.spectrum is False or (recipe.spectrum is None and bundle.spectrum is None):
+        return None
+    if recipe.solver != "gm_sde":
+        if recipe.spectrum:
+            raise ValueError(f"Only gm_sde draws with a spectrum, not {recipe.solver}; leave it out.")
+        return None
+    if bundle.spectrum is None:
+        raise ValueError("These networks have no spectrum network (no folder spectrum_net/); leave it out.")
+    return functional(bundle.spectrum)[0]

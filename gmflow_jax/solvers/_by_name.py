@@ -36,12 +36,13 @@ def by_name(
     num_substeps: int = 16,
     shift: float = 1.0,
     *,
-    integrator: str = "euler",
+    integrator: str | None = None,
     spectrum: Callable[[Gaussian], jax.Array] | None = None,
 ) -> Solver:
     """The solver called `name`, one of `NAMES`; each takes those of the options that it knows.
 
-    See `gm_ode` for `order`, `num_substeps`, `shift` and `integrator`, and `gm_sde` for `spectrum`.
+    See `gm_ode` for `order`, `num_substeps`, `shift` and `integrator` (None is the solver's own), and
+    `gm_sde` for `spectrum`.
     Raises ValueError for an unknown name, or a spectrum with a solver that does not draw with one.
     """
     if name not in NAMES:
@@ -50,10 +51,11 @@ def by_name(
         raise ValueError(
             f"Only gm_sde draws with a spectrum, {name} does not. Use it, or leave the spectrum out."
         )
+    chosen = {} if integrator is None else {"integrator": integrator}
     if name == "gm_ode":
-        return gm_ode(order, num_substeps, shift, integrator=integrator)
+        return gm_ode(order, num_substeps, shift, **chosen)
     if name == "gm_pc":
-        return gm_pc(num_substeps, shift)
+        return gm_pc(num_substeps, shift, **chosen)
     if name == "gm_sde":
         return gm_sde(order, spectrum)
     return _PLAIN[name]()

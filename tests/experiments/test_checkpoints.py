@@ -21,7 +21,7 @@ def checkpoint(tmp_path_factory):
     bundle = dataclasses.replace(
         interop.load_diffusers(GOLDEN / "networks" / "tiny_gmdit"),
         autoencoder=interop.load_diffusers(GOLDEN / "autoencoder").autoencoder,
-        id2label={0: "jay", 3: "great white heron, Ardea alba"},
+        id2label={0: "jay", 3: "great white heron/egret, Ardea alba"},
     )
     interop.save_diffusers(folder, bundle)
     return folder
@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory):
 def test_sample_writes_a_grid_single_pictures_and_samples(checkpoint, tmp_path, run_main, capsys):
     out, samples_out = tmp_path / "birds.png", tmp_path / "birds.npz"
     run_main(
-        "sample", f"--checkpoint={checkpoint}", "--classes=jay,great white heron", "--num_samples=3",
+        "sample", f"--checkpoint={checkpoint}", "--classes=jay,great white heron/egret", "--num_samples=3",
         "--num_steps=2", f"--out={out}", f"--samples_out={samples_out}",
     )  # fmt: skip
     said = capsys.readouterr()
@@ -42,7 +42,7 @@ def test_sample_writes_a_grid_single_pictures_and_samples(checkpoint, tmp_path, 
     np.testing.assert_array_equal(samples["arr_0"], expected)
     pictures = sorted((tmp_path / "birds").iterdir())
     assert [p.name for p in pictures] == [
-        "00000_0_jay.png", "00001_3_great_white_heron.png", "00002_0_jay.png",
+        "00000_0_jay.png", "00001_3_great_white_heron_egret.png", "00002_0_jay.png",
     ]  # fmt: skip
     for picture, image in zip(pictures, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(picture)), image)
@@ -58,6 +58,8 @@ def test_sample_writes_a_grid_single_pictures_and_samples(checkpoint, tmp_path, 
         (["--order=3"], "order must be 1 or 2"),
         (["--batch_size=0"], "--batch_size must be at least 1"),
         (["--guidance_scale=1"], "guidance"),
+        (["--spectrum"], "Only gm_sde draws with a spectrum"),
+        (["--seed=4294967296"], "--seed must be from 0"),
         (["--workdir=runs/digits"], "either --workdir"),
         (["--checkpoint=nowhere"], "no folder nowhere"),
     ],
@@ -66,6 +68,13 @@ def test_sample_refuses_what_cannot_work(checkpoint, tmp_path, run_main, argumen
     with pytest.raises(cli.UserError, match=said):
         run_main("sample", f"--checkpoint={checkpoint}", f"--out={tmp_path / 'x.png'}", *arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_the_pictures_is_an_error_before_any_work(checkpoint, tmp_path, run_main):
+    (tmp_path / "birds").write_text("notes")
+    with pytest.raises(cli.UserError, match="birds exists and is a file"):
+        run_main("sample", f"--checkpoint={checkpoint}", f"--out={tmp_path / 'birds.png'}")
+    assert (tmp_path / "birds").read_text() == "notes"
 
 
 def test_export_writes_the_sampler_and_its_parameters(checkpoint, tmp_path, run_main, capsys):
@@ -79,7 +88,7 @@ def test_export_writes_the_sampler_and_its_parameters(checkpoint, tmp_path, run_
 
 
 def test_download_says_what_is_wrong(run_main):
-    with pytest.raises(cli.UserError, match="The hub has no a//b"):
+    with pytest.raises(cli.UserError, match="The hub does not give a//b"):
         run_main("download", "--repo_id=a//b")
 
 

@@ -141,6 +141,8 @@ def test_dit_from_a_file_with_its_positions(tmp_path):
     interop.save_safetensors(path, state | {"pos_embed": table})
     bundle = interop.load_dit(path, num_heads=HEADS)
     assert bundle.config.input_size == 8 and bundle.config.num_classes == CLASSES
+    rounded = np.asarray(jnp.asarray(table, jnp.bfloat16))
+    interop.load_dit(state | {"pos_embed": rounded}, num_heads=HEADS)
     with pytest.raises(ValueError, match="positions cannot be loaded"):
         interop.load_dit(state | {"pos_embed": table + 0.1}, num_heads=HEADS)
     with pytest.raises(ValueError, match="for input_size 8, but 32 was given"):
@@ -157,6 +159,10 @@ def test_what_is_no_dit_is_refused(tmp_path):
         interop.load_dit({n: t for n, t in state.items() if n != "final_layer.linear.weight"})
     with pytest.raises(ValueError, match=r"left over are extra \(1,\)"):
         interop.load_dit(state | {"extra": np.zeros(1, np.float32)}, num_heads=HEADS, input_size=8)
+    with pytest.raises(ValueError, match="no DiT or SiT"):
+        interop.load_dit({n: t for n, t in state.items() if "blocks" not in n}, num_heads=HEADS)
+    with pytest.raises(ValueError, match="patches need four axes"):
+        interop.load_dit(state | {"x_embedder.proj.weight": np.zeros((2, 2), np.float32)})
     path = tmp_path / "DiT-XL-2-256x256.pt"
     path.write_bytes(b"\x80\x04")
     with pytest.raises(ValueError, match=r"is a pickle.*safetensors\.torch\.save_file"):
@@ -173,10 +179,20 @@ def test_the_authors_training_checkpoint(tmp_path):
     config = models.GMDiTConfig(**sizes, num_components=3, log_std_dim=16)
     spectrum = models.SpectrumMLPConfig(8, 4, (6, 5))
     averaged = interop.load_training(path, config, spectrum)
-    tensor = tensors["denoising.proj_out_1.weight"]
-    np.testing.assert_array_equal(averaged.params["out_modulation"]["kernel"], tensor.T)
-    assert averaged.spectrum.config == spectrum
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(averaged.params))
+    written = interop.gm_dit_to_torch(averaged.params, config)
+    written |= {
+        f"spectrum_net.{name}": tensor
+        for name, tensor in interop.spectrum_mlp_to_torch(
+            models.functional(averaged.spectrum)[1], spectrum
+        ).items()
+    }
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(written[name.removeprefix("denoising.")], tensor)
     last = interop.load_training(path, config, prefix="diffusion.")
     assert last.spectrum is None and all(not jnp.any(leaf) for leaf in jax.tree.leaves(last.params))
     with pytest.raises(ValueError, match=r"no names that start with ema\.denoising"):
         interop.load_training(path, config, prefix="ema.")
+    interop.save_safetensors(path, named | {"diffusion_ema.other.weight": np.zeros(1, np.float32)})
+    with pytest.raises(ValueError, match=r"holds diffusion_ema\.other\.weight"):
+        interop.load_training(path, config)

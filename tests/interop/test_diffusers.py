@@ -159,6 +159,12 @@ def test_a_saved_folder_loads_back_bit_by_bit(tmp_path, dtype, head):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_shift_that_is_none_is_refused(copy):
+    (copy / "scheduler" / "scheduler_config.json").write_text('{"shift": null}')
+    with pytest.raises(ValueError, match="shift = None"):
+        interop.load_diffusers(copy)
+
+
 def test_saved_names_shapes_types_and_settings_are_the_authors(tmp_path):
     interop.save_diffusers(tmp_path / "out", interop.load_diffusers(FOLDER))
     for part in ("transformer", "spectrum_net"):
@@ -246,6 +252,9 @@ def test_shards_that_are_missing_or_elsewhere_are_refused(copy):
     index.write_text(json.dumps({"weight_map": {"x": "../config.json"}}))
     with pytest.raises(ValueError, match="does not list the shards beside it"):
         interop.load_diffusers(copy, "float32")
+    index.write_text(json.dumps({"weight_map": None}))
+    with pytest.raises(ValueError, match="does not list the shards beside it"):
+        interop.load_diffusers(copy, "float32")
     index.write_text(json.dumps(content))
     (copy / "transformer" / next(iter(content["weight_map"].values()))).unlink()
     with pytest.raises(ValueError, match=r"There is no file .*-of-00002"):
@@ -261,6 +270,8 @@ def test_shards_that_are_missing_or_elsewhere_are_refused(copy):
         ({"out_channels": 8}, "out_channels 8"),
         ({"_class_name": "DiTTransformer2DModel"}, "known are"),
         ({"patch_size": None}, "does not say patch_size"),
+        ({"num_embeds_ada_norm": None}, "holds a value that is none for its name"),
+        ({"num_layers": "2"}, "holds a value that is none for its name"),
     ],
 )
 def test_configurations_of_other_networks_are_refused(copy, changed, said):
@@ -283,6 +294,8 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
         interop.save_diffusers(tmp_path / "out", bundle)
     config = dataclasses.replace(bundle.config, time_scale=1.0)
     foreign = interop.Bundle(models.from_params(models.GMDiT, config, bundle.params))
+    with pytest.raises(ValueError, match="holds no network"):
+        interop.save_diffusers(tmp_path / "new", interop.Bundle())
     with pytest.raises(ValueError, match=r"time_scale 1\.0"):
         interop.save_diffusers(tmp_path / "new", foreign)
     wrong = models.from_params(models.GMDiT, dataclasses.replace(bundle.config, depth=3), bundle.params)

@@ -28,12 +28,17 @@ def test_what_the_cache_holds_is_found_offline(offline, tmp_path, monkeypatch):
     (refs / "main").write_text(COMMIT)
     with pytest.raises(ValueError, match="has no weights as bfloat16"):
         interop.download(REPO, dtype="bfloat16")
-    (snapshot / "transformer" / "x.safetensors").write_bytes(b"")
-    assert interop.download(REPO) == snapshot
+    (snapshot / "transformer" / "config.json").write_text("{}")
+    (snapshot / "transformer" / "model.bf16-00001-of-00001.safetensors").write_bytes(b"")
+    assert interop.download(REPO) == interop.download(REPO, dtype="bfloat16") == snapshot
+    with pytest.raises(ValueError, match="has no weights as float32 in transformer"):
+        interop.download(REPO, dtype="float32")
+    (snapshot / "transformer" / "model-00001-of-00001.safetensors").write_bytes(b"")
+    assert interop.download(REPO, dtype="float32") == snapshot
 
 
 def test_bad_names_and_types_are_refused(offline):
-    with pytest.raises(ValueError, match="The hub has no somebody//network"):
+    with pytest.raises(ValueError, match="The hub does not give somebody//network"):
         interop.download("somebody//network")
     with pytest.raises(ValueError, match="dtype is 'int8'"):
         interop.download(REPO, dtype="int8")

@@ -42,6 +42,12 @@ def test_without_names_only_ids_are_known():
         label_ids(["jay"], {}, 10)
 
 
+def test_a_word_of_a_class_that_the_network_lacks_is_refused(bundle):
+    assert label_ids(np.array([1, 2]), {}, 3) == [1, 2]
+    with pytest.raises(ValueError, match="The label 9 is out of range; ids are from 0 to 8"):
+        label_ids(["macaw"], bundle.id2label, 9)
+
+
 @pytest.mark.parametrize("labels", ["jay", 3, None])
 def test_labels_are_a_list(bundle, labels):
     with pytest.raises(ValueError, match="give a list"):
