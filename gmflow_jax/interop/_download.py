@@ -52,7 +52,8 @@ def download(
     for network in {config.parent for config in path.rglob("config.json")} or {path}:
         if not any(_is_variant(file.name, dtype) for file in network.glob("*.safetensors")):
             raise ValueError(
-                f"{repo_id} has no weights as {dtype or 'safetensors'} in {network.name}; ask for another dtype."
+                f"{repo_id} has no weights as {dtype or 'safetensors'} in {network.name}; ask for another "
+                "dtype."
             )
     return path
 
