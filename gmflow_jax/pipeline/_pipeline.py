@@ -89,7 +89,8 @@ class Pipeline:
           order, num_substeps, spectrum: See `Recipe`.
           guidance_scale: Probabilistic guidance in [0, 1); 0 is off and takes half the time.
           seed: Of all images, from 0 to 2**32 - 1.
-          batch_size: Images at a time on all devices together; by default up to 16 on each.
+          batch_size: Images at a time on all devices together, at least one on each; by default up to 16
+            on each.
           decode: Whether to return images, or the latents as the transformer knows them.
           progress: Whether to show a bar of steps.
 
@@ -125,7 +126,8 @@ class Pipeline:
     def _batches(self, num_images: int, batch_size: int | None) -> tuple[int, int]:
         """Images in a batch, a multiple of the devices, and the number of batches, filled evenly."""
         devices = self._mesh.size
-        num_batches = -(-num_images // min(num_images, batch_size or _BATCH_PER_DEVICE * devices))
+        limit = max(batch_size // devices, 1) if batch_size else _BATCH_PER_DEVICE
+        num_batches = -(-num_images // (limit * devices))
         per_device = -(-num_images // (num_batches * devices))
         return per_device * devices, num_batches
 
