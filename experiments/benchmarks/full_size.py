@@ -71,8 +71,7 @@ def write_random(folder: str, config: models.GMDiTConfig) -> None:
 
 
 def _num_bytes(bundle: interop.Bundle) -> int:
-    networks = filter(None, (bundle.model, bundle.spectrum, bundle.autoencoder))
-    leaves = (leaf for net in networks for leaf in jax.tree.leaves(models.functional(net)[1]))
+    leaves = (leaf for net in bundle.networks.values() for leaf in jax.tree.leaves(models.functional(net)[1]))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 

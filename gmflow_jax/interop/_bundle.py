@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import nnx
 
 from gmflow_jax.models import (
     AutoencoderKL,
@@ -41,6 +42,12 @@ class Bundle:
     def config(self) -> GMDiTConfig | None:
         """The transformer's configuration."""
         return None if self.model is None else self.model.config
+
+    @property
+    def networks(self) -> dict[str, nnx.Module]:
+        """Those that there are, by the names of their attributes."""
+        named = {"model": self.model, "spectrum": self.spectrum, "autoencoder": self.autoencoder}
+        return {name: network for name, network in named.items() if network is not None}
 
     @property
     def params(self) -> dict[str, Any] | None:

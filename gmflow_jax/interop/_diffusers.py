@@ -117,10 +117,10 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; give a new folder, so that nothing is lost.")
-    networks = {name: getattr(bundle, part.field) for name, part in _PARTS.items()}
-    if not any(networks.values()):
+    networks = {n: bundle.networks[p.field] for n, p in _PARTS.items() if p.field in bundle.networks}
+    if not networks:
         raise ValueError("The bundle holds no network, so there is nothing to save.")
-    files = {name: _PARTS[name].write(net.config) for name, net in networks.items() if net is not None}
+    files = {name: _PARTS[name].write(network.config) for name, network in networks.items()}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         for name, config in files.items():
@@ -168,7 +168,7 @@ def _load_part(part: _Part, folder: pathlib.Path, dtype: str | None) -> nnx.Modu
 
 
 def _part_of(config: Mapping[str, Any], folder: pathlib.Path) -> _Part:
-    name = str(config.get("_class_name", "")).strip("_")
+    name = configs.class_name(config)
     for part in _PARTS.values():
         if name.startswith(part.class_name):
             return part

@@ -133,9 +133,13 @@ def _with_class(name: str, fields: Json) -> Json:
     return {"_class_name": name, "_diffusers_version": VERSION} | dict(sorted(fields.items()))
 
 
+def class_name(json: Mapping[str, Any]) -> str:
+    """The class that a file says it is of; whether an underscore leads depends on how it was written."""
+    return str(json.get("_class_name", "")).strip("_")
+
+
 def _class_of(json: Mapping[str, Any], known: Mapping[str, str], where: str) -> str:
-    # Whether the name has an underscore in front depends on how the folder was written.
-    name = str(json.get("_class_name", "")).strip("_")
+    name = class_name(json)
     if name not in known:
         raise ValueError(
             f"{where} is of a {name or 'network without _class_name'}; known are {', '.join(known)}."

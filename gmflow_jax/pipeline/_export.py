@@ -59,8 +59,7 @@ def export_sampler(
     if path.suffix != ".jaxexport" or path.is_dir():
         raise ValueError(f"{path} must be a file that ends in .jaxexport, beside which the parameters go.")
     sampler = Sampler(bundle, recipe or Recipe())
-    names = [name for name in ("model", "spectrum", "autoencoder") if getattr(bundle, name) is not None]
-    tree = {name: functional(getattr(bundle, name))[1] for name in names}
+    tree = {name: functional(network)[1] for name, network in bundle.networks.items()}
     params = {"/".join(keys): leaf_at(tree, keys) for keys in paths(tree)}
 
     def sample(params: dict[str, Any], seed, indices, labels, guidance_scale):

@@ -58,8 +58,7 @@ class Pipeline:
         self.bundle, self.id2label = bundle, bundle.id2label
         self._decode_batch_size = decode_batch_size
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("data",))
-        networks = {name: getattr(bundle, name) for name in ("model", "spectrum", "autoencoder")}
-        params = {name: functional(net)[1] for name, net in networks.items() if net is not None}
+        params = {name: functional(network)[1] for name, network in bundle.networks.items()}
         self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
         self._compiled: dict[Recipe, _Compiled] = {}
 

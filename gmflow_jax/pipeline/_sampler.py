@@ -77,14 +77,9 @@ class Sampler:
 
     def sample(self, params: Params, keys: Array, labels: Array, guidance_scale: Array, num_steps: int):
         """Latents in one go: the same as `start` and num_steps times `step`."""
-        x, state = self.start(params, keys, labels, guidance_scale)
-        times = self.times(num_steps)
-
-        def body(carry, inputs):
-            return self.step(params, keys, labels, guidance_scale, *inputs, *carry), None
-
-        inputs = (times[:-1], times[1:], jnp.arange(num_steps))
-        return jax.lax.scan(body, (x, state), inputs)[0][0]
+        x, _ = self.start(params, keys, labels, guidance_scale)
+        denoise, solver = self._denoiser(params, labels, guidance_scale), self._solver(params)
+        return solvers.sample(fold_in_keys(keys, 1), denoise, x, solver, self.times(num_steps))
 
     def times(self, num_steps: int) -> Array:
         return flow.time_grid(num_steps, self._shift)
