@@ -1,75 +1,137 @@
 """Training a run in its folder, for the programs that do."""
 
+import enum
+import json
 import pathlib
 from collections.abc import Callable
 
 import jax
 import ml_collections
-import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, runs
+from experiments import cli, costs, hooks, runs
 from experiments.tasks import make_task
-from gmflow_jax import training
+from gmflow_jax import data, sharding, training
+
+
+class Outcome(enum.Enum):
+    DONE = enum.auto()
+    ALREADY_DONE = enum.auto()
+    STOPPED = enum.auto()
 
 
 def fit_run(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, on_step: Callable[[], None] | None = None
-) -> bool:
-    """Train from the newest checkpoint in `workdir`, if any, to the end; True if nothing was left to do.
+) -> Outcome:
+    """Train from the newest checkpoint in `workdir`, if any, to the end.
 
-    `on_step` is called before each step, in place of the progress bar.
+    `on_step` is called before each step, in place of what is printed. All processes of a multi-host run
+    call this alike; the first one writes.
     """
+    say = _say if on_step is None and jax.process_index() == 0 else lambda text: None
     with cli.user_input():
-        task = make_task(config.task)
-        apply, shapes = runs.abstract_network(config)
+        task = make_task(config)
+        front = sharding.make_front(config.parallel, **config.mesh)
+        rows = front.rows(config.batch_size)
+        _check_microbatches(config, front)
         optimizer = runs.make_optimizer(config)
-        train_step = runs.make_train_step(config, apply, optimizer)
+        train_step = runs.make_train_step(config, optimizer, front)
         batches = task.batches(config.batch_size, config.seed)
-        workdir.mkdir(parents=True, exist_ok=True)
-        runs.save_config(workdir, config)
-    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
-    _say(f"{config.task}: {num_parameters:,} parameters, {config.num_steps:,} steps of {config.batch_size}")
-
-    def init():
-        return training.init_state(runs.init_params(config), optimizer)
-
-    def batch_fn(step):
-        if on_step is not None:
-            on_step()
-        return batches(step)
-
-    with training.Checkpointer(workdir / "checkpoints") as checkpointer:
+        init = runs.make_init(config, optimizer)
+        abstract_state = front.abstract(init)
+        _prepare_folder(workdir, config, task)
+    with training.Checkpointer(
+        workdir / "checkpoints", config.keep_last, config.keep_every
+    ) as checkpointer, hooks.make_hooks(config, task, front, workdir) as todo:
         with cli.user_input():
-            restored = checkpointer.restore_latest(jax.eval_shape(init))
-        state = jax.jit(init)() if restored is None else restored[0]
+            restored = checkpointer.restore_latest(abstract_state)
+        state = front.init(init) if restored is None else restored[0]
         start = int(state.step)
         if start >= config.num_steps:
-            _say(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
-            return True
+            say(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
+            return Outcome.ALREADY_DONE
+        say(costs.overview(state.params))
+        first = batches(start, rows)
+        compiled = front.compile(train_step, abstract_state, _global_shapes(first, config.batch_size))
+        say(costs.estimate(config, front, abstract_state, compiled))
         if start:
-            _say(f"Resuming after {start:,} steps.")
-        writer = training.MetricWriter(workdir, resume_step=start)
-        state = training.fit(
-            state,
-            jax.jit(train_step, donate_argnums=0),
-            batch_fn,
-            jax.random.key(config.seed),
-            config.num_steps,
-            writer=writer,
-            checkpointer=checkpointer,
-            log_every=config.log_every,
-            checkpoint_every=config.checkpoint_every,
-            global_batch_size=config.batch_size,
-            progress=on_step is None,
+            say(f"Resuming after {start:,} steps.")
+
+        stream = _stream(config, lambda step: batches(step, rows), start)
+
+        def batch_fn(step):
+            if on_step is not None:
+                on_step()
+            return front.put(next(stream), config.batch_size)
+
+        writer = training.MetricWriter(workdir, resume_step=start) if jax.process_index() == 0 else None
+        try:
+            state = training.fit(
+                state,
+                compiled,
+                batch_fn,
+                front.replicate(jax.random.key(config.seed)),
+                config.num_steps,
+                writer=writer,
+                checkpointer=checkpointer,
+                hooks=todo,
+                portable=front.portable,
+                log_every=config.log_every,
+                checkpoint_every=config.checkpoint_every,
+                max_skipped_in_row=config.max_skipped_in_row,
+                global_batch_size=config.batch_size,
+                peak_images_per_second=costs.peak_images_per_second(config, front),
+                progress=on_step is None,
+            )
+        except FloatingPointError as error:
+            raise cli.UserError(str(error)) from error
+        finally:
+            if writer is not None:
+                writer.close()
+    if int(state.step) == config.num_steps:
+        return Outcome.DONE
+    say(
+        f"Stopped after {int(state.step):,} of {config.num_steps:,} steps; a checkpoint was saved. "
+        "The same command resumes."
+    )
+    return Outcome.STOPPED
+
+
+def _global_shapes(batch, batch_size: int):
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *rows.shape[1:]), rows.dtype) for name, rows in batch.items()
+    }
+
+
+def _stream(config, batch_fn: Callable, start: int):
+    c = config.data
+    if not c.num_threads and not c.num_workers:
+        return map(batch_fn, range(start, config.num_steps))
+    return data.prefetch(
+        batch_fn, start, config.num_steps, num_threads=c.num_threads, num_workers=c.num_workers
+    )
+
+
+def _check_microbatches(config, front: sharding.Front) -> None:
+    unit = config.num_microbatches * front.mesh.size
+    if config.num_microbatches < 1 or config.batch_size % unit:
+        raise ValueError(
+            f"A batch of {config.batch_size} cannot be cut into {config.num_microbatches} microbatches on "
+            f"{front.mesh.size} devices; give a batch_size that is a multiple of their product."
         )
-        writer.close()
-    if int(state.step) < config.num_steps:
-        raise cli.UserError(
-            f"Stopped after {int(state.step):,} of {config.num_steps:,} steps; a checkpoint was saved. "
-            "The same command resumes."
-        )
-    return False
+
+
+def _prepare_folder(workdir: pathlib.Path, config, task) -> None:
+    """Refuse a folder of another run, else note in it what this one is."""
+    notes = {"config.json": (json.loads(config.to_json_best_effort()), "configuration")}
+    if task.metadata is not None:
+        notes["latents.json"] = (task.metadata, "cache of latents")
+    for name, (content, what) in notes.items():
+        runs.check_unchanged(workdir / name, content, what)
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, (content, _) in notes.items():
+            runs.write_json(workdir / name, content)
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, runs
+from experiments import cli, runs, trained
 from experiments.report import check_out, load_comparable, provenance
 from gmflow_jax import evaluation, flow, gm, losses
 
@@ -82,7 +82,7 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     return rows
 
 
-def _rows(workdir: str, run: runs.TrainedRun, x_0, labels, num_times: int, update: Callable) -> list[Row]:
+def _rows(workdir: str, run: trained.TrainedRun, x_0, labels, num_times: int, update: Callable) -> list[Row]:
     """A row without the spectrum, and one with it where the run has learned one."""
     nll = draw_nll(
         run.denoiser, x_0, labels, num_times, run.task.sample_batch_size, run.spectrum("gm_sde"), update

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import gmflow_jax
-from experiments import cli, runs
+from experiments import cli, runs, trained
 from experiments.tasks import Row, make_task
 from gmflow_jax import evaluation, flow
 from gmflow_jax.solvers import Solver
@@ -47,7 +47,7 @@ def report(
         rows = []
         for (run, entry, n), sampler in zip(cells, pool.map(_compile, cells), strict=True):
             bar.set_postfix_str(f"{entry['name']}, {n} steps")
-            rows.append(_score(run, entry["name"], runs.num_calls(entry["solver"], n), sampler))
+            rows.append(_score(run, entry["name"], trained.num_calls(entry["solver"], n), sampler))
             bar.update()
     references = task.reference_rows()
     print(format_table(rows, references, task.score_names))
@@ -65,9 +65,9 @@ def report(
     return rows
 
 
-def load_comparable(workdirs: Sequence[str]) -> list[runs.TrainedRun]:
+def load_comparable(workdirs: Sequence[str]) -> list[trained.TrainedRun]:
     """Load runs that can share a table; ValueError if they are of different tasks."""
-    loaded = [runs.load_run(workdir) for workdir in workdirs]
+    loaded = [trained.load_run(workdir) for workdir in workdirs]
     names = {run.config.task for run in loaded}
     if len(names) > 1:
         raise ValueError(
@@ -77,7 +77,7 @@ def load_comparable(workdirs: Sequence[str]) -> list[runs.TrainedRun]:
     return loaded
 
 
-def provenance(workdirs: Sequence[str], loaded: Sequence[runs.TrainedRun]) -> dict:
+def provenance(workdirs: Sequence[str], loaded: Sequence[trained.TrainedRun]) -> dict:
     """What a report says of the runs and the versions that made it."""
     return {
         "runs": [
@@ -99,7 +99,7 @@ def _asked(names: Sequence[str], workdir: str) -> list[dict]:
 def _solver(run, entry, num_steps) -> Solver:
     spectrum = run.spectrum(entry["solver"], wanted=entry.get("spectrum", False))
     shift = run.config.report.shift
-    return runs.make_solver(
+    return trained.make_solver(
         entry["solver"], num_steps, entry.get("order", 2), shift=shift, spectrum=spectrum
     )
 
@@ -111,7 +111,7 @@ def _compile(cell) -> Callable:
     return run.sampler(_solver(*cell), times, num_samples, entry.get("guidance_scale", 0.0))
 
 
-def _score(run: runs.TrainedRun, name: str, nfe: int, sampler: Callable) -> Row:
+def _score(run: trained.TrainedRun, name: str, nfe: int, sampler: Callable) -> Row:
     """Sample and score one cell of the table, once for each seed."""
     labels = run.task.evaluation_labels
     scores, first = [], None

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from tqdm.auto import tqdm
 
-from experiments import cli, figures, runs
+from experiments import cli, figures, trained
 from gmflow_jax import flow, pipeline, solvers
 from gmflow_jax.guidance import check_guidance_scale
 
@@ -78,9 +78,9 @@ def main() -> None:
 def _sample_run() -> None:
     num_steps = _given(_STEPS, 8)
     with cli.user_input():
-        run = runs.load_run(_WORKDIR.value)
+        run = trained.load_run(_WORKDIR.value)
         spectrum = run.spectrum(_SOLVER.value, _SPECTRUM.value)
-        solver = runs.make_solver(
+        solver = trained.make_solver(
             _SOLVER.value, num_steps, _ORDER.value, _SUBSTEPS.value, spectrum=spectrum
         )
         labels = _labels(dict(enumerate(run.task.class_names)), len(run.task.class_names), 64)

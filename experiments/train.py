@@ -3,17 +3,22 @@
   python -m experiments.train --config=experiments/configs/digits.py --workdir=runs/digits
   python -m experiments.train --config=... --workdir=... --config.num_steps=100
 
-The workdir receives config.json, checkpoints/, metrics.csv, TensorBoard events, and at the end
-report.json, report.png and a printed table. The same command again resumes an unfinished run.
+The workdir receives config.json, checkpoints/, metrics.csv and TensorBoard events; the digits and the
+checkerboard are reported on at the end: report.json, report.png and a printed table. The same command
+again resumes an unfinished run, to the same numbers.
+
+On several hosts start the same command on each, with the workdir on a shared disk; where neither TPU
+metadata nor Slurm tell of the others, with --coordinator_address, --num_processes and --process_id.
 """
 
 import pathlib
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli
-from experiments.fit import fit_run
+from experiments import cli, cluster
+from experiments.fit import Outcome, fit_run
 from experiments.report import report
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -21,6 +26,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.")
 _REPORT = flags.DEFINE_bool("report", True, "Whether to evaluate the run when it is done.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", None, "Whether this is one process of several; by default if the environment says so."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "Host and port of process 0, for the others.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0 on.")
 
 
 def main() -> None:
@@ -29,10 +40,18 @@ def main() -> None:
             "--config and --workdir are needed, for example --config=experiments/configs/digits.py "
             "--workdir=runs/digits."
         )
+    cluster.join(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     workdir = pathlib.Path(_WORKDIR.value)
-    already_finished = fit_run(_CONFIG.value, workdir)
+    outcome = fit_run(_CONFIG.value, workdir)
+    if outcome is Outcome.STOPPED or jax.process_index() > 0:
+        return
     out = workdir / "report.json"
-    if already_finished and out.exists():
+    if "report" not in _CONFIG.value:
+        print(
+            f"Sample: python -m experiments.sample --workdir={workdir} --autoencoder=FOLDER. As a diffusers "
+            f"folder: python -m experiments.export --workdir={workdir} --out=FOLDER."
+        )
+    elif outcome is Outcome.ALREADY_DONE and out.exists():
         print(f"Its report is {out}; python -m experiments.evaluate --workdir={workdir} makes it anew.")
     elif _REPORT.value:
         report([str(workdir)], out)

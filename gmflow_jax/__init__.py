@@ -3,7 +3,7 @@
 Layers, bottom up; nothing imports upward::
 
     gm -> flow -> losses, guidance -> solvers          need jax only
-    models -> training -> data, evaluation, interop    need the extra "train"
+    models -> training -> data, evaluation, interop, sharding    need the extra "train"
     interop -> pipeline                                needs the extra "weights"
 
 Subpackages load on first use, so `import gmflow_jax.solvers` costs no more than importing jax.
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = frozenset({
     "data", "evaluation", "flow", "gm", "guidance", "interop", "losses", "models", "pipeline",
-    "solvers", "training",
+    "sharding", "solvers", "training",
 })
 __all__ = ["__version__", *sorted(_SUBPACKAGES)]
 

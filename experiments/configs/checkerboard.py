@@ -7,15 +7,14 @@ Cost and scores: see the table in README.md.
 
 import ml_collections
 
+from experiments.configs import base
+
 
 def get_config() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
+    config = base.get_config()
     config.task = "checkerboard"
-    config.seed = 0
     config.num_steps = 5500
     config.batch_size = 1024
-    config.log_every = 100
-    config.checkpoint_every = 2500
 
     config.network = ml_collections.ConfigDict(dict(
         kind="gm_mlp",
@@ -34,15 +33,10 @@ def get_config() -> ml_collections.ConfigDict:
         logit_normal=False,
         shift=2.0,  # more of the noisy times, which decide the first step
     ))
-    config.optimizer = ml_collections.ConfigDict(dict(
+    config.optimizer.update(dict(
         learning_rate=4e-3,
         schedule="cosine",
         warm_up_steps=100,
-        end_ratio=0.0,
-        b1=0.9,
-        b2=0.95,
-        weight_decay=0.0,
-        clip_norm=1.0,  # 0 is no clipping
     ))
     config.ema = ml_collections.ConfigDict(dict(kind="karras", gamma=7.0))
 

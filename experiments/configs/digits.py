@@ -7,15 +7,14 @@ Cost and scores: see the table in README.md.
 
 import ml_collections
 
+from experiments.configs import base
+
 
 def get_config() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
+    config = base.get_config()
     config.task = "digits"
-    config.seed = 0
     config.num_steps = 5000
     config.batch_size = 64
-    config.log_every = 100
-    config.checkpoint_every = 2500
 
     # A mixture pixel is a block of 2 x 2 real pixels: 16 tokens of D = 4 channels.
     config.network = ml_collections.ConfigDict(dict(
@@ -37,15 +36,11 @@ def get_config() -> ml_collections.ConfigDict:
         class_dropout_prob=0.1,
         logit_normal=True,
     ))
-    config.optimizer = ml_collections.ConfigDict(dict(
+    config.optimizer.update(dict(
         learning_rate=1e-2,
         schedule="cosine",
         warm_up_steps=100,
-        end_ratio=0.0,
-        b1=0.9,
-        b2=0.95,
         weight_decay=0.02,
-        clip_norm=1.0,  # 0 is no clipping
     ))
     config.ema = ml_collections.ConfigDict(dict(kind="warm_up", max_decay=0.999))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import figures, runs
+from experiments import figures, trained
 from experiments.configs import checkerboard_study
 from experiments.fit import fit_run
 from experiments.study import claims, tables
@@ -58,7 +58,7 @@ def run(study: Study) -> str:
     return "\n\n".join(sections)
 
 
-def _train(study: Study, variant: str) -> runs.TrainedRun:
+def _train(study: Study, variant: str) -> trained.TrainedRun:
     config = checkerboard_study.get_config(variant)
     config.num_steps = study.settings.num_training_steps
     config.optimizer.warm_up_steps = min(config.optimizer.warm_up_steps, config.num_steps // 10)
@@ -66,7 +66,7 @@ def _train(study: Study, variant: str) -> runs.TrainedRun:
     before = study.bar.n
     fit_run(config, workdir, lambda: study.advance(f"training {problem_name(variant)}"))
     study.bar.update(before + config.num_steps - study.bar.n)  # what an earlier run had done
-    return runs.load_run(str(workdir))
+    return trained.load_run(str(workdir))
 
 
 def _section(

@@ -6,10 +6,14 @@ apart by `apply, params = functional(model)` and use plain jax transformations o
 
 from gmflow_jax.models._autoencoder import AutoencoderKL as AutoencoderKL
 from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig as AutoencoderKLConfig
+from gmflow_jax.models._config import DIT_SIZES as DIT_SIZES
 from gmflow_jax.models._config import GMDiTConfig as GMDiTConfig
 from gmflow_jax.models._config import GMMLPConfig as GMMLPConfig
 from gmflow_jax.models._config import SpectrumMLPConfig as SpectrumMLPConfig
 from gmflow_jax.models._config import gm_dit_config as gm_dit_config
+from gmflow_jax.models._cost import PEAK_FLOPS as PEAK_FLOPS
+from gmflow_jax.models._cost import forward_flops as forward_flops
+from gmflow_jax.models._cost import peak_flops as peak_flops
 from gmflow_jax.models._functional import abstract as abstract
 from gmflow_jax.models._functional import from_params as from_params
 from gmflow_jax.models._functional import functional as functional

@@ -8,6 +8,7 @@ from typing import Any
 _DTYPES = ("float32", "bfloat16", "float16")
 _ATTENTION = ("xla", "cudnn")
 _HEADS = ("joint", "separate")
+_REMAT = (False, True, "none", "full", "dots")
 # (hidden_size, depth, num_heads) of table 1 of Peebles and Xie 2023 (arXiv 2212.09748).
 DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
@@ -78,7 +79,8 @@ class GMDiTConfig:
       param_dtype: Type of the parameters.
       scan_layers: Whether to run the blocks by `jax.lax.scan`, whose compile time does not grow with
           depth, or unrolled, which runs faster. Does not change the parameters.
-      remat: Whether the backward pass recomputes the activations of each block, to save memory.
+      remat: What the backward pass recomputes of each block, to save memory: 'none' or False,
+          'dots' for all but the products with parameters, 'full' or True for everything.
       attention: 'xla', or 'cudnn' for the fused kernel of NVIDIA GPUs, which needs
           `dtype='bfloat16'` or 'float16'.
     """
@@ -101,7 +103,7 @@ class GMDiTConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     scan_layers: bool = False
-    remat: bool = False
+    remat: bool | str = False
     attention: str = "xla"
 
     def __post_init__(self):
@@ -119,6 +121,9 @@ class GMDiTConfig:
             f"time_scale is {self.time_scale}, but it multiplies the time; give a positive number.",
         )
         _require(self.head in _HEADS, f"head is {self.head!r}; give 'joint' or 'separate'.")
+        _require(
+            self.remat in _REMAT, f"remat is {self.remat!r}; give 'none', 'dots' or 'full', or a bool."
+        )
         _require(
             self.attention in _ATTENTION, f"attention is {self.attention!r}; give 'xla' or 'cudnn'."
         )

@@ -13,15 +13,17 @@ from gmflow_jax.models._layers import (
     MLP,
     DiTBlock,
     Linear,
+    gather_block,
     layer_norm,
     modulate,
+    split_batch,
     spread,
     uniform_of_fans,
     xavier_uniform,
 )
 from gmflow_jax.models._pixels import depth_to_space, space_to_depth
 
-_TIME_FEATURES = 256
+TIME_FEATURES = 256
 
 
 class GMDiT(nnx.Module):
@@ -44,7 +46,7 @@ class GMDiT(nnx.Module):
         self.patch_embed = linear(
             config.patch_size**2 * config.in_channels, size, kernel_init=xavier_uniform
         )
-        self.time_mlp = MLP((_TIME_FEATURES, size, size), rngs, kernel_init=normal(0.02), **types)
+        self.time_mlp = MLP((TIME_FEATURES, size, size), rngs, kernel_init=normal(0.02), **types)
         self.class_embed = nnx.Embed(
             config.num_classes + 1,
             size,
@@ -136,7 +138,7 @@ class GMDiT(nnx.Module):
         return labels
 
     def _condition(self, t: Array, labels: Array) -> Array:
-        features = time_features(t, _TIME_FEATURES, scale=self.config.time_scale)
+        features = time_features(t, TIME_FEATURES, scale=self.config.time_scale)
         return self.time_mlp(features) + self.class_embed(labels)
 
     def _predict_log_std(self, conditioning: Array) -> Array:
@@ -151,12 +153,15 @@ class GMDiT(nnx.Module):
         graphdef, params = nnx.split(self.blocks)
 
         def run(x: Array, block_params) -> tuple[Array, None]:
-            return nnx.merge(graphdef, block_params)(x, conditioning), None
+            block = nnx.merge(graphdef, gather_block(block_params))
+            return split_batch(block(x, conditioning)), None
 
         config = self.config
-        if config.remat:
+        if config.remat not in (False, "none"):
+            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = dots if config.remat == "dots" else None
             # Inside a scan nothing can be merged across the barrier, and it would only cost time.
-            run = jax.checkpoint(run, prevent_cse=not config.scan_layers)
+            run = jax.checkpoint(run, prevent_cse=not config.scan_layers, policy=policy)
         if config.scan_layers:
             return jax.lax.scan(run, x, params)[0]
         # unstack, not indexing: its transpose is one stack instead of `depth` padded sums.

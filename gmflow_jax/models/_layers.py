@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import Initializer, normal, zeros
+from jax.sharding import AxisType, PartitionSpec
 
 xavier_uniform = jax.nn.initializers.xavier_uniform()
 he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -52,6 +53,27 @@ def attention(query: Array, key: Array, value: Array, implementation: str) -> Ar
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1).astype(query.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def gather_block(params):
+    """Makes a block's parameters whole where a training step stores them in shards, else nothing.
+
+    That is where the mesh of `jax.set_mesh` has an axis 'fsdp', see `gmflow_jax.sharding`. Left to
+    itself XLA would move the activations to the shards instead.
+    """
+    return params if _fsdp_axes() is None else jax.lax.with_sharding_constraint(params, PartitionSpec())
+
+
+def split_batch(x: Array) -> Array:
+    """Keeps the first axis split over all devices of such a mesh, else does nothing."""
+    axes = _fsdp_axes()
+    return x if axes is None else jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def _fsdp_axes() -> tuple[str, ...] | None:
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = "fsdp" in mesh.axis_names and set(mesh.axis_types) == {AxisType.Auto}
+    return mesh.axis_names if ours else None
 
 
 class Linear(nnx.Linear):

@@ -15,35 +15,33 @@ from gmflow_jax.training._state import TrainState
 _ARRAY_ITEMS = {"params": "params", "ema": "ema_params", "opt_state": "opt_state"}
 
 
-class Checkpointer:
-    """Saves and restores training states in `folder`, which holds nothing else.
+class Snapshots:
+    """Trees of arrays and json values by number of steps, in a `folder` that holds nothing else.
 
-    A checkpoint has the separate items `params`, `ema`, `opt_state` and `meta` (json). Saving
-    returns once the arrays are off the device, and writes in the background; `close` waits. The
-    newest `keep` checkpoints stay. Use it as a context manager, or call `close`.
+    Saving returns once the arrays are off the devices, and writes in the background; a snapshot is
+    whole or not there. With several processes all of them call every method, on one shared folder.
+    Use it as a context manager, or call `close`, which waits.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 3):
+    def __init__(
+        self, folder: str | os.PathLike, keep: int | None = None, keep_every: int | None = None
+    ):
+        """The newest `keep` snapshots stay (None: all), and those of multiples of `keep_every` steps."""
         self.folder = Path(folder).absolute()  # Orbax takes no relative path
-        if keep < 1:
+        if keep is not None and keep < 1:
             raise ValueError(
                 f"keep is {keep}, so no checkpoint would remain to resume from; give at least 1."
             )
         _check_folder(self.folder)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=(*_ARRAY_ITEMS, "meta")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, create=True
         )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, state: TrainState, meta: Mapping[str, Any] | None = None) -> None:
-        """Saves `state` under its number of steps, with `meta` (json values, e.g. the config).
-
-        `step` and `num_skipped` are added to `meta`. A step that is already saved is left alone.
-        """
-        step = int(state.step)
-        if step == self.latest_step():
+    def save(self, step: int, trees: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Saves named trees of arrays, and json values. A step that is already saved is left alone."""
+        if step in self.steps():
             return
-        meta = {**(meta or {}), "step": step, "num_skipped": int(state.num_skipped)}
         try:
             json.dumps(meta)
         except TypeError as error:
@@ -51,76 +49,30 @@ class Checkpointer:
                 f"The checkpoint's meta cannot be written as json ({error}); give only dicts, "
                 "lists, strings, numbers, booleans and None."
             ) from error
-        arrays = {
-            item: ocp.args.StandardSave(getattr(state, field))
-            for item, field in _ARRAY_ITEMS.items()
-        }
-        self._manager.save(step, args=ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(meta)))
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items["meta"] = ocp.args.JsonSave(dict(meta))
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all complete snapshots, in order."""
+        return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """Returns the number of steps of the newest complete checkpoint, or None."""
+        """Returns the number of steps of the newest complete snapshot, or None."""
         return self._manager.latest_step()
 
-    def restore_latest(self, abstract_state: TrainState) -> tuple[TrainState, dict] | None:
-        """Returns the newest state and its meta, or None where there is no checkpoint yet.
+    def restore(self, step: int | None = None, **targets: Any) -> dict[str, Any]:
+        """Returns the asked trees, and 'meta', of a snapshot, by default of the newest.
 
-        `abstract_state` has the wanted structure, shapes, dtypes and, where given, shardings: a
-        state, or `jax.eval_shape` of what makes one. Leaves without a sharding go to one device.
+        A target has the wanted structure, shapes, dtypes and, where given, shardings: arrays, or
+        `jax.ShapeDtypeStruct`s. Leaves without a sharding go to one device.
         """
-        if self.latest_step() is None:
-            return None
-        targets = {
-            item: ocp.args.StandardRestore(_abstract(getattr(abstract_state, field)))
-            for item, field in _ARRAY_ITEMS.items()
-        }
-        items = self._restore(self.latest_step(), **targets, meta=ocp.args.JsonRestore())
-        counters = {
-            name: jax.device_put(
-                jnp.int32(items["meta"][name]), getattr(abstract_state, name).sharding
-            )
-            for name in ("step", "num_skipped")
-        }
-        arrays = {field: items[item] for item, field in _ARRAY_ITEMS.items()}
-        return TrainState(**arrays, **counters), dict(items["meta"])
-
-    def restore_ema(self, abstract_params: Any, step: int | None = None) -> Any:
-        """Returns only the averaged parameters, by default the newest; for sampling."""
-        target = ocp.args.StandardRestore(_abstract(abstract_params))
-        return self._restore(self._existing(step), ema=target)["ema"]
-
-    def read_meta(self, step: int | None = None) -> dict:
-        """Returns the json part of a checkpoint, by default of the newest."""
-        return dict(self._restore(self._existing(step), meta=ocp.args.JsonRestore())["meta"])
-
-    def reached_preemption(self, step: int) -> bool:
-        """Says whether a multi-process run is being preempted: all processes agree on the step."""
-        return self._manager.reached_preemption(step)
-
-    def close(self) -> None:
-        """Waits for the checkpoints under way and closes the folder."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-    def __enter__(self) -> "Checkpointer":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
-
-    def _existing(self, step: int | None) -> int:
-        steps = list(self._manager.all_steps())
-        if (not steps) if step is None else (step not in steps):
-            wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-            raise ValueError(
-                f"{self.folder} holds {wanted} (it has {sorted(steps)}); train first, or point to "
-                "the folder of checkpoints inside a finished run."
-            )
-        return self.latest_step() if step is None else step
-
-    def _restore(self, step: int, **items):
+        step = self._existing(step)
+        items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in targets.items()}
+        items["meta"] = ocp.args.JsonRestore()
         self._manager.wait_until_finished()
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             # Orbax raises many types, some with pages of text.
             reason = " ".join(str(error).split())[:300]
@@ -130,17 +82,93 @@ class Checkpointer:
                 "shape. Restore it with the configuration it was trained with, or remove the "
                 f"folder of that step to go on from an earlier one. ({reason})"
             ) from error
+        return {name: restored[name] for name in items}
+
+    def read_meta(self, step: int | None = None) -> dict:
+        """Returns the json part of a snapshot, by default of the newest."""
+        return dict(self.restore(step)["meta"])
+
+    def reached_preemption(self, step: int) -> bool:
+        """Says whether a multi-process run is being preempted: all processes agree on the step."""
+        return self._manager.reached_preemption(step)
+
+    def close(self) -> None:
+        """Waits for the snapshots under way and closes the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> "Snapshots":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def _existing(self, step: int | None) -> int:
+        steps = self.steps()
+        if (not steps) if step is None else (step not in steps):
+            wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            raise ValueError(
+                f"{self.folder} holds {wanted} (it has {steps}); train first, or point to "
+                "the folder of checkpoints inside a finished run."
+            )
+        return steps[-1] if step is None else step
+
+
+class Checkpointer(Snapshots):
+    """Saves and restores training states: snapshots with the items `params`, `ema`, `opt_state`,
+    where there are any `power_averages`, and `meta`.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 3, keep_every: int | None = None):
+        super().__init__(folder, keep, keep_every)
+
+    def save_state(self, state: TrainState, meta: Mapping[str, Any] | None = None) -> None:
+        """Saves `state` under its number of steps, with `meta` (json values, e.g. the config).
+
+        `step` and `num_skipped` are added to `meta`. A step that is already saved is left alone.
+        """
+        step = int(state.step)
+        meta = {**(meta or {}), "step": step, "num_skipped": int(state.num_skipped)}
+        self.save(step, _trees(state), meta)
+
+    def restore_latest(self, abstract_state: TrainState) -> tuple[TrainState, dict] | None:
+        """Returns the newest state and its meta, or None where there is no checkpoint yet.
+
+        `abstract_state` is a target in the sense of `restore`: a state, or `jax.eval_shape` of what
+        makes one.
+        """
+        if self.latest_step() is None:
+            return None
+        trees = self.restore(**_trees(abstract_state))
+        meta = trees.pop("meta")
+        counters = {
+            name: jax.device_put(jnp.int32(meta[name]), getattr(abstract_state, name).sharding)
+            for name in ("step", "num_skipped")
+        }
+        fields = {field: trees[item] for item, field in _ARRAY_ITEMS.items()}
+        averages = trees.get("power_averages", ())
+        return TrainState(**fields, **counters, power_averages=tuple(averages)), dict(meta)
+
+    def restore_ema(self, abstract_params: Any, step: int | None = None) -> Any:
+        """Returns only the averaged parameters, by default the newest; for sampling."""
+        return self.restore(step, ema=abstract_params)["ema"]
+
+
+def _trees(state: TrainState) -> dict[str, Any]:
+    trees = {item: getattr(state, field) for item, field in _ARRAY_ITEMS.items()}
+    # Orbax saves no empty tree.
+    return trees | ({"power_averages": state.power_averages} if state.power_averages else {})
 
 
 def _abstract(tree: Any) -> Any:
     """Describes the arrays to restore, on one device where nothing else is said."""
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=getattr(x, "sharding", None) or default
-        ),
-        tree,
-    )
+
+    def describe(leaf):
+        sharding = getattr(leaf, "sharding", None) or default
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(describe, tree)
 
 
 def _check_folder(folder: Path) -> None:

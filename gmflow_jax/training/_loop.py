@@ -4,7 +4,8 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,6 +14,17 @@ from tqdm.auto import tqdm
 from gmflow_jax.training._checkpoint import Checkpointer
 from gmflow_jax.training._metrics import MetricWriter, average_metrics
 from gmflow_jax.training._state import TrainState
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Something to do with the state every so many steps, and after the last one; 0 is never.
+
+    `run(state, step)` sees the state after `step` steps, and may return scalars to be written.
+    """
+
+    every: int
+    run: Callable[[TrainState, int], Mapping[str, float] | None]
 
 
 def fit(
@@ -24,9 +36,13 @@ def fit(
     *,
     writer: MetricWriter | None = None,
     checkpointer: Checkpointer | None = None,
+    hooks: Sequence[Hook] = (),
+    portable: Callable[[TrainState], TrainState] = lambda state: state,
     log_every: int = 100,
     checkpoint_every: int = 1000,
+    max_skipped_in_row: int | None = None,
     global_batch_size: int | None = None,
+    peak_images_per_second: float | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> TrainState:
@@ -35,11 +51,16 @@ def fit(
     `train_step(state, batch, key)` is already jitted (donating the state is safe here), and
     `batch_fn(step)` gives the batch of the 0-based step as a function of the step alone: a run
     that stops and resumes then equals one that never stopped. Metrics are averaged over
-    `log_every` steps, and only then fetched from the device. Checkpoints carry `meta` and are
-    made every `checkpoint_every` steps and at the end.
+    `log_every` steps, and only then fetched from the devices. Checkpoints carry `meta` and are
+    made every `checkpoint_every` steps and at the end. Hooks and checkpoints see
+    `portable(state)`, see `sharding.Front`. With `global_batch_size` the speed is written too, and
+    with `peak_images_per_second`, that of the devices at their peak, their utilisation (`mfu`).
 
     SIGTERM or Ctrl-C end the loop after the step under way, with a checkpoint; the state returned
     then has made fewer than `num_steps` steps. A second signal acts as it would without the loop.
+    Raises FloatingPointError when `max_skipped_in_row` steps in a row were skipped because the loss
+    or a gradient was not finite (noticed when metrics are averaged); skipped steps change no
+    parameter, and no checkpoint is made then.
     """
     if log_every < 1 or checkpoint_every < 1:
         raise ValueError(
@@ -48,6 +69,7 @@ def fit(
         )
     start = int(state.step)
     show = progress and jax.process_index() == 0
+    skips = _SkipCounter(max_skipped_in_row)
     with _stop_flag() as stop, tqdm(
         total=num_steps, initial=start, unit="step", disable=not show, dynamic_ncols=True
     ) as bar:
@@ -57,25 +79,50 @@ def fit(
             done = step + 1
             window.append(metrics)
             if len(window) > 2:
-                # Running further ahead of the device would only pile up batches in its memory.
+                # Running further ahead of the devices would only pile up batches in their memory.
                 jax.block_until_ready(window[-3])
             bar.update()
             stopping = _must_stop(stop, checkpointer, done)
-            if done % log_every == 0 or done == num_steps or stopping:
-                scalars = average_metrics(jax.device_get(window))
+            last = stopping or done == num_steps
+            if done % log_every == 0 or last:
+                window = jax.device_get(window)
                 seconds = time.perf_counter() - window_start
+                scalars = average_metrics(window)
                 if global_batch_size is not None:
                     scalars["images_per_second"] = global_batch_size * len(window) / seconds
+                    if peak_images_per_second is not None:
+                        scalars["mfu"] = scalars["images_per_second"] / peak_images_per_second
                 _report(done, scalars, bar, writer)
+                skips.check(window, done)
                 window, window_start = [], time.perf_counter()
-            if checkpointer is not None and (done % checkpoint_every == 0 or stopping):
-                checkpointer.save(state, meta)
+            for hook in hooks:
+                if hook.every and (done % hook.every == 0 or done == num_steps):
+                    scalars = hook.run(portable(state), done)
+                    _write(done, scalars, writer)
+            if checkpointer is not None and (done % checkpoint_every == 0 or last):
+                checkpointer.save_state(portable(state), meta)
             if stopping:
                 bar.write(f"Stopped by a signal after {done} of {num_steps} steps.")
                 break
-        if checkpointer is not None:
-            checkpointer.save(state, meta)
     return state
+
+
+class _SkipCounter:
+    """Counts skipped steps in a row."""
+
+    def __init__(self, limit: int | None):
+        self._limit, self._count = limit, 0
+
+    def check(self, window: Sequence[Mapping[str, Any]], step: int) -> None:
+        for metrics in window:
+            self._count = self._count + 1 if metrics["skipped"] else 0
+            if self._limit and self._count >= self._limit:
+                raise FloatingPointError(
+                    f"The loss or its gradient was not finite in {self._count} steps in a row, up to "
+                    f"about step {step}. The parameters are still those of before, and the checkpoints "
+                    "are kept. Lower the learning rate, clip the gradient or compute in float32, and "
+                    "resume; or look at the data."
+                )
 
 
 def _report(
@@ -87,7 +134,11 @@ def _report(
     if scalars["num_skipped"]:
         shown += f", {scalars['num_skipped']:.0f} skipped"
     bar.set_postfix_str(shown)
-    if writer is not None:
+    _write(step, scalars, writer)
+
+
+def _write(step: int, scalars: Mapping[str, float] | None, writer: MetricWriter | None) -> None:
+    if writer is not None and scalars:
         writer.write_scalars(step, scalars)
         writer.flush()
 

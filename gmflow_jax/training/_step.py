@@ -1,7 +1,6 @@
 """One training step as a pure function."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -9,13 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from gmflow_jax import flow, gm, losses
 from gmflow_jax.training._ema import update_ema
 from gmflow_jax.training._example import TransitionExample, draw_example
+from gmflow_jax.training._loss import Metrics, make_loss
+from gmflow_jax.training._post_hoc import update_power_averages
 from gmflow_jax.training._state import TrainState
-
-Metrics = dict[str, jax.Array]
-NUM_TIME_BINS = 4
 
 
 def make_train_step(
@@ -28,7 +25,10 @@ def make_train_step(
     spectrum_apply: Callable[..., jax.Array] | None = None,
     spectral_loss_weight: float = 1.0,
     learning_rate: optax.Schedule | None = None,
+    power_stds: Sequence[float] = (),
+    num_microbatches: int = 1,
     axis_name: str | None = None,
+    working_copy: Callable[[Any], Any] = lambda params: params,
     **draw_options: Any,
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
     """Returns `train_step(state, batch, key) -> (state, metrics)`, to be jitted by the caller.
@@ -54,18 +54,17 @@ def make_train_step(
     `learning_rate` if that schedule is given (it only serves the metric), and per quarter of the
     time axis `time_bin_sum` and `time_bin_count` [4], the summed losses and numbers of samples.
 
+    The gradient is accumulated over `num_microbatches` parts of the batch, which must divide it: less
+    memory, the same numbers up to rounding. `power_stds` are the relative widths of the averages that
+    `state.power_averages` holds, see `update_power_averages`.
+
     Under `jax.pmap`, name the mapped axis in `axis_name`: each device passes its part of the batch
-    and draws what a single device would have drawn for it. Source: algorithm 1 of GMFlow.
+    and draws what a single device would have drawn for it. Under jit with a sharded state,
+    `working_copy` gathers parameters before they are used, see `gmflow_jax.sharding`.
+    Source: algorithm 1 of GMFlow.
     """
-    if loss not in ("transition", "flow"):
-        raise ValueError(
-            f"loss is {loss!r}, but only 'transition' (GMFlow) and 'flow' (the L2 baseline) exist."
-        )
-    if loss == "flow" and spectrum_apply is not None:
-        raise ValueError(
-            "A spectrum was given with loss 'flow', but it describes samples of a mixture. Use "
-            "loss='transition', or leave the spectrum out."
-        )
+    if num_microbatches < 1:
+        raise ValueError(f"num_microbatches is {num_microbatches}; give 1 for the whole batch at once.")
     if loss == "flow":
         draw_options["transition_ratio"] = 1.0
 
@@ -74,31 +73,26 @@ def make_train_step(
         first_index = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x_0.shape[0]
         return draw_example(key, x_0, labels, first_index=first_index, **draw_options)
 
-    def loss_fn(params, example):
-        labels = () if example.labels is None else (example.labels,)
-        prediction = apply(params, example.x_t, example.t, *labels)
-        per_sample = loss_weight * _per_sample(_loss(prediction, example, loss))
-        parts = {}
-        if spectrum_apply is not None:
-            values = _spectral_loss(partial(spectrum_apply, params), prediction, example)
-            spectral = spectral_loss_weight * _per_sample(values)
-            parts = {"loss_transition": jnp.mean(per_sample), "loss_spectral": jnp.mean(spectral)}
-            per_sample = per_sample + spectral
-        return jnp.mean(per_sample), (per_sample, parts)
+    loss_fn = make_loss(
+        apply,
+        loss=loss,
+        loss_weight=loss_weight,
+        spectrum_apply=spectrum_apply,
+        spectral_loss_weight=spectral_loss_weight,
+        working_copy=working_copy,
+    )
 
     def train_step(state, batch, key):
         example = draw(jax.random.fold_in(key, state.step), batch)
-        (value, (per_sample, parts)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, example
-        )
-        bins = _time_bins(per_sample, example.t)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (value, (parts, bins)), grads = _accumulate(grad_fn, state.params, example, num_microbatches)
         if axis_name is not None:
             value, parts, grads = jax.lax.pmean((value, parts, grads), axis_name)
             bins = jax.lax.psum(bins, axis_name)
         grad_norm = optax.tree.norm(grads)
         decay = ema_decay(state.step)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        new_state = _update(state, grads, optimizer, decay, finite)
+        new_state = _update(state, grads, optimizer, decay, power_stds, finite)
         metrics = {
             "loss": value,
             **parts,
@@ -116,41 +110,40 @@ def make_train_step(
     return train_step
 
 
-def _loss(prediction, example: TransitionExample, loss: str) -> jax.Array:
-    if loss == "transition":
-        return losses.transition_loss(prediction, example.x_t, example.x_s, example.t, example.s)
-    is_mixture = isinstance(prediction, gm.GaussianMixture)
-    velocity = gm.mean(prediction) if is_mixture else prediction
-    return losses.flow_matching_loss(velocity, example.x_0, example.noise)
+def _accumulate(grad_fn: Callable, params, example: TransitionExample, num_parts: int):
+    """grad_fn(params, example) as the mean over equal parts of the example, its time bins as sums."""
+    if num_parts == 1:
+        return grad_fn(params, example)
+    batch_size = example.t.shape[0]
+    if batch_size % num_parts:
+        raise ValueError(
+            f"A batch of {batch_size} samples on a device cannot be cut into {num_parts} microbatches; "
+            "give a number that divides it."
+        )
+    # Every num_parts-th sample is of one part: so each part is spread over all devices as the batch is.
+    parts = jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1), example)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, grad_fn(params, part)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad_fn, params, first))
+    ((value, (values, bins)), grads), _ = jax.lax.scan(add, zeros, parts)
+    value, values, grads = jax.tree.map(lambda x: x / num_parts, (value, values, grads))
+    return (value, (values, bins)), grads
 
 
-def _spectral_loss(spectrum: Callable, prediction, example: TransitionExample) -> jax.Array:
-    q = jax.lax.stop_gradient(flow.to_data(prediction, example.x_t, example.t))
-    return losses.spectral_loss(spectrum(gm.moment_match(q)), q, example.x_0)
-
-
-def _per_sample(values: jax.Array) -> jax.Array:
-    return jnp.mean(values.reshape(values.shape[0], -1), axis=-1)
-
-
-def _update(state: TrainState, grads, optimizer, decay, finite) -> TrainState:
+def _update(state: TrainState, grads, optimizer, decay, power_stds, finite) -> TrainState:
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    new = (params, update_ema(state.ema_params, params, decay), opt_state)
-    old = (state.params, state.ema_params, state.opt_state)
-    params, ema_params, opt_state = jax.tree.map(
+    ema_params = update_ema(state.ema_params, params, decay)
+    averages = update_power_averages(state.power_averages, params, state.step, power_stds)
+    new = (params, ema_params, opt_state, averages)
+    old = (state.params, state.ema_params, state.opt_state, state.power_averages)
+    params, ema_params, opt_state, averages = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), new, old
     )
     return TrainState(
-        params=params, ema_params=ema_params, opt_state=opt_state, step=state.step + 1,
-        num_skipped=state.num_skipped + 1 - finite.astype(jnp.int32),
+        params=params, ema_params=ema_params, opt_state=opt_state, power_averages=averages,
+        step=state.step + 1, num_skipped=state.num_skipped + 1 - finite.astype(jnp.int32),
     )
-
-
-def _time_bins(per_sample: jax.Array, t: jax.Array) -> Metrics:
-    index = jnp.minimum((t * NUM_TIME_BINS).astype(jnp.int32), NUM_TIME_BINS - 1)
-    member = index[:, None] == jnp.arange(NUM_TIME_BINS)[None, :]
-    return {
-        "time_bin_sum": jnp.sum(jnp.where(member, per_sample[:, None], 0.0), axis=0),
-        "time_bin_count": jnp.sum(member.astype(jnp.float32), axis=0),
-    }

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -78,3 +79,11 @@ def mlp_params():
 @pytest.fixture
 def networks():
     return FOLDER
+
+
+@pytest.fixture
+def unoptimised():
+    """Compile with few optimisations: quicker where each program runs a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -44,6 +44,7 @@ def test_unknown_names_are_refused(name):
         {"num_classes": -1}, {"num_components": 0}, {"log_std_layers": 0}, {"mlp_ratio": 0.0},
         {"constant_log_std": float("nan")}, {"means_bias_std": -1.0}, {"head": "third"},
         {"dtype": "int8"}, {"param_dtype": "float"}, {"attention": "flash"},
+        {"remat": "some"},
     ],
 )  # fmt: skip
 def test_wrong_fields_of_the_transformer_are_refused(fields):

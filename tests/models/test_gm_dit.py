@@ -94,21 +94,44 @@ def test_gradients_match_the_authors(golden, error):
         assert error(grads[name], reference[name]) < tolerance, name
 
 
-@pytest.mark.parametrize("options", [{"scan_layers": True}, {"remat": True},
-                                     {"scan_layers": True, "remat": True}])  # fmt: skip
-def test_ways_to_run_the_blocks_agree(options):
-    config = dataclasses.replace(SMALL, **options)
-    assert_close(value_and_grads(config), value_and_grads(SMALL), 1e-5)
+@pytest.mark.usefixtures("unoptimised")
+def test_scanned_and_unrolled_blocks_agree():
+    assert_close(value_and_grads(True, "none"), value_and_grads(False, "none"), 1e-5)
 
 
-@functools.cache
-def value_and_grads(config):
-    apply, _ = abstract(GMDiT, config)
+@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.usefixtures("unoptimised")
+def test_recomputing_changes_nothing(scan_layers, remat):
+    saved = value_and_grads(scan_layers, "none")
+    assert_close(value_and_grads(scan_layers, remat), saved, 1e-6)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_recomputing_more_keeps_less_for_the_backward_pass(scan_layers):
+    def kept(remat):
+        loss, params = loss_function(scan_layers, remat)
+        pullback = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(pullback))
+
+    assert kept("full") < kept("dots") < kept("none")
+    assert (kept(True), kept(False)) == (kept("full"), kept("none"))
+
+
+def loss_function(scan_layers, remat):
+    config = dataclasses.replace(SMALL, scan_layers=scan_layers, remat=remat)
+    apply, params = abstract(GMDiT, config)
 
     def loss(params):
         q = apply(params, *small_inputs())
         return q.means.mean() + jnp.square(q.log_weights).mean() + q.log_std.mean()
 
+    return loss, params
+
+
+@functools.cache
+def value_and_grads(scan_layers, remat):
+    loss, _ = loss_function(scan_layers, remat)
     return jax.jit(jax.value_and_grad(loss))(random_params(SMALL))
 
 

@@ -26,7 +26,7 @@ def test_a_state_comes_back_exactly(toy, state, tmp_path):
     with training.Checkpointer(tmp_path / "checkpoints") as checkpointer:
         assert checkpointer.latest_step() is None
         assert checkpointer.restore_latest(state) is None
-        checkpointer.save(state, config)
+        checkpointer.save_state(state, config)
     abstract = jax.eval_shape(lambda: state)
     with training.Checkpointer(tmp_path / "checkpoints") as checkpointer:
         assert checkpointer.latest_step() == 4
@@ -37,8 +37,8 @@ def test_a_state_comes_back_exactly(toy, state, tmp_path):
 
 def test_the_average_is_restored_alone(toy, state, tmp_path):
     with training.Checkpointer(tmp_path / "c") as checkpointer:
-        checkpointer.save(state, {"name": "toy"})
-        checkpointer.save(dataclasses.replace(state, step=jnp.int32(5), ema_params=state.params))
+        checkpointer.save_state(state, {"name": "toy"})
+        checkpointer.save_state(dataclasses.replace(state, step=jnp.int32(5), ema_params=state.params))
         toy.assert_equal(checkpointer.restore_ema(state.ema_params), state.params)
         toy.assert_equal(checkpointer.restore_ema(state.ema_params, step=4), state.ema_params)
         assert checkpointer.read_meta(4) == {"name": "toy", "step": 4, "num_skipped": 1}
@@ -53,7 +53,7 @@ def test_restoring_onto_other_devices_is_exact(toy, state, tmp_path):
 
     sharded = jax.tree.map(lambda x: jax.device_put(x, sharding(x)), state)
     with training.Checkpointer(tmp_path / "c") as checkpointer:
-        checkpointer.save(sharded)
+        checkpointer.save_state(sharded)
         single, _ = checkpointer.restore_latest(state)
         again, _ = checkpointer.restore_latest(sharded)
     toy.assert_equal(single, state)
@@ -67,7 +67,7 @@ def test_only_the_newest_are_kept_and_a_repeated_step_is_left_alone(toy, state, 
     monkeypatch.chdir(tmp_path)
     with training.Checkpointer("relative/c", keep=2) as checkpointer:
         for step in (1, 2, 3, 3):
-            checkpointer.save(dataclasses.replace(state, step=jnp.int32(step)))
+            checkpointer.save_state(dataclasses.replace(state, step=jnp.int32(step)))
     kept = sorted(path.name for path in (tmp_path / "relative/c").iterdir())
     assert kept == ["2", "3"]
 
@@ -80,7 +80,7 @@ def test_a_leftover_of_a_killed_save_is_ignored(state, tmp_path):
 
 def test_a_damaged_checkpoint_is_named(state, tmp_path):
     with training.Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(state)
+        checkpointer.save_state(state)
     for path in (tmp_path / "4/params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"damaged")
@@ -100,7 +100,7 @@ def test_a_folder_of_digits_without_our_items_is_named(state, tmp_path):
 
 def test_a_model_of_another_shape_is_refused(state, tmp_path):
     with training.Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(state)
+        checkpointer.save_state(state)
         other = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], 5)), state.ema_params)
         with pytest.raises(ValueError, match="another shape"):
             checkpointer.restore_ema(other)
@@ -116,6 +116,6 @@ def test_bad_arguments_are_refused(state, tmp_path):
         training.Checkpointer(tmp_path / "c", keep=0)
     with training.Checkpointer(tmp_path / "c") as checkpointer:
         with pytest.raises(ValueError, match="json"):
-            checkpointer.save(state, {"x": {1, 2}})
+            checkpointer.save_state(state, {"x": {1, 2}})
         with pytest.raises(ValueError, match="no checkpoint"):
             checkpointer.read_meta()

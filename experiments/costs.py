@@ -1,0 +1,59 @@
+"""What a training run will take: parameters, memory and floating-point operations, told at its start."""
+
+from typing import Any
+
+import jax
+from clu import parameter_overview
+
+from experiments import runs
+from gmflow_jax import models, sharding
+
+
+def overview(params: Any) -> str:
+    """A table of all parameters, with their shapes and how they are split over the mesh."""
+    return parameter_overview.get_parameter_overview(params, include_stats="sharding")
+
+
+def estimate(config, front: sharding.Front, state: Any, compiled: Any) -> str:
+    """Memory of the state and of the step on each device, and operations of a step."""
+    leaves = jax.tree.leaves(state)
+    total = sum(_bytes(leaf.shape, leaf) for leaf in leaves)
+    stored = sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf) for leaf in leaves)
+    shape = " x ".join(f"{name} {size}" for name, size in front.mesh.shape.items())
+    lines = [
+        f"{config.num_steps:,} steps of {config.batch_size:,} on {front.mesh.size} devices ({shape}), "
+        f"{jax.process_count()} processes, {config.parallel}.",
+        f"Training state: {_gigabytes(total)} in all, {_gigabytes(stored)} on each device.",
+    ]
+    memory = compiled.memory_analysis() if isinstance(compiled, jax.stages.Compiled) else None
+    if memory is not None:
+        lines.append(f"A step needs {_gigabytes(memory.temp_size_in_bytes)} more on each device.")
+    flops = _flops_per_image(config)
+    if flops:
+        step = flops * config.batch_size
+        lines.append(f"A step takes {step / 1e12:,.3g} TFLOP: three forward passes, without what is recomputed.")
+    return "\n".join(lines)
+
+
+def peak_images_per_second(config, front: sharding.Front) -> float | None:
+    """Speed at which the devices would do nothing but the network's operations (MFU 1), if known."""
+    flops = _flops_per_image(config)
+    peak = models.peak_flops(front.mesh.devices.flat[0].device_kind)
+    return peak * front.mesh.size / flops if flops and peak else None
+
+
+def _flops_per_image(config) -> float | None:
+    if config.network.kind != "gm_dit":
+        return None
+    return 3.0 * models.forward_flops(runs.network_config(config))
+
+
+def _bytes(shape: tuple[int, ...], leaf: Any) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count * leaf.dtype.itemsize
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.3g} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"

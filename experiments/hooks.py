@@ -1,0 +1,130 @@
+"""What is done now and then while a run trains: pictures, evaluation, stored averages, a profile."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import cli, runs, trained
+from gmflow_jax import flow, sharding, training
+from gmflow_jax.training import Hook, Snapshots
+
+_GRID = 16  # samples in a picture
+
+
+@contextlib.contextmanager
+def make_hooks(
+    config, task, front: sharding.Front, workdir: pathlib.Path
+) -> Iterator[list[Hook]]:
+    """All hooks that a configuration asks for; what they write is whole at the end of the context."""
+    hooks = []
+    with contextlib.ExitStack() as stack:
+        with cli.user_input():
+            if config.profile_steps:
+                hooks.append(Hook(1, _Profile(config.profile_steps, workdir / "profile")))
+            if config.sample_every:
+                hooks.append(Hook(config.sample_every, _Samples(config, task, front, workdir / "samples")))
+            if config.eval_every:
+                best = stack.enter_context(Snapshots(workdir / "best", keep=1))
+                hooks.append(Hook(config.eval_every, _Evaluation(config, task, front.mesh, best)))
+            if config.post_hoc_ema.every:
+                store = stack.enter_context(Snapshots(workdir / "post_hoc"))
+                hooks.append(Hook(config.post_hoc_ema.every, _PowerAverages(config, store)))
+        yield hooks
+
+
+class _Samples:
+    """Draws a grid of samples with the averaged parameters, always from the same noise."""
+
+    def __init__(self, config, task, front: sharding.Front, folder: pathlib.Path):
+        self._task, self._front, self._folder = task, front, folder
+        num_steps = 8
+        solver = trained.make_solver("ab2" if config.loss.loss == "flow" else "gm_ode", num_steps)
+        times, apply = flow.time_grid(num_steps), runs.abstract_network(config)[0]
+
+        def draw(params, keys, labels):
+            run = trained.TrainedRun(config, task, apply, params, 0)
+            return run.draw(keys, labels, solver, times)
+
+        size = -(-_GRID // front.mesh.size) * front.mesh.size
+        classes = config.network.get("num_classes") or 1
+        self._labels = np.arange(size, dtype=np.int32) * max(classes // _GRID, 1) % classes
+        self._keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(config.seed), jnp.arange(size))
+        self._draw = jax.jit(draw, out_shardings=front.replicated)
+
+    def __call__(self, state: training.TrainState, step: int) -> None:
+        with jax.set_mesh(self._front.mesh):
+            inputs = self._front.replicate((self._keys, self._labels))
+            x = self._draw(state.ema_params, *inputs)
+        if jax.process_index() == 0:
+            self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"step_{step:08d}.png"
+            self._task.picture(path, np.asarray(x)[:_GRID])
+
+
+class _Evaluation:
+    """The loss of the averaged parameters on fixed batches and draws; keeps the best parameters."""
+
+    def __init__(self, config, task, mesh: jax.sharding.Mesh, best: Snapshots):
+        self._config, self._batches = config, task.evaluation_batches(config.batch_size, config.seed)
+        self._front, self._best = sharding.JitFront(mesh), best
+        self._loss = jax.jit(runs.make_eval_loss(config, self._front), out_shardings=self._front.replicated)
+        meta = best.read_meta() if best.steps() else {}
+        self._lowest = meta.get("eval_loss", float("inf"))
+
+    def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
+        size, rows = self._config.batch_size, self._front.rows(self._config.batch_size)
+        key = jax.random.key(self._config.seed + 1)
+        losses = []
+        with jax.set_mesh(self._front.mesh):
+            for i in range(self._config.eval_batches):
+                batch = self._front.put(self._batches(i, rows), size)
+                draws = self._front.replicate(jax.random.fold_in(key, i))
+                losses.append(self._loss(state.ema_params, batch, draws))
+        value = float(np.mean(jax.device_get(losses), dtype=np.float64))
+        if value < self._lowest:
+            self._lowest = value
+            self._best.save(step, {"ema": state.ema_params}, {"step": step, "eval_loss": value})
+        return {"eval_loss": value}
+
+
+class _PowerAverages:
+    """Stores the power-function averages, from which `experiments.export --ema_std` makes others."""
+
+    def __init__(self, config, store: Snapshots):
+        self._stds, self._store = list(config.post_hoc_ema.stds), store
+        if not self._stds:
+            raise ValueError(
+                "post_hoc_ema.every is given, but post_hoc_ema.stds is empty, so there is nothing to store; "
+                "give widths such as (0.05, 0.1)."
+            )
+
+    def __call__(self, state: training.TrainState, step: int) -> None:
+        trees: dict[str, Any] = {f"average_{i}": tree for i, tree in enumerate(state.power_averages)}
+        self._store.save(step, trees, {"step": step, "stds": self._stds})
+
+
+class _Profile:
+    """Profiles some steps, for TensorBoard or Perfetto."""
+
+    def __init__(self, steps: str, folder: pathlib.Path):
+        try:
+            self._first, self._last = (int(part) for part in steps.split(":"))
+        except ValueError as error:
+            raise ValueError(f"profile_steps is {steps!r}; give two steps, such as 100:110.") from error
+        if not 0 < self._first < self._last:
+            raise ValueError(f"profile_steps is {steps!r}; give the earlier step first, such as 100:110.")
+        self._folder, self._running = folder, False
+
+    def __call__(self, state: training.TrainState, step: int) -> None:
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif step >= self._last and self._running:
+            jax.block_until_ready(state.params)
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,0 +1,88 @@
+"""Trains the S-size network, shrunk in width, on each layout of 8 devices, and prints the losses as json.
+
+Run as a program: it needs more simulated devices than the tests have. Arguments: the number of steps, and
+for one process of several the address of the first, their number and this one's.
+"""
+
+import json
+import os
+import sys
+
+os.environ.pop("XLA_FLAGS", None)  # an inherited device count would override ours
+
+import jax
+
+from experiments import runs
+from experiments.configs import imagenet256_gmdit_s_k8
+from experiments.latents import FakeTask
+from gmflow_jax import sharding
+
+LAYOUTS = {
+    "one device": None,
+    "(8, 1)": dict(data=8, fsdp=1),
+    "(4, 2)": dict(data=4, fsdp=2),
+    "(1, 8)": dict(data=1, fsdp=8),
+    "pmap": dict(parallel="pmap"),
+    "4 microbatches": dict(data=4, fsdp=2),
+}
+
+
+def shrunk_config():
+    config = imagenet256_gmdit_s_k8.get_config()
+    config.task = "fake"
+    config.batch_size = 32
+    config.network.update(dict(
+        input_size=8, hidden_size=48, num_heads=6, log_std_dim=16, num_classes=10, dtype="float32",
+    ))
+    config.spectrum.base_size = 8
+    config.optimizer.update(dict(learning_rate=1e-2, warm_up_steps=5))
+    return config
+
+
+def make_front(layout):
+    if layout is None:
+        return sharding.JitFront(sharding.make_mesh(1, 1, jax.devices()[:1]))
+    if "parallel" in layout:
+        return sharding.make_front(**layout)
+    # A small network has small leaves: the limit is lowered, so that they are sharded.
+    return sharding.JitFront(sharding.make_mesh(**layout), min_sharded_size=64)
+
+
+def losses(layout, num_steps, num_microbatches=1):
+    config = shrunk_config()
+    config.num_microbatches = num_microbatches
+    front = make_front(layout)
+    optimizer = runs.make_optimizer(config)
+    train_step = runs.make_train_step(config, optimizer, front)
+    init = runs.make_init(config, optimizer)
+    batches = FakeTask(config).batches(config.batch_size, config.seed)
+    rows = front.rows(config.batch_size)
+    state, key = front.init(init), front.replicate(jax.random.key(0))
+    whole = jax.eval_shape(lambda: batches(0))
+    step = front.compile(train_step, front.abstract(init), whole)
+    result = []
+    for i in range(num_steps):
+        state, metrics = step(state, front.put(batches(i, rows), config.batch_size), key)
+        result.append(float(metrics["loss"]))
+    return result
+
+
+def main():
+    num_steps, *cluster = sys.argv[1:]
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 4 if cluster else 8)
+    jax.config.update("jax_disable_most_optimizations", True)
+    if cluster:
+        address, count, index = cluster
+        jax.distributed.initialize(address, int(count), int(index))
+    found = {}
+    for name, layout in LAYOUTS.items():
+        if layout is None and cluster:
+            continue
+        found[name] = losses(layout, int(num_steps), 4 if "micro" in name else 1)
+    if jax.process_index() == 0:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
