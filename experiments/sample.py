@@ -2,6 +2,7 @@
 
   python -m experiments.sample --workdir=runs/digits --classes=3,seven --num_samples=64 --out=grid.png
   python -m experiments.sample --checkpoint=checkpoints/imagenet --classes=jay,magpie --out=birds.png
+  python -m experiments.sample --workdir=runs/imagenet --autoencoder=checkpoints/imagenet --out=mine.png
 """
 
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 from absl import flags
 from tqdm.auto import tqdm
 
-from experiments import cli, figures, trained
+from experiments import bundles, cli, figures, runs, trained
 from gmflow_jax import flow, pipeline, solvers
 from gmflow_jax.guidance import check_guidance_scale
 
@@ -21,6 +22,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Diffusers folder of a published network, see python -m experiments.download."
 )
+_AUTOENCODER = flags.DEFINE_string(
+    "autoencoder", None, "Folder of the autoencoder that made the latents of the run in --workdir."
+)
+_AVERAGE = flags.DEFINE_string("average", "final", "Parameters of a run on latents: final or best.")
+_EMA_STD = flags.DEFINE_float("ema_std", None, "Relative width of their average, where a run stored some.")
 _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(solvers.NAMES)}.")
 _ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde: 1 or 2.")
 _STEPS = flags.DEFINE_integer(
@@ -68,10 +74,10 @@ def main() -> None:
                 "that of a published network."
             )
         _check_flags()
-    if _CHECKPOINT.value is None:
-        _sample_run()
+    if _draws_images():
+        _sample_images()
     else:
-        _sample_checkpoint()
+        _sample_run()
     print(f"Wrote the picture to {_OUT.value}.")
 
 
@@ -97,9 +103,30 @@ def _sample_run() -> None:
         figures.histogram_grid(_OUT.value, [_SOLVER.value], [num_steps], [[samples]], [[None]])
 
 
-def _sample_checkpoint() -> None:
+def _draws_images() -> bool:
+    """Whether a pipeline draws, which a run on latents becomes too."""
+    if _CHECKPOINT.value is not None:
+        return True
     with cli.user_input():
-        pipe = pipeline.load(_CHECKPOINT.value)
+        return bundles.draws_latents(runs.read_config(_WORKDIR.value))
+
+
+def _load_pipeline() -> pipeline.Pipeline:
+    if _CHECKPOINT.value is not None:
+        return pipeline.load(_CHECKPOINT.value)
+    if _AUTOENCODER.value is None:
+        raise ValueError(
+            f"The run in {_WORKDIR.value} draws latents. Give --autoencoder, the folder of the one that made "
+            "those it was trained on."
+        )
+    return pipeline.Pipeline(
+        bundles.load_bundle(_WORKDIR.value, _AVERAGE.value, _AUTOENCODER.value, _EMA_STD.value)
+    )
+
+
+def _sample_images() -> None:
+    with cli.user_input():
+        pipe = _load_pipeline()
         num_classes = pipe.bundle.config.num_classes
         labels = _labels(pipe.id2label, num_classes, 8)
         start = time.perf_counter()
@@ -127,7 +154,7 @@ def _given(flag: flags.FlagHolder, default):
 
 
 def _images_folder() -> str | None:
-    if _CHECKPOINT.value is None:
+    if not _draws_images():
         return _IMAGES_OUT.value
     return _IMAGES_OUT.value or _OUT.value[: -len(".png")]
 
@@ -140,8 +167,8 @@ def _check_flags() -> None:
             raise ValueError(f"--{name} must be at least 1, but {flag.value} was given.")
     if _SUBSTEPS.value is not None and _SOLVER.value not in ("gm_ode", "gm_pc"):
         raise ValueError(f"--num_substeps is for gm_ode and gm_pc; {_SOLVER.value} has none. Leave it out.")
-    if _BATCH.value is not None and _CHECKPOINT.value is None:
-        raise ValueError("--batch_size is for a checkpoint; a run's task says its own. Leave it out.")
+    if _BATCH.value is not None and not _draws_images():
+        raise ValueError("--batch_size is for networks of images; this run says its own. Leave it out.")
     if not _OUT.value.lower().endswith(".png"):
         raise ValueError(f"--out must end in .png, but {_OUT.value!r} was given.")
     if _SAMPLES_OUT.value and not _SAMPLES_OUT.value.endswith(".npz"):

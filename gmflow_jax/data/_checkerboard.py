@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._batches import Rows
+
 SQUARES_PER_SIDE = 4
 BOARD_HALF_WIDTH = 4.0
 # (row, column) of the white squares, in the authors' order, so that their draws give their points.
@@ -50,14 +52,18 @@ def in_white_square(points) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CheckerboardBatches:
-    """`batch_fn(step)` of fresh points, `{"x_0": [batch_size, 2]}`, from (seed, step) alone.
+    """`batch_fn(step, rows=None)` of fresh points, `{"x_0": [batch_size, 2]}`, from (seed, step) alone.
 
-    `step` may be traced, so the draw can be part of a compiled training step.
+    `step` may be traced, so the draw can be part of a compiled training step. `rows` picks rows of
+    the batch.
     """
 
     batch_size: int
     seed: int = 0
 
-    def __call__(self, step) -> dict[str, jax.Array]:
+    def __call__(self, step, rows: Rows = None) -> dict[str, jax.Array]:
         key = jax.random.fold_in(jax.random.key(self.seed), step)
-        return {"x_0": checkerboard(key, self.batch_size)}
+        points = checkerboard(key, self.batch_size)
+        if rows is None:
+            return {"x_0": points}
+        return {"x_0": points[rows if isinstance(rows, slice) else np.asarray(rows)]}

@@ -94,7 +94,7 @@ class JitFront:
         return {name: place(np.asarray(local)) for name, local in batch.items()}
 
     def replicate(self, tree: Any) -> Any:
-        return jax.device_put(tree, self.replicated)
+        return _replicate(tree, self.replicated)
 
     def compile(self, train_step: Callable, state: Any, batch: Any) -> jax.stages.Compiled:
         shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -144,7 +144,7 @@ class PmapFront:
         }
 
     def replicate(self, tree: Any) -> Any:
-        return jax.device_put(tree, self.replicated)
+        return _replicate(tree, self.replicated)
 
     def compile(self, train_step: Callable, state: Any, batch: Any) -> Callable:
         # Compiled at its first call: what pmap compiles ahead of time refuses the rows of one process.
@@ -176,6 +176,16 @@ def make_front(parallel: str = "jit", data: int = -1, fsdp: int = 1) -> Front:
             f"a mesh of data = {data} and fsdp = {fsdp} was asked for; leave it out, or use parallel='jit'."
         )
     return PmapFront()
+
+
+def _replicate(tree: Any, sharding: NamedSharding) -> Any:
+    def put(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # device_put takes no keys where there are several processes.
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        return jax.device_put(np.asarray(leaf), sharding)
+
+    return jax.tree.map(put, tree)
 
 
 def _check_batch_size(batch_size: int, devices: int) -> None:

@@ -69,36 +69,28 @@ def fit(
         )
     start = int(state.step)
     show = progress and jax.process_index() == 0
-    skips = _SkipCounter(max_skipped_in_row)
+    meter = _Meter(global_batch_size, peak_images_per_second, max_skipped_in_row)
     with _stop_flag() as stop, tqdm(
         total=num_steps, initial=start, unit="step", disable=not show, dynamic_ncols=True
     ) as bar:
-        window, window_start = [], time.perf_counter()
         for step in range(start, num_steps):
             state, metrics = train_step(state, batch_fn(step), key)
             done = step + 1
-            window.append(metrics)
-            if len(window) > 2:
-                # Running further ahead of the devices would only pile up batches in their memory.
-                jax.block_until_ready(window[-3])
+            meter.add(metrics)
             bar.update()
             stopping = _must_stop(stop, checkpointer, done)
             last = stopping or done == num_steps
+            scalars = {}
             if done % log_every == 0 or last:
-                window = jax.device_get(window)
-                seconds = time.perf_counter() - window_start
-                scalars = average_metrics(window)
-                if global_batch_size is not None:
-                    scalars["images_per_second"] = global_batch_size * len(window) / seconds
-                    if peak_images_per_second is not None:
-                        scalars["mfu"] = scalars["images_per_second"] / peak_images_per_second
-                _report(done, scalars, bar, writer)
-                skips.check(window, done)
-                window, window_start = [], time.perf_counter()
+                scalars = meter.summarise(done)
+                bar.set_postfix_str(_summary(scalars))
             for hook in hooks:
                 if hook.every and (done % hook.every == 0 or done == num_steps):
-                    scalars = hook.run(portable(state), done)
-                    _write(done, scalars, writer)
+                    with meter.paused():
+                        scalars |= hook.run(portable(state), done) or {}
+            if writer is not None and scalars:
+                writer.write_scalars(done, scalars)
+                writer.flush()
             if checkpointer is not None and (done % checkpoint_every == 0 or last):
                 checkpointer.save_state(portable(state), meta)
             if stopping:
@@ -107,40 +99,62 @@ def fit(
     return state
 
 
-class _SkipCounter:
-    """Counts skipped steps in a row."""
+class _Meter:
+    """Averages the metrics of a window of steps, measures its speed, and counts skipped steps in a row."""
 
-    def __init__(self, limit: int | None):
-        self._limit, self._count = limit, 0
+    def __init__(
+        self, batch_size: int | None, peak_images_per_second: float | None, max_skipped_in_row: int | None
+    ):
+        self._batch_size, self._peak = batch_size, peak_images_per_second
+        self._max_skipped, self._skipped = max_skipped_in_row, 0
+        self._window, self._start = [], time.perf_counter()
 
-    def check(self, window: Sequence[Mapping[str, Any]], step: int) -> None:
+    def add(self, metrics: Mapping[str, jax.Array]) -> None:
+        self._window.append(metrics)
+        if len(self._window) > 2:
+            # Running further ahead of the devices would only pile up batches in their memory.
+            jax.block_until_ready(self._window[-3])
+
+    def summarise(self, step: int) -> dict[str, float]:
+        """Scalars of the window that ends with `step`; then a new one starts."""
+        window = jax.device_get(self._window)
+        scalars = average_metrics(window)
+        seconds = time.perf_counter() - self._start
+        if self._batch_size is not None:
+            scalars["images_per_second"] = self._batch_size * len(window) / seconds
+            if self._peak is not None:
+                scalars["mfu"] = scalars["images_per_second"] / self._peak
+        self._check_skipped(window, step)
+        self._window, self._start = [], time.perf_counter()
+        return scalars
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent in here is not the steps'."""
+        jax.block_until_ready(self._window)
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
+    def _check_skipped(self, window: Sequence[Mapping[str, Any]], step: int) -> None:
         for metrics in window:
-            self._count = self._count + 1 if metrics["skipped"] else 0
-            if self._limit and self._count >= self._limit:
+            self._skipped = self._skipped + 1 if metrics["skipped"] else 0
+            if self._max_skipped and self._skipped >= self._max_skipped:
                 raise FloatingPointError(
-                    f"The loss or its gradient was not finite in {self._count} steps in a row, up to "
+                    f"The loss or its gradient was not finite in {self._skipped} steps in a row, up to "
                     f"about step {step}. The parameters are still those of before, and the checkpoints "
                     "are kept. Lower the learning rate, clip the gradient or compute in float32, and "
                     "resume; or look at the data."
                 )
 
 
-def _report(
-    step: int, scalars: dict[str, float], bar: tqdm, writer: MetricWriter | None
-) -> None:
+def _summary(scalars: Mapping[str, float]) -> str:
     shown = f"loss {scalars['loss']:.4f}"
     if "images_per_second" in scalars:
         shown += f", {scalars['images_per_second']:.1f} images/s"
     if scalars["num_skipped"]:
         shown += f", {scalars['num_skipped']:.0f} skipped"
-    bar.set_postfix_str(shown)
-    _write(step, scalars, writer)
-
-
-def _write(step: int, scalars: Mapping[str, float] | None, writer: MetricWriter | None) -> None:
-    if writer is not None and scalars:
-        writer.write_scalars(step, scalars)
-        writer.flush()
+    return shown
 
 
 def _must_stop(stop: threading.Event, checkpointer: Checkpointer | None, step: int) -> bool:

@@ -55,3 +55,9 @@ def test_batches_are_fresh_repeatable_and_traceable():
 def test_no_samples_is_a_sentence():
     with pytest.raises(ValueError, match="at least 1"):
         data.checkerboard(jax.random.key(0), 0)
+
+
+def test_rows_are_those_of_the_whole_batch():
+    batch_fn = data.CheckerboardBatches(batch_size=8, seed=2)
+    for rows in (slice(4, 8), [3, 0]):
+        np.testing.assert_array_equal(batch_fn(1, rows)["x_0"], np.asarray(batch_fn(1)["x_0"])[rows])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runs
+from experiments import runs, trained
 from experiments.configs import digits, digits_spectrum
 from gmflow_jax import flow, gm, training
 
@@ -55,10 +55,10 @@ def test_the_step_trains_both():
 
 
 def test_gm_sde_draws_with_the_spectrum_of_a_loaded_run(workdir):
-    run = runs.load_run(workdir)
+    run = trained.load_run(workdir)
     samples = {}
     for wanted in (None, True, False):
-        solver = runs.make_solver("gm_sde", 1, order=1, spectrum=run.spectrum("gm_sde", wanted))
+        solver = trained.make_solver("gm_sde", 1, order=1, spectrum=run.spectrum("gm_sde", wanted))
         sampler = run.sampler(solver, flow.time_grid(1), num_samples=2)
         samples[wanted] = sampler(jax.random.key(0), np.arange(2))
     np.testing.assert_array_equal(samples[None], samples[True])
@@ -66,11 +66,11 @@ def test_gm_sde_draws_with_the_spectrum_of_a_loaded_run(workdir):
 
 
 def test_a_spectrum_that_cannot_be_used_is_refused(workdir):
-    run = runs.load_run(workdir)
+    run = trained.load_run(workdir)
     assert run.spectrum("gm_ode") is None
     with pytest.raises(ValueError, match="Only gm_sde draws with a spectrum"):
-        runs.make_solver("gm_ode", 1, spectrum=run.spectrum("gm_ode", wanted=True))
-    plain = runs.TrainedRun(digits.get_config(), run.task, run.apply, run.params, run.step)
+        trained.make_solver("gm_ode", 1, spectrum=run.spectrum("gm_ode", wanted=True))
+    plain = trained.TrainedRun(digits.get_config(), run.task, run.apply, run.params, run.step)
     assert plain.spectrum("gm_sde") is None
     with pytest.raises(ValueError, match="has learned no spectrum"):
         plain.spectrum("gm_sde", wanted=True)

@@ -45,7 +45,7 @@ def make_front(layout):
     if "parallel" in layout:
         return sharding.make_front(**layout)
     # A small network has small leaves: the limit is lowered, so that they are sharded.
-    return sharding.JitFront(sharding.make_mesh(**layout), min_sharded_size=64)
+    return sharding.JitFront(sharding.make_mesh(**layout), min_sharded_size=1024)
 
 
 def losses(layout, num_steps, num_microbatches=1):

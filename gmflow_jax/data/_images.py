@@ -1,0 +1,35 @@
+"""Batches of pixels, for networks that are trained without an autoencoder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._batches import Rows, stream_indices, stream_positions
+from ._encode import read_pixels
+from ._random import flip, row_generators
+from ._sources import ImageSource
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """`batch_fn(step, rows=None)` of centre crops, half of them mirrored.
+
+    A batch has `x_0`, float32 [batch_size, image_size, image_size, 3] in [-1, 1], and `labels`, int32
+    [batch_size]. Images come in the order of `epoch_indices`, and what is mirrored depends on the seed
+    and the position in the stream. `rows` picks rows of the global batch; no others are read. A call
+    raises ValueError naming an image that is broken.
+    """
+
+    source: ImageSource
+    image_size: int
+    batch_size: int
+    seed: int = 0
+
+    def __call__(self, step: int, rows: Rows = None) -> dict[str, np.ndarray]:
+        positions = stream_positions(step, self.batch_size, rows)
+        indices = stream_indices(self.seed, positions, len(self.source))
+        x_0 = np.empty((len(indices), self.image_size, self.image_size, 3), np.float32)
+        for row, index, generator in zip(x_0, indices, row_generators(self.seed, positions), strict=True):
+            pixels = read_pixels(self.source, index, self.image_size)
+            row[...] = pixels[:, ::-1] if flip(generator) else pixels
+        return {"x_0": x_0 / np.float32(127.5) - 1, "labels": self.source.labels[indices]}

@@ -1,0 +1,152 @@
+"""Latents on the disk, and the batches that training makes of them."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._batches import Rows, stream_indices, stream_positions
+from ._metadata import CONTAINERS, FORMATS, LatentMetadata
+from ._random import flip, row_generators
+from ._records import record_dtype
+from ._shards import SHARDS
+
+
+class Latents:
+    """A folder of latents that `write_latents` made.
+
+    It may be pickled, and read by threads: files are opened when first read, in each process.
+
+    Attributes:
+      metadata: What the folder says about itself.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        """Raises ValueError if the folder is not complete or of an unknown format."""
+        self.folder = pathlib.Path(folder)
+        path = self.folder / "metadata.json"
+        if not path.is_file() and (self.folder / "plan.json").is_file():
+            raise ValueError(
+                f"The latents in {self.folder} are not finished; run the command that makes them again, and "
+                "it goes on where it stopped."
+            )
+        if not path.is_file():
+            raise ValueError(
+                f"{self.folder} holds no latents, for there is no metadata.json; give a folder that "
+                "python -m experiments.prepare_latents made."
+            )
+        self.metadata = LatentMetadata.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+        if self.metadata.format not in FORMATS or self.metadata.container not in CONTAINERS:
+            raise ValueError(
+                f"{path} says format {self.metadata.format!r} and container {self.metadata.container!r}, but "
+                f"known are {', '.join(FORMATS)} and {', '.join(CONTAINERS)}; encode the images again."
+            )
+        for shard in self.metadata.shards:
+            file = self.folder / shard.file
+            found = file.stat().st_size if file.is_file() else 0
+            if found != shard.num_bytes:
+                raise ValueError(
+                    f"{file} has {found:,} bytes in place of {shard.num_bytes:,}; run the command that made "
+                    "the latents again, which makes that file anew, or copy the folder again."
+                )
+
+    def __len__(self) -> int:
+        return self.metadata.num_images
+
+    @functools.cached_property
+    def _shards(self) -> Any:
+        shards = [shard for shard in self.metadata.shards if shard.num_records]
+        return SHARDS[self.metadata.container](
+            [self.folder / shard.file for shard in shards],
+            [shard.num_records for shard in shards],
+            record_dtype(self.metadata.format, self.metadata.latent_shape),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_shards"}
+
+    def records(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Records [n] as they are stored: 'label', 'index' in the source, then 'moments' or 'sample'.
+
+        Raises ValueError for an index out of range.
+        """
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
+            raise ValueError(
+                f"The indices are from {indices.min()} to {indices.max()}, but {len(self)} latents are "
+                "counted from 0; give indices below that."
+            )
+        return self._shards.read(indices)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Latents at these indices [n], unscaled, and int32 labels [n].
+
+        Of 'moments', `mean` and `std` are float32 [n, 2, h, w, C], of the image and of its mirror image;
+        of 'sample', `sample` is float32 [n, h, w, C]. Raises ValueError for an index out of range.
+        """
+        records = self.records(indices)
+        labels = records["label"].astype(np.int32)
+        if self.metadata.format == "sample":
+            return {"sample": records["sample"].astype(np.float32), "labels": labels}
+        mean, std = np.moveaxis(records["moments"].astype(np.float32), 2, 0)
+        return {"mean": mean, "std": std, "labels": labels}
+
+
+@dataclass(frozen=True)
+class LatentBatches:
+    """`batch_fn(step, rows=None)` of latents, as the network is trained on them.
+
+    A batch has `x_0`, float32 [batch_size, h, w, C], multiplied by the scaling factor, and `labels`,
+    int32 [batch_size]. Latents come in the order of `epoch_indices`. Those stored as moments are
+    drawn: of the image or of its mirror image, each half of the time, and from the Gaussian, as the
+    seed and the position in the stream decide. `rows` picks rows of the global batch; no others are
+    read.
+    """
+
+    latents: Latents
+    batch_size: int
+    seed: int = 0
+
+    def __call__(self, step: int, rows: Rows = None) -> dict[str, np.ndarray]:
+        positions = stream_positions(step, self.batch_size, rows)
+        records = self.latents.records(stream_indices(self.seed, positions, len(self.latents)))
+        metadata = self.latents.metadata
+        x_0 = np.empty((len(records), *metadata.latent_shape), np.float32)
+        if metadata.format == "sample":
+            x_0[...] = records["sample"]
+        else:
+            generators = row_generators(self.seed, positions)
+            for row, moments, generator in zip(x_0, records["moments"], generators, strict=True):
+                mean, std = moments[flip(generator)]
+                generator.standard_normal(out=row, dtype=np.float32)
+                row *= std
+                row += mean
+        x_0 *= metadata.scaling_factor
+        return {"x_0": x_0, "labels": records["label"].astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class FakeLatentBatches:
+    """`batch_fn(step, rows=None)` of standard normal `x_0`, float32 [batch_size, *shape], and `labels`.
+
+    For measuring and testing without data. Rows depend on the seed and on their position alone.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    batch_size: int
+    seed: int = 0
+
+    def __call__(self, step: int, rows: Rows = None) -> dict[str, np.ndarray]:
+        positions = stream_positions(step, self.batch_size, rows)
+        x_0 = np.empty((len(positions), *self.shape), np.float32)
+        labels = np.empty(len(positions), np.int32)
+        for i, generator in enumerate(row_generators(self.seed, positions)):
+            labels[i] = generator.integers(self.num_classes)
+            generator.standard_normal(out=x_0[i], dtype=np.float32)
+        return {"x_0": x_0, "labels": labels}

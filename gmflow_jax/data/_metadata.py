@@ -1,0 +1,147 @@
+"""What a folder of latents says about itself."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from gmflow_jax.models import AutoencoderKL
+
+FORMAT_VERSION = 1
+FORMATS = ("moments", "sample")
+CONTAINERS = ("array_record", "npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of a folder of latents, and what it must hold."""
+
+    file: str
+    num_records: int
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentMetadata:
+    """The metadata.json of a folder of latents, which is written when all of it is there.
+
+    Attributes:
+      format_version: Of the records and of this file.
+      format: 'moments' for the mean and standard deviation of each latent, of the image and of its
+        mirror image; 'sample' for one draw of one of them. Neither is multiplied by `scaling_factor`.
+      container: 'array_record' or 'npy', a memory-mapped array.
+      autoencoder: `autoencoder_fingerprint` of the one that encoded.
+      scaling_factor: What a latent is multiplied by for the network.
+      downscale: Pixels of an image along the side of a pixel of its latent.
+      latent_shape: Height, width and channels.
+      image_size: Pixels along the side of an encoded image.
+      num_images: Number of latents; images that were broken are not counted.
+      num_classes: Labels are below this.
+      class_folders: Name of each class's folder, by label.
+      class_names: Words of each class, by folder; empty if they were not given.
+      shards: The files.
+      broken: Names of the images that could not be read and were left out.
+      source: Identity of the images, see `ImageSource.description`.
+    """
+
+    format_version: int
+    format: str
+    container: str
+    autoencoder: str
+    scaling_factor: float
+    downscale: int
+    latent_shape: tuple[int, int, int]
+    image_size: int
+    num_images: int
+    num_classes: int
+    class_folders: tuple[str, ...]
+    class_names: Mapping[str, str]
+    shards: tuple[Shard, ...]
+    broken: tuple[str, ...]
+    source: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as what `json` writes."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str = "metadata.json") -> "LatentMetadata":
+        """Undoes `to_json`. Raises ValueError if the version is unknown or a field is missing."""
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{where} is of format version {version}, but this program knows {FORMAT_VERSION}; use the "
+                "program that wrote it, or encode the images again."
+            )
+        try:
+            fields = {field.name: content[field.name] for field in dataclasses.fields(cls)}
+            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{where} is damaged ({error}); run the command that wrote it again, which mends it."
+            ) from error
+        for name in ("latent_shape", "class_folders", "broken"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+def autoencoder_fingerprint(autoencoder: "AutoencoderKL") -> str:
+    """SHA-256 of the parameters: their sorted names, shapes and values.
+
+    Values are rounded to bfloat16, so that a copy of the weights in bfloat16 is the same autoencoder.
+    """
+    from gmflow_jax.models import functional
+
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(functional(autoencoder)[1])
+    for name, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
+        digest.update(f"{name} {leaf.shape} ".encode())
+        digest.update(np.asarray(leaf).astype(jnp.bfloat16).tobytes())
+    return digest.hexdigest()
+
+
+def check_autoencoder(metadata: LatentMetadata, autoencoder: "AutoencoderKL") -> None:
+    """Raises ValueError unless these latents were encoded by this autoencoder."""
+    scaling_factor = autoencoder.config.scaling_factor
+    if metadata.scaling_factor != scaling_factor:
+        raise ValueError(
+            f"The latents were made with scaling factor {metadata.scaling_factor}, but the autoencoder has "
+            f"{scaling_factor}; use the autoencoder that encoded them, or encode the images again."
+        )
+    found = autoencoder_fingerprint(autoencoder)
+    if metadata.autoencoder != found:
+        raise ValueError(
+            f"The latents were encoded by the autoencoder {metadata.autoencoder[:12]}..., but this one is "
+            f"{found[:12]}...; use the one that encoded them, or encode the images again."
+        )
+
+
+def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Words of each class folder, from lines such as "n01440764 tench, Tinca tinca".
+
+    This is the form of LOC_synset_mapping.txt, which comes with ImageNet. Raises ValueError if there
+    is no such file or a line does not fit.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; give one with a line of folder and words for each class.")
+    names = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        folder, _, words = line.strip().partition(" ")
+        if not folder:
+            continue
+        if not words or folder in names:
+            problem = "has no words" if not words else "names a folder for the second time"
+            raise ValueError(
+                f"Line {number} of {path} {problem}, but each is of one folder and its words, such as "
+                "'n01440764 tench, Tinca tinca'; mend it."
+            )
+        names[folder] = words.strip()
+    return names

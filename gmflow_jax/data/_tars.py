@@ -1,0 +1,89 @@
+"""Images inside of tar files, found by their offsets."""
+
+import io
+import pathlib
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from ._sources import FileImage, is_image, refuse_without_class
+
+_BLOCK = 512  # bytes
+
+
+class _Part(io.RawIOBase):
+    """A part of a file as a file, for a tar inside of a tar."""
+
+    def __init__(self, file: BinaryIO, offset: int, size: int):
+        self._file, self._offset, self._size, self._position = file, offset, size, 0
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + position
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        length = max(min(len(buffer), self._size - self._position), 0)
+        self._file.seek(self._offset + self._position)
+        data = self._file.read(length)
+        buffer[:len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def images_of_tars(paths: Sequence[pathlib.Path]) -> list[FileImage]:
+    """Where the images in tar files and the tars inside of them are.
+
+    The class of an image is its folder; of an image in none, the name of its tar, if that is one of
+    several or inside of another. Raises ValueError for a tar that is compressed, not whole or none,
+    and for images without a class.
+    """
+    images, stray = [], []
+    for path in paths:
+        class_folder = path.stem if len(paths) > 1 else None
+        with open(path, "rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            for image in _images(file, 0, size, class_folder, str(path)):
+                (images if image.class_folder else stray).append(image)
+    refuse_without_class([image.name for image in stray], ", ".join(map(str, paths[:3])))
+    return images
+
+
+def _images(
+    file: BinaryIO, offset: int, size: int, class_folder: str | None, path: str
+) -> Iterator[FileImage]:
+    for name, start, length in _members(_Part(file, offset, size), f"{path} at byte {offset}"):
+        member = pathlib.PurePosixPath(name)
+        if member.suffix == ".tar":
+            yield from _images(file, offset + start, length, member.stem, path)
+        elif is_image(name):
+            folder = member.parent.name or class_folder or ""
+            yield FileImage(folder, f"{folder}/{member.name}", path, offset + start, length)
+
+
+def _members(part: _Part, where: str) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file in a tar."""
+    try:
+        with tarfile.open(fileobj=part, mode="r:") as tar:
+            for member in tar:
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+            end = tar.offset
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"The tar file {where} cannot be read ({error}); it is compressed or not whole. Uncompress it, "
+            "or copy it again."
+        ) from error
+    part.seek(end)
+    # Python's tarfile takes the end of a file for the end of the archive.
+    if part.read(_BLOCK) != bytes(_BLOCK):
+        raise ValueError(f"The tar file {where} has no end mark, so it is not whole; copy it again.")

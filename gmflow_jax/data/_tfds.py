@@ -1,0 +1,62 @@
+"""Images of TensorFlow Datasets, without TensorFlow."""
+
+import functools
+import io
+
+import numpy as np
+from PIL import Image
+
+from ._sources import ImageSource
+
+
+class TfdsSource(ImageSource):
+    """A split of a dataset that was prepared as ArrayRecord, in its own order.
+
+    Raises ValueError if it is not there, or has no feature 'image' or 'label'.
+    """
+
+    kind = "tfds"
+
+    def __init__(self, name: str, split: str):
+        import tensorflow_datasets as tfds
+
+        self._spec = f"{name}:{split}"
+        try:
+            source = tfds.data_source(name, split=split)
+        except tfds.core.DatasetNotFoundError as error:
+            raise ValueError(
+                f"TensorFlow Datasets knows no dataset {name!r}, and none is prepared in its folder; "
+                "check the name and TFDS_DATA_DIR."
+            ) from error
+        except Exception as error:  # it raises many kinds, for a split, a version, a file format
+            reason = str(error).split("\n")[0].rstrip(".")
+            raise ValueError(
+                f"The dataset tfds:{self._spec} cannot be opened ({reason}); prepare it with "
+                "file_format='array_record', and check the split and TFDS_DATA_DIR."
+            ) from error
+        features = source.dataset_info.features
+        if not {"image", "label"} <= set(features):
+            raise ValueError(
+                f"The dataset {name!r} has the features {', '.join(features)}, but image and label are "
+                "needed; choose a dataset of classified images."
+            )
+        # Not an argument of data_source, since the fake data of tfds.testing is decoded already.
+        source.decoders = {"image": tfds.decode.SkipDecoding()}
+        self._source, self.class_folders = source, tuple(features["label"].names)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """The label of each image, int32 [N]; the first time, all records are read."""
+        return np.array([self._source[i]["label"] for i in range(len(self))], np.int32)
+
+    def name(self, i: int) -> str:
+        return f"{self._spec}/{i}"
+
+    def open(self, i: int) -> Image.Image:
+        image = self._source[i]["image"]
+        if isinstance(image, bytes):
+            return Image.open(io.BytesIO(image))
+        return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -1,0 +1,247 @@
+"""Encoding a set of images into a folder of latents, resumable at any point."""
+
+import collections
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from ._encode import BrokenImage, Encoder, ahead, read_pixels
+from ._folder import agree_on_plan, shard_report, write_metadata, write_shard
+from ._metadata import CONTAINERS, FORMAT_VERSION, FORMATS, LatentMetadata, autoencoder_fingerprint
+from ._records import record_dtype, to_records, views
+from ._shards import shard_name
+from ._sources import ImageSource
+
+if TYPE_CHECKING:
+    from gmflow_jax.models import AutoencoderKL
+
+BROKEN = ("skip", "stop")
+
+
+def write_latents(
+    source: ImageSource,
+    autoencoder: "AutoencoderKL",
+    out: str | os.PathLike[str],
+    *,
+    image_size: int = 256,
+    format: str = "moments",
+    container: str = "array_record",
+    images_per_shard: int = 4096,
+    batch_size: int | None = None,
+    broken: str = "skip",
+    class_names: Mapping[str, str] | None = None,
+    seed: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    num_threads: int | None = None,
+    progress: bool = True,
+) -> LatentMetadata | None:
+    """Encodes the centre crops of images into a folder of latents that `Latents` reads.
+
+    Killed at any time and called again, the folder ends with the same bytes: a shard, a contiguous
+    part of the images, appears when it is whole, and those that are there are not made again. The
+    batch size and the devices change rounding only, so they need not be the same again; so does the
+    choice of kernels on a GPU, which is repeated under XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+
+    Args:
+      source: The images; `open_images` makes one.
+      autoencoder: Blocks compute in its `config.dtype`.
+      out: The folder. It is made if there is none.
+      image_size: Pixels along the side of the crop.
+      format: 'moments' or 'sample', see `LatentMetadata`. Both are stored unscaled. 'sample' is the
+        authors' recipe: one draw of the image or of its mirror image, decided by (seed, index).
+      container: 'array_record' or 'npy', see `LatentMetadata`.
+      images_per_shard: Images in a file, except for the last one.
+      batch_size: Images that are encoded at a time on all devices together, at least one on each; by
+        default 16 on each.
+      broken: What to do with an image that cannot be read: 'skip' it and list it, or 'stop'.
+      class_names: Words of each class folder, for the metadata; see `read_class_names`.
+      seed: Of 'sample'.
+      process_index, num_processes: This process makes every `num_processes`-th shard. Processes may
+        share a folder and need not know of each other.
+      devices: The devices to use; all local ones by default.
+      num_threads: Threads that decode images; one for each core by default.
+      progress: Whether to show a bar, and the broken images at the end.
+
+    Returns:
+      The metadata, or None while shards of other processes are missing.
+
+    Raises:
+      ValueError: If an option cannot work, the folder holds other latents, or an image is broken and
+        `broken` is 'stop'.
+    """
+    _check_choices(format=(format, FORMATS), container=(container, CONTAINERS), broken=(broken, BROKEN))
+    _check_numbers(images_per_shard, batch_size, seed, process_index, num_processes)
+    common = _common(source, autoencoder, image_size, format, container)
+    class_names = _named(class_names or {}, source.class_folders)
+    plan = common | {"images_per_shard": images_per_shard} | ({"seed": seed} if format == "sample" else {})
+    folder = pathlib.Path(out)
+    agree_on_plan(folder, plan, process_index)
+    starts = range(0, len(source), images_per_shard)
+    paths = [folder / shard_name(i, len(starts), container) for i in range(len(starts))]
+    images = {
+        path: range(start, min(start + images_per_shard, len(source)))
+        for path, start in zip(paths, starts, strict=True)
+    }
+    own = paths[process_index::num_processes]
+    missing = [path for path in own if shard_report(path) is None]
+    total, left = (sum(len(images[path]) for path in some) for some in (own, missing))
+    with _bar(total, total - left, progress) as bar:
+        if missing:
+            encoder = Encoder(autoencoder, batch_size, devices)
+            dtype = record_dtype(format, common["latent_shape"])
+            job = _Job(source, encoder, image_size, format, dtype, seed, broken == "skip", bar)
+            todo = {path: images[path] for path in missing}
+            job.write(todo, container, num_threads or os.cpu_count() or 1, process_index)
+    metadata = write_metadata(paths, common, class_names, process_index)
+    if progress:
+        mine = [name for path in own for name in shard_report(path)["broken"]]
+        _tell(metadata.broken if metadata else mine)
+    return metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """How images become records."""
+
+    source: ImageSource
+    encoder: Encoder
+    image_size: int
+    format: str
+    dtype: np.dtype
+    seed: int
+    skip_broken: bool
+    bar: Any
+
+    def write(
+        self, todo: Mapping[pathlib.Path, range], container: str, num_threads: int, process_index: int
+    ) -> None:
+        """Writes shards; images are decoded ahead, also those of the next shard."""
+        window = 2 * self.encoder.batch_size + num_threads
+        with ThreadPoolExecutor(num_threads) as pool:
+            loaded = ahead(pool, self._load, itertools.chain(*todo.values()), window)
+            for path, indices in todo.items():
+                broken: list[str] = []
+                records = self._records(self._batches(indices, loaded, broken))
+                write_shard(path, container, records, broken, process_index)
+
+    def _load(self, index: int) -> np.ndarray:
+        pixels = read_pixels(self.source, index, self.image_size)
+        return views(pixels, self.format, self.seed, index)
+
+    def _batches(
+        self, indices: range, loaded: Iterator[Future], broken: list[str]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Indices and images of full batches, and the rest; names of broken images are appended."""
+        kept, images = [], []
+        for index, future in zip(indices, loaded, strict=False):  # the next shard's stay in `loaded`
+            self.bar.update()
+            try:
+                images.append(future.result())
+            except BrokenImage:
+                if not self.skip_broken:
+                    raise
+                broken.append(self.source.name(index))
+                continue
+            kept.append(index)
+            if len(kept) == self.encoder.batch_size:
+                yield np.array(kept), np.stack(images)
+                kept, images = [], []
+        if kept:
+            yield np.array(kept), np.stack(images)
+
+    def _records(self, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Records of a shard. A batch is fetched when the next one was given to the devices."""
+        under_way: collections.deque = collections.deque()
+        records = [np.empty(0, self.dtype)]
+        for kept, images in batches:
+            under_way.append((kept, self.encoder(images)))
+            if len(under_way) > 1:
+                records.append(self._fetch(*under_way.popleft()))
+        records += [self._fetch(*batch) for batch in under_way]
+        return np.concatenate(records)
+
+    def _fetch(self, indices: np.ndarray, moments: jax.Array) -> np.ndarray:
+        labels = self.source.labels[indices]
+        return to_records(self.format, np.asarray(moments)[: len(indices)], labels, indices, self.seed)
+
+
+def _common(source, autoencoder, image_size: int, format: str, container: str) -> dict[str, Any]:
+    """What the plan and the metadata both say."""
+    config = autoencoder.config
+    if image_size < 1 or image_size % config.downscale:
+        raise ValueError(
+            f"image_size is {image_size}, but a pixel of a latent stands for {config.downscale} of an image "
+            "along each side; give a positive multiple."
+        )
+    side = image_size // config.downscale
+    return {
+        "format_version": FORMAT_VERSION,
+        "format": format,
+        "container": container,
+        "autoencoder": autoencoder_fingerprint(autoencoder),
+        "scaling_factor": config.scaling_factor,
+        "downscale": config.downscale,
+        "latent_shape": (side, side, config.latent_channels),
+        "image_size": image_size,
+        "num_classes": len(source.class_folders),
+        "class_folders": source.class_folders,
+        "source": source.description,
+    }
+
+
+def _tell(broken: Sequence[str]) -> None:
+    from tqdm.auto import tqdm
+
+    if broken:
+        listing = "\n  ".join(broken)
+        tqdm.write(f"Images that are broken and were left out ({len(broken)}):\n  {listing}")
+
+
+def _named(class_names: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:
+    missing = [folder for folder in folders if folder not in class_names]
+    if class_names and missing:
+        raise ValueError(
+            f"{len(missing)} classes have no words, such as {missing[0]}; give words for every class folder, "
+            "or none."
+        )
+    return {folder: class_names[folder] for folder in folders} if class_names else {}
+
+
+def _check_choices(**choices: tuple[str, Sequence[str]]) -> None:
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; give one of {', '.join(known)}.")
+
+
+def _check_numbers(
+    images_per_shard: int, batch_size: int | None, seed: int, process_index: int, num_processes: int
+) -> None:
+    if images_per_shard < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(
+            f"images_per_shard is {images_per_shard} and batch_size {batch_size}, but both count images; "
+            "give at least 1."
+        )
+    if seed < 0:
+        raise ValueError(f"The seed is {seed}, but seeds count from 0; give 0 or more.")
+    if not 0 <= process_index < num_processes:
+        raise ValueError(
+            f"process_index is {process_index} of {num_processes} processes; they count from 0, so give one "
+            "below the number of processes."
+        )
+
+
+def _bar(total: int, initial: int, shown: bool):
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=total, initial=initial, desc="encoding", unit=" images", disable=not shown, dynamic_ncols=True
+    )

@@ -1,0 +1,81 @@
+"""Metadata survives JSON, and tells one autoencoder from another."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmflow_jax import data, models
+
+
+def changed(autoencoder, change, **config):
+    """The autoencoder with other parameters, or another configuration."""
+    params = jax.tree.map(change, models.functional(autoencoder)[1])
+    config = dataclasses.replace(autoencoder.config, **config)
+    return models.from_params(models.AutoencoderKL, config, params)
+
+
+def test_metadata_survives_json(moments_folder):
+    metadata = data.Latents(moments_folder).metadata
+    text = json.dumps(metadata.to_json())
+    assert data.LatentMetadata.from_json(json.loads(text)) == metadata
+    assert json.loads(text) == json.loads((moments_folder / "metadata.json").read_text())
+
+
+def test_bfloat16_copies_are_the_same_autoencoder(autoencoder):
+    copy = changed(autoencoder, lambda leaf: jnp.asarray(leaf, jnp.bfloat16), param_dtype="bfloat16")
+    fingerprint = data.autoencoder_fingerprint(autoencoder)
+    assert data.autoencoder_fingerprint(copy) == fingerprint
+    assert len(fingerprint) == 64 and int(fingerprint, 16)
+
+
+def test_other_values_are_another_autoencoder(autoencoder):
+    """A change of a hundredth in one parameter shows."""
+    def nudge(leaf):
+        leaf = np.array(leaf)
+        if leaf.shape == (3, 3, 3, 4):  # the first convolution
+            leaf[0, 0, 0, 0] *= 1.01
+        return leaf
+
+    other = changed(autoencoder, nudge)
+    assert data.autoencoder_fingerprint(other) != data.autoencoder_fingerprint(autoencoder)
+
+
+def test_latents_of_another_autoencoder_are_refused(moments_folder, autoencoder):
+    metadata = data.Latents(moments_folder).metadata
+    data.check_autoencoder(metadata, autoencoder)
+    with pytest.raises(ValueError, match=r"autoencoder [0-9a-f]{12}\.\.\., but this one is .*; use the one"):
+        data.check_autoencoder(metadata, changed(autoencoder, lambda leaf: 2 * leaf))
+    other = changed(autoencoder, lambda leaf: leaf, scaling_factor=0.18215)
+    with pytest.raises(ValueError, match=r"scaling factor 0\.5, but the autoencoder has 0\.18215; use"):
+        data.check_autoencoder(metadata, other)
+
+
+def test_unknown_versions_and_missing_fields_are_refused(moments_folder):
+    content = data.Latents(moments_folder).metadata.to_json()
+    with pytest.raises(ValueError, match=r"version 2, but this program knows 1; use"):
+        data.LatentMetadata.from_json(content | {"format_version": 2})
+    del content["shards"]
+    with pytest.raises(ValueError, match=r"damaged \('shards'\); run"):
+        data.LatentMetadata.from_json(content)
+
+
+def test_class_names(tmp_path):
+    path = tmp_path / "mapping.txt"
+    path.write_text("n01440764 tench, Tinca tinca\n\nn01443537 goldfish\n", encoding="utf-8")
+    assert data.read_class_names(path) == {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("n01 tench\nn02\n", "Line 2 .* has no words"), ("n01 a\nn01 b\n", "Line 2 .* for the second time")],
+)
+def test_refused_class_names(tmp_path, text, reason):
+    (tmp_path / "mapping.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"{reason}.*; mend it"):
+        data.read_class_names(tmp_path / "mapping.txt")
+    with pytest.raises(ValueError, match=r"no file .*absent; give"):
+        data.read_class_names(tmp_path / "absent")

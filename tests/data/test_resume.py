@@ -1,0 +1,93 @@
+"""Killed at any moment and started again, a folder of latents ends with the same bytes."""
+
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gmflow_jax import data, models
+
+# Imports once; for each line it starts a child that encodes, kills it some time after the folder has
+# so many files, and tells how it ended: 0, or the signal. No device is used before there is a child.
+PROGRAM = """
+import os, pickle, signal, sys, time
+import jax
+from array_record.python import array_record_module
+from gmflow_jax import data, models
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_disable_most_optimizations", True)
+source = data.open_images(sys.argv[1])
+with open(sys.argv[2], "rb") as file:
+    autoencoder = models.from_params(models.AutoencoderKL, *pickle.load(file))
+options = dict(image_size=32, images_per_shard=2, batch_size=2, num_threads=2, progress=False)
+for line in sys.stdin:
+    out, num_files, seconds = line.split()
+    child = os.fork()
+    if child == 0:
+        data.write_latents(source, autoencoder, out, **options)
+        os._exit(0)
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if os.path.isdir(out) and len(os.listdir(out)) >= int(num_files):
+            time.sleep(float(seconds))
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)
+            break
+        time.sleep(0.0005)
+    print(ended[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(image_folder, autoencoder, tmp_path_factory):
+    """run(out, num_files, seconds): how the encoding into `out` ended, which was killed then."""
+    network = tmp_path_factory.mktemp("network") / "autoencoder.pickle"
+    network.write_bytes(pickle.dumps((autoencoder.config, models.functional(autoencoder)[1])))
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, image_folder, network],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=pathlib.Path(data.__file__).parents[2],
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+    ) as process:  # fmt: skip
+
+        def call(out, num_files, seconds):
+            process.stdin.write(f"{out} {num_files} {seconds}\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield call
+        process.stdin.close()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(run, tmp_path):
+    assert run(tmp_path / "undisturbed", 1000, 0) == 0
+    expected = contents(tmp_path / "undisturbed")
+    assert len(expected) == 2 * 8 + 2  # shards with a report on each, plan and metadata
+    rng = np.random.default_rng()
+    kills = 0
+    for num_files in (1, 3, 6, 10, 15):
+        ended = run(tmp_path / "killed", num_files, rng.uniform(0, 0.01))
+        kills += ended == 9
+        left = contents(tmp_path / "killed")
+        # What has a name is whole.
+        assert all(left[name] == expected[name] for name in left if not name.endswith(".tmp"))
+    assert kills >= 3  # unless it was quicker
+    assert run(tmp_path / "killed", 1000, 0) == 0
+    assert contents(tmp_path / "killed") == expected
+
+
+def test_a_damaged_shard_is_made_anew(source, moments_folder, write, tmp_path):
+    metadata = write(source, tmp_path)
+    shard = tmp_path / metadata.shards[1].file
+    shard.write_bytes(shard.read_bytes()[:-1])
+    (tmp_path / metadata.shards[2].file).unlink()
+    (tmp_path / f".{metadata.shards[2].file}.0.tmp").write_text("what was being written")
+    write(source, tmp_path)
+    assert contents(tmp_path) == contents(moments_folder)

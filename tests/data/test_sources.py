@@ -1,0 +1,80 @@
+"""Folders of images: order, classes, names, and what is refused."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gmflow_jax import data
+
+
+def test_images_come_sorted_by_class_and_name(image_folder, files):
+    source = data.open_images(image_folder)
+    assert isinstance(source, data.ImageSource) and source.kind == "folder"
+    assert [source.name(i) for i in range(len(source))] == sorted(files)
+    assert source.class_folders == ("n01", "n02")
+    assert source.labels.dtype == np.int32
+    assert source.labels.tolist() == [int(name.startswith("n02")) for name in sorted(files)]
+
+
+def test_images_are_those_of_the_files(image_folder, files):
+    source = data.open_images(str(image_folder))
+    modes = set()
+    for i, name in enumerate(sorted(files)):
+        if "truncated" not in name:
+            with Image.open(image_folder / name) as expected:
+                np.testing.assert_array_equal(np.asarray(source.open(i)), np.asarray(expected))
+                modes.add(expected.mode)
+    assert modes == {"RGB", "CMYK", "L"}
+
+
+def test_images_may_lie_deeper_and_other_files_are_passed_over(tmp_path, files):
+    (tmp_path / "cat" / "b").mkdir(parents=True)
+    (tmp_path / ".hidden" / "x").mkdir(parents=True)
+    for name in ("cat/b/1.jpg", "cat/a.PNG", "cat/.a.jpg", ".hidden/x/2.jpg"):
+        (tmp_path / name).write_bytes(files["n01/photo.png"])
+    for name in ("cat/list.txt", "README", ".DS_Store"):
+        (tmp_path / name).write_text("words")
+    source = data.open_images(tmp_path)
+    assert [source.name(i) for i in range(len(source))] == ["cat/a.PNG", "cat/b/1.jpg"]
+    assert source.class_folders == ("cat",)
+
+
+def test_description_tells_other_images(image_folder, files, tmp_path):
+    description = data.open_images(image_folder).description
+    names = "\n".join(sorted(files)).encode()
+    labels = np.array([name.startswith("n02") for name in sorted(files)], "<i4").tobytes()
+    assert description == {
+        "kind": "folder",
+        "num_images": len(files),
+        "sha256": hashlib.sha256(names + labels).hexdigest(),
+    }
+
+
+def test_sources_can_be_pickled(source):
+    again = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(np.asarray(again.open(3)), np.asarray(source.open(3)))
+    np.testing.assert_array_equal(again.labels, source.labels)
+
+
+def test_bytes_that_are_no_image_are_an_os_error(source, files):
+    index = sorted(files).index("n02/truncated.JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        source.open(index).load()
+
+
+def test_refused_folders(tmp_path, files):
+    with pytest.raises(ValueError, match=r"no folder or file .*absent; give"):
+        data.open_images(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"holds no images; it needs"):
+        data.open_images(tmp_path)
+    for folder in ("n01", "n02"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "n02" / "photo.png").write_bytes(files["n01/photo.png"])
+    with pytest.raises(ValueError, match=r"folder n01 in .* holds no images, .*; add"):
+        data.open_images(tmp_path)
+    (tmp_path / "photo.png").write_bytes(files["n01/photo.png"])
+    with pytest.raises(ValueError, match=r"1 images in .*photo\.png, are in no folder.*; put"):
+        data.open_images(tmp_path)

@@ -1,0 +1,165 @@
+"""Latents are what the autoencoder says, whatever the source, devices, processes and container."""
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from gmflow_jax import data, models
+
+FP16 = 2.0**-11  # half a unit in the last place
+ROUNDING = 2e-5  # of the network in float32; measured 3e-6
+
+
+def digests(folder):
+    """SHA-256 of every file, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def all_of(folder):
+    latents = data.Latents(folder)
+    return latents.read(np.arange(len(latents)))
+
+
+@pytest.fixture(scope="module")
+def expected(source, autoencoder):
+    """Mean and standard deviation [15, 2, 2, 16, 16, 2] of images and mirror images, encoded directly."""
+    kept = [i for i in range(len(source)) if "truncated" not in source.name(i)]
+    crops = np.stack([data.center_crop(source.open(i), 32) for i in kept]).astype(np.float32) / 127.5 - 1
+    encode, params = models.functional(autoencoder, "encode")
+    moments = [jax.jit(encode)(params, images) for images in (crops, crops[:, :, ::-1])]
+    pairs = [(mean, np.exp(np.asarray(log_var, np.float64) / 2)) for mean, log_var in moments]
+    return np.stack([np.stack(pair, axis=1) for pair in pairs], axis=1)
+
+
+def test_moments_are_those_of_the_autoencoder(moments_folder, expected):
+    found = all_of(moments_folder)
+    for i, name in enumerate(("mean", "std")):
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], expected[:, :, i], rtol=FP16 + ROUNDING, atol=ROUNDING)
+    assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1  # mirroring matters
+
+
+def test_samples_are_draws_of_image_or_mirror_image(sample_folder, expected, likelier_noise):
+    samples = all_of(sample_folder)["sample"]
+    drawn, noise = likelier_noise(samples, expected[:, :, 0], expected[:, :, 1])
+    assert 3 <= drawn.sum() <= 12  # of 15
+    assert abs(noise.mean()) < 5 / np.sqrt(noise.size) and abs(noise.var() - 1) < 5 * np.sqrt(2 / noise.size)
+    assert len(np.unique(noise)) > 0.99 * noise.size
+
+
+def test_metadata_says_all(moments_folder, sample_folder, source, autoencoder):
+    metadata = data.Latents(moments_folder).metadata
+    assert metadata.num_images == 15 and metadata.num_classes == 2 and metadata.image_size == 32
+    assert metadata.broken == ("n02/truncated.JPEG",) and metadata.class_folders == ("n01", "n02")
+    assert metadata.latent_shape == (16, 16, 2) and metadata.downscale == 2
+    assert metadata.autoencoder == data.autoencoder_fingerprint(autoencoder)
+    assert metadata.source == source.description and metadata.class_names == {}
+    assert [shard.num_records for shard in metadata.shards] == [4, 4, 4, 3]
+    assert (metadata.format, metadata.container) == ("moments", "array_record")
+    other = data.Latents(sample_folder).metadata
+    assert (other.format, other.container) == ("sample", "npy")
+
+
+def test_labels_and_indices_are_those_of_the_source(moments_folder, source):
+    records = data.Latents(moments_folder).records(np.arange(15))
+    np.testing.assert_array_equal(records["label"], source.labels[records["index"]])
+    left_out = set(range(16)) - set(records["index"].tolist())
+    assert [source.name(i) for i in left_out] == ["n02/truncated.JPEG"]
+
+
+def test_tars_give_the_same_bytes(image_tar, moments_folder, write, tmp_path):
+    write(data.open_images(image_tar), tmp_path)
+    found, expected = digests(tmp_path), digests(moments_folder)
+    assert {name for name in expected if found[name] != expected[name]} == {"plan.json", "metadata.json"}
+    for name in ("plan.json", "metadata.json"):
+        mine, theirs = (json.loads((f / name).read_text()) for f in (tmp_path, moments_folder))
+        assert mine.pop("source") | {"kind": "folder"} == theirs.pop("source") and mine == theirs
+
+
+def test_devices_containers_and_batches_change_rounding_only(source, moments_folder, write, tmp_path):
+    options = {"devices": jax.devices()[:1], "batch_size": 3, "container": "npy"}
+    write(source, tmp_path / "a", **options)
+    one, four = all_of(tmp_path / "a"), all_of(moments_folder)
+    for name in ("mean", "std"):
+        np.testing.assert_allclose(one[name], four[name], rtol=2 * FP16 + ROUNDING, atol=ROUNDING)
+    np.testing.assert_array_equal(one["labels"], four["labels"])
+
+
+def test_processes_share_the_shards(source, moments_folder, write, tmp_path):
+    assert write(source, tmp_path, process_index=1, num_processes=2) is None
+    assert not (tmp_path / "metadata.json").exists()
+    metadata = write(source, tmp_path, process_index=0, num_processes=2)
+    assert metadata == data.Latents(moments_folder).metadata
+    assert digests(tmp_path) == digests(moments_folder)
+
+
+def test_names_may_be_given_afterwards(source, moments_folder, write, tmp_path):
+    write(source, tmp_path)
+    before = digests(tmp_path)
+    words = {"n01": "temple", "n02": "flower, blossom", "n03": "of no image"}
+    metadata = write(source, tmp_path, class_names=words)
+    assert metadata.class_names == {"n01": "temple", "n02": "flower, blossom"}
+    after = digests(tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {"metadata.json"}
+
+
+def test_progress_lists_broken_images(source, write, tmp_path, capsys):
+    write(source, tmp_path, progress=True)
+    captured = capsys.readouterr()
+    assert "left out (1):\n  n02/truncated.JPEG" in captured.out
+    assert "16/16" in captured.err and "images/s" in captured.err
+
+
+def test_a_broken_image_stops_if_asked_and_can_be_skipped_then(source, moments_folder, write, tmp_path):
+    with pytest.raises(ValueError, match=r"image n02/truncated\.JPEG is broken \(.*\); mend or remove it"):
+        write(source, tmp_path, broken="stop")
+    assert len(list(tmp_path.glob("*.array_record"))) == 3  # the truncated one is the last
+    write(source, tmp_path, broken="skip")
+    assert digests(tmp_path) == digests(moments_folder)
+
+
+def test_latents_that_are_not_finite_are_refused(source, autoencoder, write, tmp_path):
+    params = jax.tree.map(lambda leaf: 1e6 * leaf, models.functional(autoencoder)[1])
+    wrong = models.from_params(models.AutoencoderKL, autoencoder.config, params)
+    with pytest.raises(ValueError, match=r"latent of image 0 is not finite or too large.*; check"):
+        write(source, tmp_path, autoencoder=wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"format": "mean"}, "format is 'mean'; give one of moments, sample"),
+        ({"container": "tfrecord"}, "container is 'tfrecord'; give"),
+        ({"broken": "mend"}, "broken is 'mend'; give"),
+        ({"images_per_shard": 0}, "images_per_shard is 0 .*; give"),
+        ({"batch_size": 0}, "batch_size 0.*; give"),
+        ({"seed": -1}, "seed is -1, .*; give 0 or more"),
+        ({"image_size": 33}, "image_size is 33, .*; give a positive multiple"),
+        ({"process_index": 2, "num_processes": 2}, "process_index is 2 of 2 .*give one below"),
+        ({"class_names": {"n01": "temple"}}, "1 classes have no words, such as n02; give"),
+    ],
+)
+def test_refused_options(source, write, tmp_path, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        write(source, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_plans_and_other_files_are_refused(source, image_tar, moments_folder, write, tmp_path):
+    with pytest.raises(ValueError, match=r"differs in format \(\"moments\" there, \"sample\" here\), seed"):
+        write(source, moments_folder, format="sample")
+    with pytest.raises(ValueError, match=r"differs in source .*; give another folder"):
+        write(data.open_images(image_tar), moments_folder)
+    (tmp_path / "thesis.txt").write_text("words")
+    with pytest.raises(ValueError, match=r"holds other files; give a new folder"):
+        write(source, tmp_path)
+
+
+def test_only_broken_images_are_refused(files, write, tmp_path):
+    (tmp_path / "images" / "n02").mkdir(parents=True)
+    (tmp_path / "images" / "n02" / "1.jpg").write_bytes(files["n02/truncated.JPEG"])
+    with pytest.raises(ValueError, match=r"All images are broken"):
+        write(data.open_images(tmp_path / "images"), tmp_path / "out")

@@ -1,0 +1,89 @@
+"""The program encodes, goes on where it stopped, and says in a sentence what cannot work."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from experiments import cli
+from gmflow_jax import data, interop, models
+
+CONFIG = models.AutoencoderKLConfig(
+    latent_channels=2, block_channels=(4,), layers_per_block=1, num_groups=2
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of images and of an autoencoder, and a file of class names."""
+    root = tmp_path_factory.mktemp("prepare")
+    for folder, photo in zip(("n01", "n02"), load_sample_images().images, strict=True):
+        (root / "images" / folder).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(photo[50 * i:, 70 * i:]).save(root / "images" / folder / f"{i}.JPEG")
+    (root / "images" / "n02" / "3.JPEG").write_bytes(b"no image")
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32),
+        models.abstract(models.AutoencoderKL, CONFIG)[1],
+    )
+    autoencoder = models.from_params(models.AutoencoderKL, CONFIG, params)
+    interop.save_diffusers(root / "network", interop.Bundle(autoencoder=autoencoder))
+    (root / "names.txt").write_text("n01 temple\nn02 flower, blossom\n")
+    return root
+
+
+@pytest.fixture
+def prepare(folders, run_main, tmp_path):
+    def run(*arguments, autoencoder="network", images="images"):
+        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            inputs = {"images": folders / images, "autoencoder": folders / autoencoder}
+            sizes = {"image_size": 8, "images_per_shard": 3, "batch_size": 4}
+            options = [f"--{name}={value}" for name, value in (inputs | sizes).items()]
+            run_main("prepare_latents", f"--out={tmp_path / 'out'}", *options, *arguments)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)
+
+    return run
+
+
+def test_encoding_by_two_processes_with_class_names(prepare, folders, tmp_path, capsys):
+    names = f"--class_names={folders / 'names.txt'}"
+    prepare("--num_processes=2", "--process_id=0", names)
+    assert "others are still missing" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not finished"):
+        data.Latents(tmp_path / "out")
+    prepare("--num_processes=2", "--process_id=1", names, autoencoder="network/vae")
+    out = capsys.readouterr().out
+    assert "7 images of 2 classes" in out and "n02/3.JPEG" in out
+    assert "holds 6 latents (8, 8, 2) in 3 files" in out and "1 broken images were left out" in out
+    latents = data.Latents(tmp_path / "out")
+    assert latents.metadata.class_names == {"n01": "temple", "n02": "flower, blossom"}
+    bundle = interop.load_diffusers(folders / "network")
+    data.check_autoencoder(latents.metadata, bundle.autoencoder)
+    assert latents.read([5])["mean"].shape == (1, 2, 8, 8, 2)
+
+
+def test_samples_in_arrays(prepare, tmp_path):
+    prepare("--format=sample", "--container=npy", "--seed=4")
+    latents = data.Latents(tmp_path / "out")
+    assert (latents.metadata.format, latents.metadata.container) == ("sample", "npy")
+    assert latents.read([0])["sample"].shape == (1, 8, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folders_of", "reason"),
+    [
+        (["--broken=stop"], {}, r"The image n02/3\.JPEG is broken"),
+        (["--image_size=0"], {}, "give a positive multiple"),
+        (["--class_names=absent.txt"], {}, "no file absent.txt"),
+        ([], {"images": "absent"}, "no folder or file"),
+        ([], {"autoencoder": "absent"}, "no folder .*absent"),
+        (["--images="], {}, "--images is needed"),
+    ],
+)
+def test_bad_input_is_a_sentence(prepare, arguments, folders_of, reason):
+    with pytest.raises(cli.UserError, match=reason):
+        prepare(*arguments, **folders_of)
