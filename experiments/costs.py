@@ -31,7 +31,7 @@ def estimate(config, front: sharding.Front, state: Any, compiled: Any) -> str:
     flops = _flops_per_image(config)
     if flops:
         step = flops * config.batch_size
-        lines.append(f"A step takes {step / 1e12:,.3g} TFLOP: three forward passes, without what is recomputed.")
+        lines.append(f"A step takes {step / 1e12:,.3g} TFLOP: three forward passes, nothing counted twice.")
     return "\n".join(lines)
 
 

@@ -23,7 +23,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every = 100
     config.data.num_threads = 1
     config.network.update(dict(
-        hidden_size=128, depth=4, num_heads=4, log_std_dim=128, dtype="float32", scan_layers=False, remat="none"
+        hidden_size=128,
+        depth=4,
+        num_heads=4,
+        log_std_dim=128,
+        dtype="float32",
+        scan_layers=False,
+        remat="none",
     ))
     config.optimizer.update(dict(learning_rate=1e-3, warm_up_steps=50, clip_norm=1.0, clip_begin_step=0))
     config.ema = ml_collections.ConfigDict(dict(kind="warm_up", max_decay=0.999))

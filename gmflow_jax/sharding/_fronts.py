@@ -120,6 +120,9 @@ class PmapFront:
     def __init__(self) -> None:
         self.mesh = make_mesh()
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        # What pmap returns lies on the devices of this process.
+        local_mesh = Mesh(np.asarray(jax.local_devices()), (self.axis_name,))
+        self._local = NamedSharding(local_mesh, PartitionSpec())
 
     def working_copy(self, params: Any) -> Any:
         return params
@@ -149,16 +152,24 @@ class PmapFront:
     def compile(self, train_step: Callable, state: Any, batch: Any) -> Callable:
         # Compiled at its first call: what pmap compiles ahead of time refuses the rows of one process.
         del state, batch
-        return jax.pmap(
+        pmapped = jax.pmap(
             train_step, self.axis_name, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
         )
+        # A portable state would be compiled for apart.
+        return lambda state, batch, key: pmapped(_relabel(state, self._local), batch, key)
 
     def portable(self, state: Any) -> Any:
-        def widen(leaf):
-            shards = [shard.data for shard in leaf.addressable_shards]
-            return jax.make_array_from_single_device_arrays(leaf.shape, self.replicated, shards)
+        return _relabel(state, self.replicated)
 
-        return jax.tree.map(widen, state)
+
+def _relabel(tree: Any, sharding: NamedSharding) -> Any:
+    """Replicated arrays with another name for where they lie; copies nothing."""
+
+    def relabel(leaf):
+        shards = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
+
+    return jax.tree.map(lambda x: x if x.sharding == sharding else relabel(x), tree)
 
 
 def make_front(parallel: str = "jit", data: int = -1, fsdp: int = 1) -> Front:

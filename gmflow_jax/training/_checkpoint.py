@@ -33,8 +33,13 @@ class Snapshots:
                 f"keep is {keep}, so no checkpoint would remain to resume from; give at least 1."
             )
         _check_folder(self.folder)
+        # Processes wait for each other by names, which those of another folder must not answer.
+        barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every or None, create=True
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            create=True,
+            multiprocessing_options=barriers,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 

@@ -22,7 +22,8 @@ def make_optimizer(
     Parameters whose last name is 'bias' do not decay, all others do. With `clip_norm`, gradients
     are scaled to that norm from the update number `clip_begin_step` (0-based) on; earlier ones
     pass unchanged. Schedules and `clip_begin_step` count updates made, so a skipped step does not
-    advance them. `mu_dtype` 'bfloat16' halves the memory of the first moment. Source: the authors' released training configuration.
+    advance them. `mu_dtype` 'bfloat16' halves the memory of the first moment.
+    Source: the authors' released training configuration.
     """
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(

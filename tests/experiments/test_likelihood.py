@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, runs, trained
+from experiments import cli, runs
 from experiments.configs import checkerboard, digits_flow, digits_spectrum
 from experiments.likelihood import conditional_nll, draw_nll, report_nll
 from gmflow_jax import data, evaluation, training

@@ -1,0 +1,69 @@
+"""Two processes of four devices each, joined over loopback, as two hosts of a pod."""
+
+import os
+import signal
+import socket
+
+import pytest
+
+from tests.experiments.training_process import (
+    assert_close,
+    assert_equal,
+    finish,
+    last_state,
+    output,
+    start,
+    wait_for_rows,
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    _finish(_start_pair(workdir), workdir)
+    return workdir
+
+
+def _start_pair(workdir, *arguments):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    joined = (f"--coordinator_address=localhost:{port}", "--num_processes=2")
+    mesh = arguments or ("--config.mesh.data=4", "--config.mesh.fsdp=2")
+    return [start(workdir, *mesh, *joined, f"--process_id={i}", devices=4) for i in range(2)]
+
+
+def _finish(processes, workdir):
+    for process in processes:
+        finish(process, workdir)
+
+
+def test_two_processes_train_as_one(undisturbed, tmp_path):
+    workdir = tmp_path / "alone" / "run"
+    finish(start(workdir, "--config.eval_every=0"), workdir)
+    assert_close(undisturbed, workdir, rtol=1e-5)
+
+
+def test_pmap_over_two_processes_is_the_same(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    _finish(_start_pair(workdir, "--config.parallel=pmap", "--config.eval_every=0"), workdir)
+    assert_close(workdir, undisturbed, rtol=1e-5)
+
+
+def test_one_killed_and_both_restarted_is_bit_exact(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    first, second = _start_pair(workdir)
+    wait_for_rows(first, workdir, 12)
+    os.kill(second.pid, signal.SIGKILL)
+    second.join()
+    first.join(1)  # it waits for the other, and would give up after its heartbeat's time
+    first.kill()
+    first.join()
+    processes = _start_pair(workdir)
+    wait_for_rows(processes[0], workdir, 25)
+    processes[1].terminate()  # one is told to stop, both save the same step
+    _finish(processes, workdir)
+    assert "The same command resumes" in output(workdir)
+    assert int(last_state(workdir).step) > 20
+    _finish(_start_pair(workdir), workdir)
+    assert_equal(workdir, undisturbed)

@@ -1,0 +1,99 @@
+"""`experiments.train` on a tiny network in processes of its own, which can be killed."""
+
+import csv
+import multiprocessing
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+
+from experiments import runs
+from gmflow_jax import training
+
+NUM_STEPS = 40
+_CONFIG = (
+    "--config=experiments/configs/digits.py", "--config.network.hidden_size=16", "--config.network.depth=1",
+    "--config.network.num_heads=2", f"--config.num_steps={NUM_STEPS}", "--config.optimizer.warm_up_steps=5",
+    "--config.batch_size=16", "--config.log_every=1", "--config.checkpoint_every=5",
+    "--config.eval_every=10", "--config.post_hoc_ema.stds=(0.1,)", "--config.post_hoc_ema.every=20",
+    "--noreport",
+)  # fmt: skip
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["experiments.train", "sklearn.datasets"])  # imported once for all
+
+
+def start(workdir, *arguments, devices=1):
+    """A process that trains, or goes on training, in `workdir`."""
+    workdir.parent.mkdir(exist_ok=True)
+    process = _context.Process(target=_train, args=(workdir, [*_CONFIG, *arguments], devices))
+    process.start()
+    return process
+
+
+def _train(workdir, arguments, devices):
+    os.environ.pop("XLA_FLAGS", None)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_disable_most_optimizations", True)  # it compiles for longer than it runs
+    jax.config.update("jax_compilation_cache_dir", str(workdir.parent / "cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    with open(workdir.parent / "output.txt", "a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    from experiments import cli, train
+
+    sys.argv = ["train", f"--workdir={workdir}", *arguments]
+    cli.run(train.main)
+
+
+def finish(process, workdir):
+    """Wait for a process that is to end well."""
+    process.join(300)
+    assert process.exitcode == 0, output(workdir)[-2000:]
+
+
+def output(workdir):
+    return (workdir.parent / "output.txt").read_text()
+
+
+def count_rows(workdir):
+    path = workdir / "metrics.csv"
+    return path.read_text().count("\n") if path.exists() else 1
+
+
+def wait_for_rows(process, workdir, count):
+    """Until the table of metrics has more than `count` lines, of which the first is its header."""
+    while process.is_alive() and count_rows(workdir) <= count:
+        time.sleep(0.002)
+
+
+def read_losses(workdir):
+    """All columns that training decides, by step."""
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+
+
+def last_state(workdir):
+    config = runs.read_config(workdir)
+    init = runs.make_init(config, runs.make_optimizer(config))
+    with training.Checkpointer(workdir / "checkpoints") as checkpointer:
+        return checkpointer.restore_latest(jax.eval_shape(init))[0]
+
+
+def assert_equal(workdir, expected):
+    """The same losses, states and kept checkpoints, to the last bit."""
+    assert read_losses(workdir) == read_losses(expected)
+    states = last_state(workdir), last_state(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), *states)
+    for kept in ("best", "post_hoc", "checkpoints"):
+        steps = [sorted(p.name for p in (w / kept).iterdir() if p.name.isdigit()) for w in (workdir, expected)]
+        assert steps[0] == steps[1] != []
+
+
+def assert_close(workdir, expected, rtol):
+    ours, theirs = ([float(row["loss"]) for row in read_losses(w)] for w in (workdir, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=rtol)
