@@ -23,7 +23,6 @@ LAYOUTS = {
     "(4, 2)": dict(data=4, fsdp=2),
     "(1, 8)": dict(data=1, fsdp=8),
     "pmap": dict(parallel="pmap"),
-    "4 microbatches": dict(data=4, fsdp=2),
 }
 
 
@@ -48,9 +47,8 @@ def make_front(layout):
     return sharding.JitFront(sharding.make_mesh(**layout), min_sharded_size=1024)
 
 
-def losses(layout, num_steps, num_microbatches=1):
+def losses(layout, num_steps):
     config = shrunk_config()
-    config.num_microbatches = num_microbatches
     front = make_front(layout)
     optimizer = runs.make_optimizer(config)
     train_step = runs.make_train_step(config, optimizer, front)
@@ -79,7 +77,7 @@ def main():
     for name, layout in LAYOUTS.items():
         if layout is None and cluster:
             continue
-        found[name] = losses(layout, int(num_steps), 4 if "micro" in name else 1)
+        found[name] = losses(layout, int(num_steps))
     if jax.process_index() == 0:
         print(json.dumps(found))
 

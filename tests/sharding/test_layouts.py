@@ -1,0 +1,35 @@
+"""The same training on any layout of the devices, and the memory of the full-size network's."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+def run(program, *arguments):
+    """Runs a program beside this file, whose last line is json."""
+    command = [sys.executable, "-m", f"tests.sharding.{program}", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def losses():
+    return run("train_layouts", "20")
+
+
+@pytest.mark.parametrize("layout", ["(8, 1)", "(4, 2)", "(1, 8)", "pmap"])
+def test_losses_of_20_steps_do_not_depend_on_the_layout(losses, layout):
+    assert len(set(losses["one device"])) == 20
+    np.testing.assert_allclose(losses[layout], losses["one device"], rtol=1e-5)
+
+
+def test_the_state_of_the_full_size_network_is_stored_in_shards():
+    found = run("compile_xl")
+    assert found["state"] > 4 * 4 * 676e6  # parameters, EMA and two moments
+    assert found["state_per_device"] <= 1.15 * found["ideal_per_device"]
+    # A block's largest matrix is 1152 x 6912. Larger gathers are of a quarter of a stack of 28 layers.
+    assert found["largest_gather"] <= 28 * 1152 * 6912 // 4
