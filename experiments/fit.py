@@ -34,6 +34,7 @@ def fit_run(
         front = sharding.make_front(config.parallel, **config.mesh)
         rows = front.rows(config.batch_size)
         _check_microbatches(config, front)
+        hooks.check_hooks(config)
         optimizer = runs.make_optimizer(config)
         train_step = runs.make_train_step(config, optimizer, front)
         batches = task.batches(config.batch_size, config.seed)

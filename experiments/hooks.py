@@ -2,38 +2,49 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, runs, trained
+from experiments import runs, trained
 from gmflow_jax import flow, sharding, training
 from gmflow_jax.training import Hook, Snapshots
 
 _GRID = 16  # samples in a picture
 
 
+def check_hooks(config) -> None:
+    """ValueError if a configuration asks for hooks that cannot work."""
+    _profiled_steps(config.profile_steps)
+    if config.post_hoc_ema.every and not config.post_hoc_ema.stds:
+        raise ValueError(
+            "post_hoc_ema.every is given, but post_hoc_ema.stds is empty, so there is nothing to store; give "
+            "widths such as (0.05,0.1)."
+        )
+    for std in config.post_hoc_ema.stds:
+        training.power_gamma(std)
+    if config.eval_every and config.eval_batches < 1:
+        raise ValueError(f"eval_batches is {config.eval_batches}; give at least 1, or eval_every = 0.")
+
+
 @contextlib.contextmanager
-def make_hooks(
-    config, task, front: sharding.Front, workdir: pathlib.Path
-) -> Iterator[list[Hook]]:
+def make_hooks(config, task, front: sharding.Front, workdir: pathlib.Path) -> Iterator[list[Hook]]:
     """All hooks that a configuration asks for; what they write is whole at the end of the context."""
     hooks = []
     with contextlib.ExitStack() as stack:
-        with cli.user_input():
-            if config.profile_steps:
-                hooks.append(Hook(1, _Profile(config.profile_steps, workdir / "profile")))
-            if config.sample_every:
-                hooks.append(Hook(config.sample_every, _Samples(config, task, front, workdir / "samples")))
-            if config.eval_every:
-                best = stack.enter_context(Snapshots(workdir / "best", keep=1))
-                hooks.append(Hook(config.eval_every, _Evaluation(config, task, front.mesh, best)))
-            if config.post_hoc_ema.every:
-                store = stack.enter_context(Snapshots(workdir / "post_hoc"))
-                hooks.append(Hook(config.post_hoc_ema.every, _PowerAverages(config, store)))
+        if config.profile_steps:
+            hooks.append(Hook(1, _Profile(_profiled_steps(config.profile_steps), workdir / "profile")))
+        if config.sample_every:
+            hooks.append(Hook(config.sample_every, _Samples(config, task, front, workdir / "samples")))
+        if config.eval_every:
+            best = stack.enter_context(Snapshots(workdir / "best", keep=1))
+            hooks.append(Hook(config.eval_every, _Evaluation(config, task, front.mesh, best)))
+        if config.post_hoc_ema.every:
+            store = stack.enter_context(Snapshots(workdir / "post_hoc"))
+            hooks.append(Hook(config.post_hoc_ema.every, _PowerAverages(config.post_hoc_ema.stds, store)))
         yield hooks
 
 
@@ -95,13 +106,8 @@ class _Evaluation:
 class _PowerAverages:
     """Stores the power-function averages, from which `experiments.export --ema_std` makes others."""
 
-    def __init__(self, config, store: Snapshots):
-        self._stds, self._store = list(config.post_hoc_ema.stds), store
-        if not self._stds:
-            raise ValueError(
-                "post_hoc_ema.every is given, but post_hoc_ema.stds is empty, so there is nothing to store; "
-                "give widths such as (0.05, 0.1)."
-            )
+    def __init__(self, stds: Sequence[float], store: Snapshots):
+        self._stds, self._store = list(stds), store
 
     def __call__(self, state: training.TrainState, step: int) -> None:
         trees: dict[str, Any] = {f"average_{i}": tree for i, tree in enumerate(state.power_averages)}
@@ -111,14 +117,9 @@ class _PowerAverages:
 class _Profile:
     """Profiles some steps, for TensorBoard or Perfetto."""
 
-    def __init__(self, steps: str, folder: pathlib.Path):
-        try:
-            self._first, self._last = (int(part) for part in steps.split(":"))
-        except ValueError as error:
-            raise ValueError(f"profile_steps is {steps!r}; give two steps, such as 100:110.") from error
-        if not 0 < self._first < self._last:
-            raise ValueError(f"profile_steps is {steps!r}; give the earlier step first, such as 100:110.")
-        self._folder, self._running = folder, False
+    def __init__(self, steps: tuple[int, int], folder: pathlib.Path):
+        (self._first, self._last), self._folder = steps, folder
+        self._running = False
 
     def __call__(self, state: training.TrainState, step: int) -> None:
         if step == self._first:
@@ -128,3 +129,12 @@ class _Profile:
             jax.block_until_ready(state.params)
             jax.profiler.stop_trace()
             self._running = False
+
+
+def _profiled_steps(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    numbers = [int(part) if part.strip().isdigit() else 0 for part in text.split(":")]
+    if len(numbers) != 2 or not 0 < numbers[0] < numbers[1]:
+        raise ValueError(f"profile_steps is {text!r}; give an earlier and a later step, such as 100:110.")
+    return numbers[0], numbers[1]

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_main():
     """run_main(name, *arguments): the main() of a program, its flags parsed from the arguments."""
 
@@ -17,9 +17,15 @@ def run_main():
             if module.startswith("experiments."):
                 for flag in list(defined):
                     delattr(flags.FLAGS, flag.name)
+        for flag in list(flags.FLAGS):
+            if flag.startswith("config."):
+                delattr(flags.FLAGS, flag)
         sys.modules.pop(f"experiments.{name}", None)
         program = importlib.import_module(f"experiments.{name}")
-        flags.FLAGS([name, *arguments])
+        # The fields of a configuration are looked for in sys.argv, whatever is parsed.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [name, *arguments])
+            flags.FLAGS(sys.argv)
         program.main()
 
     return run

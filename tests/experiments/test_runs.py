@@ -1,5 +1,7 @@
 """A run's networks from its configuration, with and without a power spectrum."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from experiments import runs, trained
 from experiments.configs import digits, digits_spectrum
-from gmflow_jax import flow, gm, training
+from gmflow_jax import flow, gm, sharding, training
 
 
 def tiny(config):
@@ -22,9 +24,9 @@ def workdir(tmp_path_factory):
     params = jax.jit(lambda: runs.init_params(config))()
     bias = params["spectrum"]["mlp"]["layer_2"]["bias"]
     params["spectrum"]["mlp"]["layer_2"]["bias"] = jnp.linspace(-2.0, 2.0, bias.size)
-    runs.save_config(folder, config)
+    runs.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
     with training.Checkpointer(folder / "checkpoints") as checkpointer:
-        checkpointer.save(training.init_state(params, runs.make_optimizer(config)))
+        checkpointer.save_state(training.init_state(params, runs.make_optimizer(config)))
     return folder
 
 
@@ -44,10 +46,9 @@ def test_a_spectrum_adds_parameters_and_leaves_the_network_alone():
 
 def test_the_step_trains_both():
     config = tiny(digits_spectrum.get_config())
-    apply, _ = runs.abstract_network(config)
     optimizer = runs.make_optimizer(config)
-    step = runs.make_train_step(config, apply, optimizer)
-    state = jax.eval_shape(lambda: training.init_state(runs.init_params(config), optimizer))
+    step = runs.make_train_step(config, optimizer, sharding.make_front())
+    state = jax.eval_shape(runs.make_init(config, optimizer))
     batch = {"x_0": jnp.zeros((8, 4, 4, 4)), "labels": jnp.zeros((8,), jnp.int32)}
     new_state, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
     assert jax.tree.structure(new_state) == jax.tree.structure(state)

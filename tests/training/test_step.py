@@ -8,6 +8,8 @@ import pytest
 
 from gmflow_jax import gm, training
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 def make_step(toy, **options):
     optimizer = training.make_optimizer(training.warm_up_schedule(1e-2, 2), clip_norm=5.0)

@@ -1,0 +1,156 @@
+"""From photographs to latents, to a trained network, to pictures: one command each, and what is refused."""
+
+import csv
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from experiments import cli
+from gmflow_jax import interop
+
+_GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "autoencoder"
+_SIZES = (
+    "--config=experiments/configs/photographs.py", "--config.network.input_size=8",
+    "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
+    "--config.network.log_std_dim=8", "--config.spectrum.base_size=8", "--config.batch_size=8",
+    "--config.num_steps=6", "--config.log_every=2", "--config.checkpoint_every=3", "--config.sample_every=3",
+    "--config.eval_every=2", "--config.eval_batches=1", "--config.post_hoc_ema.stds=(0.05,0.1)",
+    "--config.post_hoc_ema.every=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+        (folder / name).mkdir()
+        for i in range(6):
+            Image.fromarray(photo[40 * i : 40 * i + 100, 60 * i : 60 * i + 120]).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latents(photographs, run_main, tmp_path_factory):
+    out = tmp_path_factory.mktemp("latents") / "train"
+    run_main("prepare_latents", f"--images={photographs}", f"--autoencoder={_GOLDEN}", f"--out={out}",
+             "--image_size=16", "--images_per_shard=8")  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="module")
+def train(latents, run_main):
+    def run(workdir, *arguments, folder=latents):
+        run_main("train", *_SIZES, f"--workdir={workdir}", f"--config.data.folder={folder}",
+                 "--config.network.num_classes=2", *arguments)  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def workdir(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    train(folder, f"--config.autoencoder={_GOLDEN}")
+    return folder
+
+
+def test_training_leaves_losses_pictures_and_averages(workdir):
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert all(np.isfinite(float(row["eval_loss"])) for row in rows)
+    pictures = sorted(path.name for path in (workdir / "samples").iterdir())
+    assert pictures == ["step_00000003.png", "step_00000006.png"]
+    best = min(rows, key=lambda row: float(row["eval_loss"]))
+    assert [path.name for path in (workdir / "best").iterdir()] == [best["step"]]
+    assert json.loads((workdir / "latents.json").read_text())["class_folders"] == ["china", "flower"]
+
+
+def test_samples_are_decoded(workdir, run_main, tmp_path):
+    out = tmp_path / "mine.png"
+    run_main("sample", f"--workdir={workdir}", f"--autoencoder={_GOLDEN}", f"--out={out}", "--num_steps=1",
+             "--classes=china,flower", "--num_samples=2")  # fmt: skip
+    assert Image.open(out).format == "PNG"
+    assert Image.open(tmp_path / "mine" / "00001_1_flower.png").size == (16, 16)
+
+
+def test_export_writes_folders_of_final_best_and_rebuilt_averages(workdir, run_main, tmp_path):
+    run_main("export", f"--workdir={workdir}", f"--autoencoder={_GOLDEN}", f"--out={tmp_path / 'final'}")
+    run_main("export", f"--workdir={workdir}", "--average=best", f"--out={tmp_path / 'best'}")
+    # A stored width is rebuilt as it is.
+    run_main("export", f"--workdir={workdir}", "--ema_std=0.1", f"--out={tmp_path / 'width'}")
+    final, best, width = (interop.load_diffusers(tmp_path / name) for name in ("final", "best", "width"))
+    assert set(final.networks) == {"model", "spectrum", "autoencoder"}
+    assert set(best.networks) == {"model", "spectrum"}
+    assert dict(final.id2label) == {0: "china", 1: "flower"}
+    assert final.config == best.config
+    different = jax.tree.map(lambda a, b: bool((a != b).any()), final.params, width.params)
+    assert any(jax.tree.leaves(different))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config.network.num_classes=3"], "network.num_classes is 3; give .*num_classes=2"),
+        (["--config.network.input_size=16"], "latents are 8x8x4, but the network is made for 16x16x4"),
+        (["--config.data.folder=/nowhere"], "holds no latents"),
+        (["--config.data.folder="], "data.folder is empty"),
+        (["--config.batch_size=7", "--config.mesh.data=3"], "there are 4 devices"),
+        (["--config.batch_size=6"], "batch of 6 cannot be split over 4 devices"),
+        (["--config.num_microbatches=3"], "cannot be cut into 3 microbatches"),
+        (["--config.parallel=magic"], "parallel is 'magic'"),
+        (["--config.profile_steps=5"], "profile_steps is '5'"),
+        (["--config.post_hoc_ema.stds=(0.5,)"], "std is 0.5"),  # appended to the others
+        (["--config.seed=1"], "seed was 0 and is now 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_a_sentence(train, workdir, arguments, said):
+    with pytest.raises(cli.UserError, match=said):
+        train(workdir, *arguments)
+
+
+def test_another_autoencoder_is_refused(train, workdir, latents, run_main, tmp_path):
+    bundle = interop.load_diffusers(_GOLDEN)
+    scaled = jax.tree.map(lambda x: x * 1.5, bundle.autoencoder)
+    interop.save_diffusers(tmp_path / "other", interop.Bundle(autoencoder=scaled))
+    with pytest.raises(cli.UserError, match="were encoded by the autoencoder"):
+        train(tmp_path / "run", f"--config.autoencoder={tmp_path / 'other'}")
+    for program, out in (("sample", "picture.png"), ("export", "folder")):
+        with pytest.raises(cli.UserError, match="were encoded by the autoencoder"):
+            run_main(program, f"--workdir={workdir}", f"--autoencoder={tmp_path / 'other'}",
+                     f"--out={tmp_path / out}")  # fmt: skip
+        assert not (tmp_path / out).exists()
+
+
+def test_other_latents_in_the_same_workdir_are_refused(train, workdir, photographs, run_main, tmp_path):
+    run_main("prepare_latents", f"--images={photographs}", f"--autoencoder={_GOLDEN}",
+             f"--out={tmp_path / 'other'}", "--image_size=16", "--format=sample")  # fmt: skip
+    with pytest.raises(cli.UserError, match="another cache of latents"):
+        train(workdir, folder=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "said"),
+    [
+        ("sample", ["--out=x.png"], "Give --autoencoder"),
+        ("sample", ["--out=x.png", "--average=best", "--batch_size=0"], "--batch_size must be at least 1"),
+        ("export", ["--average=newest", "--out=x"], "no average 'newest'"),
+        ("export", ["--ema_std=0.001", "--out=x"], "with an error of"),
+        ("export", [], "--out is needed"),
+        ("evaluate", [], "has no scores of its own"),
+    ],
+)
+def test_what_cannot_be_done_with_a_run_is_a_sentence(workdir, run_main, program, arguments, said):
+    with pytest.raises(cli.UserError, match=said):
+        run_main(program, f"--workdir={workdir}", *arguments)
