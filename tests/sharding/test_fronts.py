@@ -1,0 +1,236 @@
+import contextlib
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmflow_jax import sharding, training
+
+BATCH_SIZE = 16
+
+
+def jit_front(data, fsdp, devices=None):
+    # The toy's arrays are small: the limit is lowered, so that most are split.
+    return sharding.JitFront(sharding.make_mesh(data, fsdp, devices), min_sharded_size=8)
+
+
+FRONTS = {
+    "one device": lambda: jit_front(1, 1, jax.devices()[:1]),
+    "(2, 2)": lambda: jit_front(2, 2),
+    "(4, 1)": lambda: jit_front(4, 1),
+    "(1, 4)": lambda: jit_front(1, 4),
+    "reversed": lambda: jit_front(2, 2, jax.devices()[::-1]),
+    "pmap": sharding.PmapFront,
+}
+PARALLEL = [name for name in FRONTS if name != "one device"]
+
+
+class BlockToy:
+    """The toy network, of which one layer counts as its blocks and so is stored and gathered as they are."""
+
+    def __init__(self, toy):
+        self._toy = toy
+        self.optimizer = training.make_optimizer(training.warm_up_schedule(1e-2, 2), clip_norm=1.0)
+        self.batch = toy.make_batch(batch_size=BATCH_SIZE)
+
+    def init(self):
+        params = self._toy.init_params()
+        params["blocks"] = {"hidden": params.pop("hidden")}
+        return training.init_state(params, self.optimizer, num_power_averages=1)
+
+    def make_step(self, front):
+        return training.make_train_step(
+            lambda params, *inputs: self._toy.apply(params | params["blocks"], *inputs),
+            self.optimizer,
+            training.ramp_up_decay(1e4, BATCH_SIZE),
+            num_classes=self._toy.num_classes,
+            power_stds=(0.1,),
+            axis_name=front.axis_name,
+            working_copy=front.working_copy,
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A front, its compiled step, and what the first step made of the initial state."""
+
+    front: sharding.Front
+    abstract: training.TrainState
+    step: Any
+    first: training.TrainState
+    state: training.TrainState
+    metrics: dict[str, jax.Array]
+
+
+@pytest.fixture(scope="module")
+def block_toy(toy):
+    return BlockToy(toy)
+
+
+@pytest.fixture(scope="module")
+def try_out(block_toy, unoptimised):
+    """try_out(name) -> Trial, compiled once for each front."""
+
+    @functools.cache
+    def make(name):
+        front = FRONTS[name]()
+        abstract = front.abstract(block_toy.init)
+        whole = jax.eval_shape(lambda: block_toy.batch)
+        compiled = front.compile(block_toy.make_step(front), abstract, whole)
+        key = front.replicate(jax.random.key(0))
+
+        def step(state):
+            return compiled(state, front.put(block_toy.batch, BATCH_SIZE), key)
+
+        first = front.init(block_toy.init)
+        state, metrics = step(first)
+        return Trial(front, abstract, step, first, front.portable(state), metrics)
+
+    return make
+
+
+def assert_lies_as(tree, abstract):
+    def check(x, wanted):
+        assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim), (x.sharding, wanted.sharding)
+
+    jax.tree.map(check, tree, abstract)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Yields a list that gets one entry for each program that XLA compiles."""
+    found = []
+
+    def listen(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_rows_are_the_whole_batch_in_order(name):
+    # This process has all devices; those of several are tested with the programs.
+    np.testing.assert_array_equal(FRONTS[name]().rows(BATCH_SIZE), np.arange(BATCH_SIZE))
+
+
+@pytest.mark.parametrize("name", ["(2, 2)", "(4, 1)", "(1, 4)", "reversed"])
+def test_put_splits_the_batch_over_all_devices(block_toy, name):
+    front, batch = FRONTS[name](), block_toy.batch
+    placed = front.put(batch, BATCH_SIZE)
+    for column in ("x_0", "labels"):
+        np.testing.assert_array_equal(placed[column], batch[column])
+        shards = {shard.device: shard for shard in placed[column].addressable_shards}
+        for i, device in enumerate(front.mesh.devices.flat):
+            np.testing.assert_array_equal(shards[device].data, batch[column][4 * i : 4 * i + 4])
+
+
+def test_put_of_pmap_gives_each_device_the_next_rows(block_toy):
+    placed = sharding.PmapFront().put(block_toy.batch, BATCH_SIZE)
+    for column, rows in block_toy.batch.items():
+        assert placed[column].shape == (4, 4, *rows.shape[1:])
+        np.testing.assert_array_equal(np.concatenate(placed[column]), rows)
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_the_initial_state_does_not_depend_on_the_front(toy, block_toy, name, unoptimised):
+    front = FRONTS[name]()
+    state = front.init(block_toy.init)
+    toy.assert_equal(state, block_toy.init())
+    assert_lies_as(state, front.abstract(block_toy.init))
+    in_shards = [not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params)]
+    assert any(in_shards) == (name != "pmap")
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_a_step_does_not_depend_on_the_front(try_out, name):
+    alone, trial = try_out("one device"), try_out(name)
+
+    def check(path, found, expected):
+        largest = float(np.abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * largest, err_msg=str(path))
+
+    jax.tree_util.tree_map_with_path(
+        check, jax.device_get((trial.state, trial.metrics)), jax.device_get((alone.state, alone.metrics))
+    )
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_a_step_takes_over_the_state_and_returns_it_where_it_lay(try_out, name):
+    trial = try_out(name)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(trial.first))
+    assert_lies_as(trial.state, trial.abstract)
+    assert all(metric.sharding.is_fully_replicated for metric in trial.metrics.values())
+
+
+@pytest.mark.parametrize(("old", "new"), [("(2, 2)", "pmap"), ("pmap", "(1, 4)"), ("(4, 1)", "one device")])
+def test_a_checkpoint_goes_on_under_another_front(toy, try_out, tmp_path, old, new):
+    state, trial = try_out(old).state, try_out(new)
+    with training.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save_state(state)
+        restored, _ = checkpointer.restore_latest(trial.abstract)
+    toy.assert_equal(restored, state)
+    assert_lies_as(restored, trial.abstract)
+    assert int(trial.step(restored)[0].step) == 2
+
+
+def test_pmap_compiles_once_for_states_of_its_own_and_portable_ones(block_toy, unoptimised):
+    front = sharding.PmapFront()
+    step = front.compile(block_toy.make_step(front), front.abstract(block_toy.init), None)
+    state, key = front.init(block_toy.init), front.replicate(jax.random.key(0))
+    batch = front.put(block_toy.batch, BATCH_SIZE)
+    with compilations() as found:
+        state, _ = step(state, batch, key)
+        state, _ = step(state, batch, key)
+        state, _ = step(front.portable(state), batch, key)
+    assert len(found) == 1
+    assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_replicate_takes_keys_too(name):
+    front, tree = FRONTS[name](), {"key": jax.random.key(3), "keys": jax.random.split(jax.random.key(4), 5)}
+    placed = front.replicate(tree | {"rows": np.arange(6)})
+    for x in placed.values():
+        assert x.sharding.is_equivalent_to(front.replicated, x.ndim)
+    for which, key in tree.items():
+        assert placed[which].dtype == key.dtype
+        np.testing.assert_array_equal(jax.random.key_data(placed[which]), jax.random.key_data(key))
+    np.testing.assert_array_equal(placed["rows"], np.arange(6))
+
+
+def test_fronts_by_name():
+    front = sharding.make_front("jit", data=-1, fsdp=2)
+    assert dict(front.mesh.shape) == {"data": 2, "fsdp": 2}
+    assert front.axis_name is None
+    for data in (-1, 4):
+        front = sharding.make_front("pmap", data=data)
+        assert isinstance(front, sharding.PmapFront)
+        assert front.mesh.size == 4
+    params = {"kernel": jnp.ones((2, 2))}
+    assert front.working_copy(params) is params
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: sharding.make_front("pjit"), "parallel is 'pjit'; give 'jit' or 'pmap'"),
+        (lambda: sharding.make_front("pmap", fsdp=2), "data = -1 and fsdp = 2 was asked for; leave it out"),
+        (lambda: sharding.make_front("pmap", data=2), "only splits the batch, over all 4 devices"),
+        (lambda: sharding.make_front("jit", data=3), "there are 4 devices"),
+        (lambda: sharding.JitFront(sharding.make_mesh()).rows(6), "6 cannot be split over 4 devices"),
+        (lambda: sharding.PmapFront().rows(6), "6 cannot be split over 4 devices"),
+        (lambda: sharding.PmapFront().rows(0), "give a multiple"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
