@@ -1,12 +1,16 @@
 """Training a run in its folder, for the programs that do."""
 
+import contextlib
 import enum
+import functools
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 from tqdm.auto import tqdm
 
 from experiments import cli, costs, hooks, runs
@@ -20,6 +24,16 @@ class Outcome(enum.Enum):
     STOPPED = enum.auto()
 
 
+class _Plan(NamedTuple):
+    """A run whose configuration has been checked."""
+
+    task: Any
+    front: sharding.Front
+    init: Callable[[], training.TrainState]
+    train_step: Callable
+    batch_fn: Callable[[int], dict[str, np.ndarray]]  # this process's rows of a step's batch
+
+
 def fit_run(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, on_step: Callable[[], None] | None = None
 ) -> Outcome:
@@ -30,44 +44,67 @@ def fit_run(
     """
     say = _say if on_step is None and jax.process_index() == 0 else lambda text: None
     with cli.user_input():
-        task = make_task(config)
-        front = sharding.make_front(config.parallel, **config.mesh)
-        rows = front.rows(config.batch_size)
-        _check_microbatches(config, front)
-        hooks.check_hooks(config)
-        optimizer = runs.make_optimizer(config)
-        train_step = runs.make_train_step(config, optimizer, front)
-        batches = task.batches(config.batch_size, config.seed)
-        init = runs.make_init(config, optimizer)
-        abstract_state = front.abstract(init)
-        _prepare_folder(workdir, config, task)
+        plan = _make_plan(config)
+        _prepare_folder(workdir, config, plan.task)
+        abstract_state = plan.front.abstract(plan.init)
     with training.Checkpointer(
         workdir / "checkpoints", config.keep_last, config.keep_every
-    ) as checkpointer, hooks.make_hooks(config, task, front, workdir) as todo:
+    ) as checkpointer, hooks.make_hooks(config, plan.task, plan.front, workdir) as todo:
         with cli.user_input():
             restored = checkpointer.restore_latest(abstract_state)
-        state = front.init(init) if restored is None else restored[0]
+        state = plan.front.init(plan.init) if restored is None else restored[0]
         start = int(state.step)
         if start >= config.num_steps:
             say(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
             return Outcome.ALREADY_DONE
         say(costs.overview(state.params))
-        first = batches(start, rows)
-        compiled = front.compile(train_step, abstract_state, _global_shapes(first, config.batch_size))
-        say(costs.estimate(config, front, abstract_state, compiled))
+        shapes = _global_shapes(plan.batch_fn(start), config.batch_size)
+        compiled = plan.front.compile(plan.train_step, abstract_state, shapes)
+        say(costs.estimate(config, plan.front, abstract_state, compiled))
         if start:
             say(f"Resuming after {start:,} steps.")
+        state = _fit(config, plan, state, compiled, workdir, checkpointer, todo, on_step)
+    if int(state.step) == config.num_steps:
+        return Outcome.DONE
+    say(
+        f"Stopped after {int(state.step):,} of {config.num_steps:,} steps; a checkpoint was saved. "
+        "The same command resumes."
+    )
+    return Outcome.STOPPED
 
-        stream = _stream(config, lambda step: batches(step, rows), start)
 
-        def batch_fn(step):
-            if on_step is not None:
-                on_step()
-            return front.put(next(stream), config.batch_size)
+def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
+    task = make_task(config)
+    front = sharding.make_front(config.parallel, **config.mesh)
+    rows = front.rows(config.batch_size)
+    _check_microbatches(config, front)
+    hooks.check_hooks(config)
+    optimizer = runs.make_optimizer(config)
+    batches = task.batches(config.batch_size, config.seed)
+    return _Plan(
+        task,
+        front,
+        runs.make_init(config, optimizer),
+        runs.make_train_step(config, optimizer, front),
+        functools.partial(batches, rows=rows),  # which processes that read ahead can be sent
+    )
 
-        writer = training.MetricWriter(workdir, resume_step=start) if jax.process_index() == 0 else None
+
+def _fit(config, plan: _Plan, state, compiled, workdir, checkpointer, todo, on_step) -> training.TrainState:
+    front, stream = plan.front, _stream(config, plan.batch_fn, int(state.step))
+
+    def batch_fn(step):
+        if on_step is not None:
+            on_step()
+        return front.put(next(stream), config.batch_size)
+
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if jax.process_index() == 0:
+            writer = training.MetricWriter(workdir, resume_step=int(state.step))
+            stack.callback(writer.close)
         try:
-            state = training.fit(
+            return training.fit(
                 state,
                 compiled,
                 batch_fn,
@@ -86,16 +123,6 @@ def fit_run(
             )
         except FloatingPointError as error:
             raise cli.UserError(str(error)) from error
-        finally:
-            if writer is not None:
-                writer.close()
-    if int(state.step) == config.num_steps:
-        return Outcome.DONE
-    say(
-        f"Stopped after {int(state.step):,} of {config.num_steps:,} steps; a checkpoint was saved. "
-        "The same command resumes."
-    )
-    return Outcome.STOPPED
 
 
 def _global_shapes(batch, batch_size: int):

@@ -93,15 +93,9 @@ def make_train_step(
         decay = ema_decay(state.step)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         new_state = _update(state, grads, optimizer, decay, power_stds, finite)
-        metrics = {
-            "loss": value,
-            **parts,
-            "grad_norm": grad_norm,
-            "ema_decay": decay,
-            "skipped": 1 - finite.astype(jnp.int32),
-            "num_skipped": new_state.num_skipped,
-            **jax.tree.map(lambda x: jnp.where(finite, x, 0.0), bins),
-        }
+        metrics = {"loss": value, **parts, "grad_norm": grad_norm, "ema_decay": decay}
+        metrics |= {"skipped": 1 - finite.astype(jnp.int32), "num_skipped": new_state.num_skipped}
+        metrics |= jax.tree.map(lambda x: jnp.where(finite, x, 0.0), bins)
         if learning_rate is not None:
             rate = learning_rate(state.step - state.num_skipped)
             metrics["learning_rate"] = jnp.asarray(rate, jnp.float32)

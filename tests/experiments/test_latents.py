@@ -37,7 +37,8 @@ def photographs(tmp_path_factory):
     for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
         (folder / name).mkdir()
         for i in range(6):
-            Image.fromarray(photo[40 * i : 40 * i + 100, 60 * i : 60 * i + 120]).save(folder / name / f"{i}.jpg")
+            cut = photo[40 * i : 40 * i + 100, 60 * i : 60 * i + 120]
+            Image.fromarray(cut).save(folder / name / f"{i}.jpg")
     return folder
 
 

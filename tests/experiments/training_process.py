@@ -90,8 +90,8 @@ def assert_equal(workdir, expected):
     states = last_state(workdir), last_state(expected)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), *states)
     for kept in ("best", "post_hoc", "checkpoints"):
-        steps = [sorted(p.name for p in (w / kept).iterdir() if p.name.isdigit()) for w in (workdir, expected)]
-        assert steps[0] == steps[1] != []
+        ours, theirs = (sorted(w.glob(f"{kept}/[0-9]*[0-9]")) for w in (workdir, expected))
+        assert [path.name for path in ours] == [path.name for path in theirs] != []
 
 
 def assert_close(workdir, expected, rtol):

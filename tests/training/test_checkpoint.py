@@ -72,6 +72,27 @@ def test_only_the_newest_are_kept_and_a_repeated_step_is_left_alone(toy, state, 
     assert kept == ["2", "3"]
 
 
+def test_states_of_round_steps_are_kept_too(state, tmp_path):
+    with training.Checkpointer(tmp_path, keep=1, keep_every=3) as checkpointer:
+        for step in range(1, 6):
+            checkpointer.save_state(dataclasses.replace(state, step=jnp.int32(step)))
+    with training.Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps() == [3, 5]
+
+
+@pytest.mark.parametrize("saved", [0, 2])
+def test_power_averages_come_back_exactly(toy, state, tmp_path, saved):
+    averages = tuple(toy.init_params(seed=seed) for seed in range(2, 2 + saved))
+    state = dataclasses.replace(state, power_averages=averages)
+    with training.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save_state(state)
+        restored, _ = checkpointer.restore_latest(state)
+        toy.assert_equal(restored, state)
+        other = dataclasses.replace(state, power_averages=(toy.init_params(),))
+        with pytest.raises(ValueError, match="configuration it was trained with"):
+            checkpointer.restore_latest(other)
+
+
 def test_a_leftover_of_a_killed_save_is_ignored(state, tmp_path):
     (tmp_path / "7.orbax-checkpoint-tmp").mkdir()
     with training.Checkpointer(tmp_path) as checkpointer:
@@ -119,3 +140,55 @@ def test_bad_arguments_are_refused(state, tmp_path):
             checkpointer.save_state(state, {"x": {1, 2}})
         with pytest.raises(ValueError, match="no checkpoint"):
             checkpointer.read_meta()
+
+
+@pytest.fixture
+def trees():
+    return {"a": {"w": jnp.arange(6.0).reshape(2, 3)}, "b": {"w": jnp.full(4, 2, jnp.int32)}}
+
+
+def test_snapshots_keep_the_newest_and_those_of_round_steps(trees, tmp_path):
+    with training.Snapshots(tmp_path / "some", keep=2, keep_every=3) as some, training.Snapshots(
+        tmp_path / "all"
+    ) as everything:
+        for step in range(1, 8):
+            some.save(step, trees, {})
+            everything.save(step, trees, {})
+        everything.save(7, {"c": trees["a"]}, {"again": True})  # already saved
+    with training.Snapshots(tmp_path / "some") as some, training.Snapshots(tmp_path / "all") as everything:
+        assert some.steps() == [3, 6, 7]
+        assert everything.steps() == [1, 2, 3, 4, 5, 6, 7]
+        assert everything.latest_step() == 7
+        assert everything.read_meta() == {}
+
+
+def test_each_tree_of_a_snapshot_is_restored_alone(toy, trees, tmp_path):
+    def times(number):
+        return jax.tree.map(lambda x: number * x, trees)
+
+    with training.Snapshots(tmp_path) as snapshots:
+        for step in (2, 5):
+            snapshots.save(step, times(step), {"step": step, "widths": [0.1]})
+    with training.Snapshots(tmp_path) as snapshots:
+        found = snapshots.restore(b=trees["b"])
+        assert found.keys() == {"b", "meta"}
+        toy.assert_equal(found["b"], times(5)["b"])
+        assert found["meta"] == {"step": 5, "widths": [0.1]}
+        abstract = jax.eval_shape(lambda: trees)
+        found = snapshots.restore(2, **abstract)
+        toy.assert_equal({name: found[name] for name in trees}, times(2))
+        with pytest.raises(ValueError, match=r"no checkpoint of step 3 \(it has \[2, 5\]\)"):
+            snapshots.restore(3, a=trees["a"])
+        with pytest.raises(ValueError, match="step 5 in .* could not be read as c, meta"):
+            snapshots.restore(c=trees["a"])
+
+
+def test_a_snapshot_needs_a_folder_of_its_own_and_plain_meta(trees, tmp_path):
+    with pytest.raises(ValueError, match="at least 1"):
+        training.Snapshots(tmp_path / "s", keep=0)
+    with training.Snapshots(tmp_path / "s") as snapshots:
+        with pytest.raises(ValueError, match="cannot be written as json"):
+            snapshots.save(1, trees, {"array": jnp.ones(2)})
+        assert snapshots.steps() == []
+    with pytest.raises(ValueError, match=r"other things than checkpoints \(s\)"):
+        training.Snapshots(tmp_path)

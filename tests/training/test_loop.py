@@ -1,12 +1,15 @@
 import csv
 import os
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from gmflow_jax import training
+
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,15 @@ def fit(state, step, batch_fn, num_steps, **options):
     return training.fit(
         state, step, batch_fn, jax.random.key(11), num_steps, progress=False, **options
     )
+
+
+def written(folder, *run, **options):
+    """The rows of metrics.csv after a run."""
+    writer = training.MetricWriter(folder)
+    fit(*run, writer=writer, **options)
+    writer.close()
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_stopping_and_resuming_is_exact(toy, start, tmp_path):
@@ -74,15 +86,16 @@ def test_metrics_are_window_averages(toy, start, tmp_path):
         losses.append(float(metrics["loss"]))
         return state, metrics
 
-    writer = training.MetricWriter(tmp_path)
-    fit(state, recording, toy.make_batch, 5, writer=writer, log_every=2, global_batch_size=8)
-    writer.close()
-    with (tmp_path / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = written(
+        tmp_path, state, recording, toy.make_batch, 5, log_every=2, global_batch_size=8,
+        peak_images_per_second=1000.0,
+    )
     assert [row["step"] for row in rows] == ["2", "4", "5"]
     expected = [np.mean(losses[:2]), np.mean(losses[2:4]), losses[4]]
     np.testing.assert_allclose([float(row["loss"]) for row in rows], expected, rtol=1e-6)
-    assert all(float(row["images_per_second"]) > 0 for row in rows)
+    for row in rows:
+        assert float(row["images_per_second"]) > 0
+        assert float(row["mfu"]) == pytest.approx(float(row["images_per_second"]) / 1000, rel=1e-9)
 
 
 def test_the_progress_bar_shows_loss_and_speed(toy, start, capsys):
@@ -99,3 +112,76 @@ def test_bad_intervals_are_refused(toy, start):
     state, step = start()
     with pytest.raises(ValueError, match="log_every is 0"):
         fit(state, step, toy.make_batch, 1, log_every=0)
+
+
+def test_hooks_run_at_multiples_and_at_the_end(toy, start):
+    seen = []
+
+    def record(name):
+        return lambda state, step: seen.append((name, step, state))
+
+    hooks = [training.Hook(2, record("a")), training.Hook(3, record("b")), training.Hook(0, pytest.fail)]
+    fit(*start(), toy.make_batch, 5, hooks=hooks, portable=lambda state: int(state.step))
+    expected = [("a", 2), ("b", 3), ("a", 4), ("a", 5), ("b", 5)]
+    assert seen == [(name, step, step) for name, step in expected]  # what they see is portable
+
+
+def test_scalars_of_hooks_stand_in_the_rows_of_the_losses(toy, start, tmp_path):
+    hooks = [
+        training.Hook(3, lambda state, step: {"eval_loss": 10.0 * step}),
+        training.Hook(4, lambda state, step: {"score": 0.5 * step}),
+        training.Hook(1, lambda state, step: None),
+    ]
+    rows = written(tmp_path, *start(), toy.make_batch, 6, hooks=hooks, log_every=2)
+    filled = {row["step"]: (bool(row["loss"]), row["eval_loss"], row["score"]) for row in rows}
+    assert len(filled) == len(rows)
+    assert filled == {
+        "2": (True, "", ""),
+        "3": (False, "30.0", ""),  # between two windows
+        "4": (True, "", "2.0"),
+        "6": (True, "60.0", "3.0"),
+    }
+
+
+def test_time_in_hooks_does_not_count_as_the_steps(toy, start, tmp_path):
+    state, step = start()
+    state, _ = step(state, toy.make_batch(), jax.random.key(0))  # compiles
+    slept = 0.5
+    hook = training.Hook(1, lambda state, step: time.sleep(slept))
+    rows = written(
+        tmp_path, state, step, toy.make_batch, 5, hooks=[hook], log_every=2, global_batch_size=8
+    )
+    assert [row["step"] for row in rows] == ["2", "4", "5"]
+    # In the second window are two pauses, one of them after the first window was written.
+    assert float(rows[1]["images_per_second"]) > 8 * 2 / slept
+
+
+def broken(toy, steps):
+    """The batches of the toy, of which those of some steps have no finite loss."""
+
+    def batch_fn(step):
+        batch = toy.make_batch(step)
+        if step in steps:
+            batch["x_0"][0] = np.nan
+        return batch
+
+    return batch_fn
+
+
+def test_steps_skipped_in_a_row_end_the_run(toy, start, tmp_path):
+    """Noticed over two windows; the last checkpoint has the parameters from before."""
+    good = fit(*start(), toy.make_batch, 3)
+    options = dict(log_every=2, checkpoint_every=1, max_skipped_in_row=3)
+    with training.Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(FloatingPointError, match=r"not finite in 3 steps in a row, up to about step 6\."):
+            fit(*start(), broken(toy, {3, 4, 5, 6}), 9, checkpointer=checkpointer, **options)
+        last, meta = checkpointer.restore_latest(jax.eval_shape(lambda: start()[0]))
+    assert meta == {"step": 5, "num_skipped": 2}
+    for name in ("params", "ema_params", "opt_state"):
+        toy.assert_equal(getattr(last, name), getattr(good, name))
+
+
+@pytest.mark.parametrize(("steps", "limit"), [({0, 1, 3, 4}, 3), ({0, 1, 2, 3, 4}, None)])
+def test_skipped_steps_that_are_not_too_many_in_a_row_are_counted(toy, start, steps, limit):
+    state = fit(*start(), broken(toy, steps), 6, log_every=2, max_skipped_in_row=limit)
+    assert (int(state.step), int(state.num_skipped)) == (6, len(steps))

@@ -154,6 +154,55 @@ def test_a_spectrum_trains_beside_the_network(toy, default, spectral):
     assert summary["loss_spectral"] == pytest.approx(np.mean([m["loss_spectral"] for m in log]))
 
 
+def test_microbatches_change_nothing_but_rounding(toy, spectral):
+    batch, key = toy.make_batch(), jax.random.key(0)
+    found = {}
+    for number in (1, 2, 4):
+        step, state = spectral(num_microbatches=number)
+        found[number] = jax.device_get(jax.jit(step)(state, batch, key))
+    whole, metrics = found.pop(1)
+    for state, parts in found.values():
+        np.testing.assert_array_equal(parts["time_bin_count"], metrics["time_bin_count"])
+        assert parts.keys() == metrics.keys()
+        for name in metrics:
+            np.testing.assert_allclose(parts[name], metrics[name], rtol=1e-6, err_msg=name)
+
+        def check(found, expected):
+            atol = 1e-6 * float(np.abs(expected).max())
+            np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+        jax.tree.map(check, state, whole)  # the first moment is the gradient times a constant
+
+
+def test_microbatches_that_do_not_divide_the_batch_are_refused(toy):
+    step, state = make_step(toy, num_microbatches=3)
+    with pytest.raises(ValueError, match="8 samples on a device cannot be cut into 3 microbatches"):
+        jax.eval_shape(step, state, toy.make_batch(), jax.random.key(0))
+    with pytest.raises(ValueError, match="num_microbatches is 0"):
+        make_step(toy, num_microbatches=0)
+
+
+def test_power_averages_follow_the_parameters_and_skip_what_is_not_finite(toy):
+    step, state = make_step(toy, power_stds=(0.1, 0.05))
+    state = dataclasses.replace(state, power_averages=(toy.init_params(1), toy.init_params(2)))
+    step, batch, key = jax.jit(step), toy.make_batch(), jax.random.key(0)
+    first, _ = step(state, batch, key)
+    for average in first.power_averages:
+        toy.assert_equal(average, first.params)  # whatever was there
+    second, _ = step(first, batch, key)
+    # The exponents that EDM2 gives for these widths; the integral of the profile up to half its length.
+    for average, gamma in zip(second.power_averages, (6.94, 16.97), strict=True):
+        weight = 0.5 ** (gamma + 1)
+        jax.tree.map(
+            lambda found, old, new: np.testing.assert_allclose(found, weight * old + (1 - weight) * new, atol=1e-7),  # noqa: B023
+            average, first.params, second.params,
+        )
+    batch["x_0"][0, 0, 0, 0] = np.nan
+    skipped, metrics = step(second, batch, key)
+    assert int(metrics["skipped"]) == 1
+    toy.assert_equal(skipped.power_averages, second.power_averages)
+
+
 def test_a_spectrum_needs_a_mixture(spectral):
     with pytest.raises(ValueError, match="loss='transition'"):
         spectral(loss="flow")
