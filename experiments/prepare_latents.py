@@ -9,13 +9,13 @@ again, the same command goes on where it stopped. To share the work, start it on
 --num_processes and --process_id, into one folder; the last to end completes it.
 """
 
-import pathlib
 import time
 
 from absl import flags
 
 from experiments import cli
-from gmflow_jax import data, interop
+from experiments.latents import load_autoencoder
+from gmflow_jax import data
 
 _IMAGES = flags.DEFINE_string("images", None, "Images: a folder, tar files, or tfds:NAME:SPLIT.")
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Diffusers folder with vae/, or that folder alone.")
@@ -41,9 +41,7 @@ def main() -> None:
             if not flag.value:
                 raise ValueError(f"--{flag.name} is needed; see --help.")
         class_names = data.read_class_names(_NAMES.value) if _NAMES.value else None
-        autoencoder = interop.load_diffusers(_vae_folder(_AUTOENCODER.value)).autoencoder
-        if autoencoder is None:
-            raise ValueError(f"{_AUTOENCODER.value} holds no autoencoder; give a folder that has vae/.")
+        autoencoder = load_autoencoder(_AUTOENCODER.value)
         source = data.open_images(_IMAGES.value)
         start = time.perf_counter()
         print(f"{len(source):,} images of {len(source.class_folders):,} classes.", flush=True)
@@ -73,12 +71,6 @@ def main() -> None:
         f"{len(metadata.shards):,} files, {size / 1e6:,.1f} MB; {len(metadata.broken):,} broken images were "
         f"left out ({seconds:.1f} s)."
     )
-
-
-def _vae_folder(folder: str) -> pathlib.Path:
-    """The autoencoder's own folder: the transformer beside it need not be read."""
-    vae = pathlib.Path(folder) / "vae"
-    return vae if vae.is_dir() else pathlib.Path(folder)
 
 
 if __name__ == "__main__":

@@ -33,21 +33,23 @@ class BlockToy:
 
     def __init__(self, toy):
         self._toy = toy
-        self.optimizer = training.make_optimizer(training.warm_up_schedule(1e-2, 2), clip_norm=1.0)
+        self._schedule = training.warm_up_schedule(1e-2, 2)
+        self._optimizer = training.make_optimizer(self._schedule, clip_norm=1.0)
         self.batch = toy.make_batch(batch_size=BATCH_SIZE)
 
     def init(self):
         params = self._toy.init_params()
         params["blocks"] = {"hidden": params.pop("hidden")}
-        return training.init_state(params, self.optimizer, num_power_averages=1)
+        return training.init_state(params, self._optimizer, num_power_averages=1)
 
     def make_step(self, front):
         return training.make_train_step(
             lambda params, *inputs: self._toy.apply(params | params["blocks"], *inputs),
-            self.optimizer,
+            self._optimizer,
             training.ramp_up_decay(1e4, BATCH_SIZE),
             num_classes=self._toy.num_classes,
             power_stds=(0.1,),
+            learning_rate=self._schedule,
             axis_name=front.axis_name,
             working_copy=front.working_copy,
         )

@@ -78,8 +78,8 @@ def test_small_arrays_stay_whole():
 
 
 def abstract_state(**sizes):
-    """Shapes of the training state of a network, whose depth the meshes of the tests divide."""
-    config = models.GMDiTConfig(depth=4, **sizes)
+    """Shapes and dtypes of the training state of a network."""
+    config = models.GMDiTConfig(**sizes)
     optimizer = training.make_optimizer(1e-3, clip_norm=1.0)
 
     def init():
@@ -91,9 +91,8 @@ def abstract_state(**sizes):
 
 @pytest.fixture(scope="module")
 def small():
-    return abstract_state(
-        input_size=8, hidden_size=64, num_heads=4, num_classes=10, num_components=3, log_std_dim=32
-    )
+    # So deep that the axis of the layers is the largest, and divisible.
+    return abstract_state(depth=512, hidden_size=64, num_heads=4, num_classes=10, log_std_dim=32)
 
 
 def leaves(tree):
@@ -125,9 +124,9 @@ def test_blocks_are_split_but_not_between_layers(small, sizes):
     assert len(blocks) == 14
     assert all(block.spec[0] is None for block in blocks)
     shapes = {name: found[name].shard_shape(leaf.shape) for name, leaf in leaves(small.params).items()}
-    assert math.prod(shapes["blocks.mlp_in.kernel"]) == 4 * 64 * 256 // 4
+    assert math.prod(shapes["blocks.mlp_in.kernel"]) == 512 * 64 * 256 // 4
     assert math.prod(shapes["time_mlp.layer_0.kernel"]) == 256 * 64 // 4
-    assert shapes["blocks.query.bias"] == (4, 64)  # fewer than 512
+    assert shapes["time_mlp.layer_0.bias"] == (64,)  # fewer than 512
 
 
 def bytes_per_device(state, shardings):
@@ -139,8 +138,8 @@ def bytes_per_device(state, shardings):
 @pytest.mark.parametrize(
     ("network", "min_size", "overhead"),
     [
-        (dict(hidden_size=64, num_heads=4, num_classes=10, log_std_dim=32), 512, 1.03),
-        (dict(hidden_size=1152, num_heads=16), 2**16, 1.01),  # wide as the full-size network
+        (dict(depth=4, hidden_size=64, num_heads=4, num_classes=10, log_std_dim=32), 512, 1.03),
+        (dict(), 2**16, 1.001),  # the full-size network
     ],
 )
 def test_a_device_stores_little_more_than_its_share(sizes, network, min_size, overhead):
@@ -167,6 +166,8 @@ def test_the_working_copy_is_whole_but_for_the_blocks(params, sizes):
     mesh = sharding.make_mesh(*sizes)
     stored = jax.device_put(params, sharding.state_shardings(params, mesh, min_size=16))
     assert not any(x.sharding.is_fully_replicated for x in jax.tree.leaves(stored) if x.size >= 16)
+    if sizes == (2, 2):  # the blocks' part along 'fsdp' is where the working copy will want it
+        assert stored["blocks"]["query"]["kernel"].sharding.spec == P(None, "data", "fsdp")
     copy = jax.jit(lambda tree: sharding.working_copy(tree, mesh, min_size=16))(stored)
     jax.tree.map(np.testing.assert_array_equal, copy, params)
     assert copy["in"]["kernel"].sharding.is_fully_replicated

@@ -179,7 +179,7 @@ def test_each_tree_of_a_snapshot_is_restored_alone(toy, trees, tmp_path):
         toy.assert_equal({name: found[name] for name in trees}, times(2))
         with pytest.raises(ValueError, match=r"no checkpoint of step 3 \(it has \[2, 5\]\)"):
             snapshots.restore(3, a=trees["a"])
-        with pytest.raises(ValueError, match="step 5 in .* could not be read as c, meta"):
+        with pytest.raises(ValueError, match=r"step 5 in .* could not be read as c, meta"):
             snapshots.restore(c=trees["a"])
 
 
