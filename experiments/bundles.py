@@ -56,7 +56,7 @@ def load_average(
     folder = pathlib.Path(workdir) / ("checkpoints" if average == "final" else "best")
     if average == "best" and not folder.exists():
         raise ValueError(f"{workdir} was trained without eval_every, so it knows no best; give 'final'.")
-    with training.Snapshots(folder) as snapshots:
+    with training.Snapshots(folder, read_only=True) as snapshots:
         if not snapshots.steps():
             raise ValueError(
                 f"The run in {workdir} has no checkpoint yet. Wait for its first one, or train on."
@@ -73,7 +73,7 @@ def _power_average(workdir: str, config, std: float) -> Any:
             f"{workdir} stored no averages for other widths; train with post_hoc_ema.stds and its every."
         )
     shapes, stds = runs.abstract_network(config)[1], tuple(config.post_hoc_ema.stds)
-    with training.Snapshots(folder) as snapshots:
+    with training.Snapshots(folder, read_only=True) as snapshots:
         stored = [(step, i) for step in snapshots.steps() for i in range(len(stds))]
         profiles = [(step, stds[i]) for step, i in stored]
         last = max((step for step, _ in stored), default=0)

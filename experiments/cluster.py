@@ -1,10 +1,25 @@
-"""Joining the processes of a multi-host run, before any device is used."""
+"""The processes of a multi-host run: joining before any device is used, and failing together."""
 
+import contextlib
+import glob
+import hashlib
+import importlib.util
+import json
 import os
+import pathlib
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from experiments import cli
+
+_MESSAGE_BYTES = 1000
+_SHARING_SECONDS = 30  # until a file of one host must be seen by all
 
 # Set by launchers that start several processes, from which jax finds the others by itself.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -20,7 +35,8 @@ def join(
     """Connect to the other processes where the flags, or else the environment, tell of them.
 
     The environment is asked if `distributed` is not False, and must tell if it is True: TPU metadata,
-    Slurm, Open MPI, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Slurm, Open MPI, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. On a TPU host jax
+    asks the metadata itself, also where it is the only one.
     """
     with cli.user_input():
         given = {
@@ -63,4 +79,67 @@ def _number(flag: int | None, variable: str) -> int | None:
 
 def _launched() -> bool:
     many = any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS)
-    return many or any("," in os.environ.get(name, "") for name in _HOSTS)
+    return many or any("," in os.environ.get(name, "") for name in _HOSTS) or _is_tpu_host()
+
+
+def _is_tpu_host() -> bool:
+    has_chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+    return bool(has_chips) and importlib.util.find_spec("libtpu") is not None
+
+
+@contextlib.contextmanager
+def alike() -> Iterator[dict[str, Any]]:
+    """`cli.user_input` for what all processes do: if one fails, all do, with its sentence.
+
+    Otherwise one would end and the others wait for it. What the block notes in the dict, which json must
+    take, has to be the same in all processes.
+    """
+    notes, problem = {}, ""
+    try:
+        yield notes
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    if jax.process_count() > 1:
+        problem = _exchange(notes, problem)
+    if problem:
+        raise cli.UserError(problem)
+
+
+def _exchange(notes: dict[str, Any], problem: str) -> str:
+    """The first problem that a process has, or that their notes differ."""
+    message = problem.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b" ")
+    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).digest()
+    mine = np.frombuffer(message + digest, np.uint8)
+    everyone = np.asarray(multihost_utils.process_allgather(mine))
+    for index, row in enumerate(everyone):
+        text = row[:_MESSAGE_BYTES].tobytes().decode(errors="ignore").strip()
+        if text:
+            return f"Process {index}: {text}"
+    if (everyone[:, _MESSAGE_BYTES:] != everyone[0, _MESSAGE_BYTES:]).any():
+        return (
+            "The processes of this run were started with different configurations or data. Give the same "
+            "command, and the same latents, on every host; only --process_id differs."
+        )
+    return ""
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """ValueError in the processes that do not see what the first one writes into a folder."""
+    if jax.process_count() == 1:
+        return
+    token = np.uint32(secrets.randbits(32))
+    path = folder / f".seen_by_all_{int(multihost_utils.broadcast_one_to_all(token)):08x}"
+    if jax.process_index() == 0:
+        path.touch()
+    deadline = time.monotonic() + _SHARING_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    seen = path.exists()
+    multihost_utils.sync_global_devices("every process has looked")
+    if jax.process_index() == 0:
+        path.unlink()
+    if not seen:
+        raise ValueError(
+            f"{folder} is not the same folder on all hosts, but checkpoints need one that all share; give a "
+            "--workdir on a shared disk."
+        )

@@ -5,7 +5,7 @@ import enum
 import functools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,14 @@ import ml_collections
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, costs, hooks, runs
+from experiments import cli, cluster, costs, hooks, runs
 from experiments.tasks import make_task
 from gmflow_jax import data, sharding, training
+
+# Of a folder of latents: what decides the numbers that are trained on.
+_DECISIVE = (
+    "autoencoder", "broken", "class_folders", "format", "image_size", "num_images", "scaling_factor",
+)  # fmt: skip
 
 
 class Outcome(enum.Enum):
@@ -43,14 +48,24 @@ def fit_run(
     call this alike; the first one writes.
     """
     say = _say if on_step is None and jax.process_index() == 0 else lambda text: None
-    with cli.user_input():
+    with cluster.alike() as notes:
+        notes["config"] = json.loads(config.to_json_best_effort())
+        _check_numbers(config)
         plan = _make_plan(config)
-        _prepare_folder(workdir, config, plan.task)
+        notes["latents"] = plan.task.metadata
         abstract_state = plan.front.abstract(plan.init)
+        _check_folder(workdir, notes)
+    with cluster.alike():
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            for name, content in _notes(notes):
+                runs.write_json(workdir / name, content)
+    with cluster.alike():
+        cluster.check_shared(workdir)
     with training.Checkpointer(
         workdir / "checkpoints", config.keep_last, config.keep_every
     ) as checkpointer, hooks.make_hooks(config, plan.task, plan.front, workdir) as todo:
-        with cli.user_input():
+        with cluster.alike():
             restored = checkpointer.restore_latest(abstract_state)
         state = plan.front.init(plan.init) if restored is None else restored[0]
         start = int(state.step)
@@ -149,17 +164,34 @@ def _check_microbatches(config, front: sharding.Front) -> None:
         )
 
 
-def _prepare_folder(workdir: pathlib.Path, config, task) -> None:
-    """Refuse a folder of another run, else note in it what this one is."""
-    notes = {"config.json": (json.loads(config.to_json_best_effort()), "configuration")}
-    if task.metadata is not None:
-        notes["latents.json"] = (task.metadata, "cache of latents")
-    for name, (content, what) in notes.items():
-        runs.check_unchanged(workdir / name, content, what)
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        for name, (content, _) in notes.items():
-            runs.write_json(workdir / name, content)
+def _check_numbers(config) -> None:
+    least = {
+        "num_steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "keep_last": 1,
+        "keep_every": 0, "sample_every": 0, "eval_every": 0, "max_skipped_in_row": 0, "seed": 0, "post_hoc_ema.every": 0,
+        "data.num_threads": 0, "data.num_workers": 0,
+    }  # fmt: skip
+    for name, minimum in least.items():
+        value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+        if value < minimum:
+            raise ValueError(f"{name} is {value}, but must be at least {minimum}.")
+
+
+def _check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
+    """ValueError if a folder is that of another run."""
+    if ":/" in str(workdir):  # pathlib makes one slash of two
+        raise ValueError(
+            f"--workdir is {workdir}, but must be a folder of the file system; mount a disk that all share."
+        )
+    runs.check_unchanged(workdir / "config.json", notes["config"], "configuration")
+    if notes["latents"] is not None:
+        decisive = {name: notes["latents"][name] for name in _DECISIVE}
+        runs.check_unchanged(workdir / "latents.json", decisive, "cache of latents")
+
+
+def _notes(notes: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What a run's folder says of it, by file."""
+    files = {"config": "config.json", "latents": "latents.json"}
+    return [(files[name], content) for name, content in notes.items() if content is not None]
 
 
 def _say(text: str) -> None:

@@ -18,7 +18,12 @@ _GRID = 16  # samples in a picture
 
 def check_hooks(config) -> None:
     """ValueError if a configuration asks for hooks that cannot work."""
-    _profiled_steps(config.profile_steps)
+    _profiled_steps(config)
+    if config.post_hoc_ema.stds and not config.post_hoc_ema.every:
+        raise ValueError(
+            f"post_hoc_ema.stds is {config.post_hoc_ema.stds}, but post_hoc_ema.every is 0, so that these "
+            "averages would never be stored; give the number of steps between two of them."
+        )
     if config.post_hoc_ema.every and not config.post_hoc_ema.stds:
         raise ValueError(
             "post_hoc_ema.every is given, but post_hoc_ema.stds is empty, so there is nothing to store; give "
@@ -36,7 +41,9 @@ def make_hooks(config, task, front: sharding.Front, workdir: pathlib.Path) -> It
     hooks = []
     with contextlib.ExitStack() as stack:
         if config.profile_steps:
-            hooks.append(Hook(1, _Profile(_profiled_steps(config.profile_steps), workdir / "profile")))
+            steps = _profiled_steps(config)
+            profile = stack.enter_context(_Profile(steps, workdir / "profile"))
+            hooks.append(Hook(0, profile, at=steps))
         if config.sample_every:
             hooks.append(Hook(config.sample_every, _Samples(config, task, front, workdir / "samples")))
         if config.eval_every:
@@ -84,8 +91,11 @@ class _Evaluation:
         self._config, self._batches = config, task.evaluation_batches(config.batch_size, config.seed)
         self._front, self._best = sharding.JitFront(mesh), best
         self._loss = jax.jit(runs.make_eval_loss(config, self._front), out_shardings=self._front.replicated)
+        self._data = {"eval_folder": config.data.eval_folder, "eval_batches": config.eval_batches}
         meta = best.read_meta() if best.steps() else {}
-        self._lowest = meta.get("eval_loss", float("inf"))
+        # Losses on other data do not compare.
+        comparable = meta.get("data") == self._data
+        self._lowest = meta["eval_loss"] if comparable else float("inf")
 
     def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
         size, rows = self._config.batch_size, self._front.rows(self._config.batch_size)
@@ -99,7 +109,9 @@ class _Evaluation:
         value = float(np.mean(jax.device_get(losses), dtype=np.float64))
         if value < self._lowest:
             self._lowest = value
-            self._best.save(step, {"ema": state.ema_params}, {"step": step, "eval_loss": value})
+            meta = {"step": step, "eval_loss": value, "data": self._data}
+            self._best.save(step, {"ema": state.ema_params}, meta)
+            self._best.wait()
         return {"eval_loss": value}
 
 
@@ -112,10 +124,11 @@ class _PowerAverages:
     def __call__(self, state: training.TrainState, step: int) -> None:
         trees: dict[str, Any] = {f"average_{i}": tree for i, tree in enumerate(state.power_averages)}
         self._store.save(step, trees, {"step": step, "stds": self._stds})
+        self._store.wait()
 
 
-class _Profile:
-    """Profiles some steps, for TensorBoard or Perfetto."""
+class _Profile(contextlib.AbstractContextManager):
+    """Profiles the steps between two, for TensorBoard or Perfetto."""
 
     def __init__(self, steps: tuple[int, int], folder: pathlib.Path):
         (self._first, self._last), self._folder = steps, folder
@@ -125,16 +138,26 @@ class _Profile:
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
-        elif step >= self._last and self._running:
-            jax.block_until_ready(state.params)
-            jax.profiler.stop_trace()
-            self._running = False
+        elif self._running:
+            self._stop()
+
+    def __exit__(self, *error) -> None:
+        if self._running:  # the run ended in between
+            self._stop()
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._running = False
 
 
-def _profiled_steps(text: str) -> tuple[int, int] | None:
+def _profiled_steps(config) -> tuple[int, int] | None:
+    text = config.profile_steps
     if not text:
         return None
     numbers = [int(part) if part.strip().isdigit() else 0 for part in text.split(":")]
-    if len(numbers) != 2 or not 0 < numbers[0] < numbers[1]:
-        raise ValueError(f"profile_steps is {text!r}; give an earlier and a later step, such as 100:110.")
+    if len(numbers) != 2 or not 0 < numbers[0] < numbers[1] <= config.num_steps:
+        raise ValueError(
+            f"profile_steps is {text!r}; give an earlier and a later one of the {config.num_steps:,} steps, "
+            "such as 100:110."
+        )
     return numbers[0], numbers[1]

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 import gmflow_jax
 from experiments import cli, runs, trained
-from experiments.tasks import Row, make_task
+from experiments.tasks import Row, make_scored_task
 from gmflow_jax import evaluation, flow
 from gmflow_jax.solvers import Solver
 
@@ -163,7 +163,7 @@ def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
     """Score a file written by `experiments.sample --samples_out` against a task's real data."""
     with cli.user_input():
         check_out(out)
-        task = make_task(reference)
+        task = make_scored_task(reference)
         try:
             with np.load(path, allow_pickle=False) as archive:
                 missing = {"samples", "labels"} - set(archive.files)

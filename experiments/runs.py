@@ -1,5 +1,6 @@
 """A run from its configuration: network, optimiser and step; and its folder."""
 
+import functools
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from gmflow_jax import models, sharding, training
@@ -170,17 +172,41 @@ def _loss_options(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], di
     }
     if loss["loss"] == "flow":
         options["transition_ratio"] = 1.0
-    return loss, {**options, "num_classes": config.network.get("num_classes")}
+    draws = {**options, "num_classes": config.network.get("num_classes")}
+    # Options that cannot work are found here, not when the step is compiled.
+    labels = jnp.zeros((1,), jnp.int32) if draws["num_classes"] else None
+    draw = functools.partial(training.draw_example, **draws)
+    try:
+        jax.eval_shape(draw, jax.random.key(0), jnp.zeros((1, 1)), labels)
+    except TypeError as error:
+        raise ValueError(f"The options of config.loss cannot be used: {error}.") from error
+    return loss, draws
 
 
 def check_unchanged(path: pathlib.Path, new: Mapping[str, Any], what: str) -> None:
-    """ValueError if the json file at `path`, should there be one, asks for another training than `new`."""
-    changed = _differences(json.loads(path.read_text()), new) if path.exists() else []
+    """ValueError if the json file at `path`, should there be one, asks for another training than `new`.
+
+    Only fields of `new` count.
+    """
+    old = {name: value for name, value in read_json(path).items() if name in new} if path.exists() else new
+    changed = _differences(old, new)
     if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(
-            f"{path.parent} holds a run with another {what} ({'; '.join(changed)}). Give another "
+            f"{path.parent} holds a run with another {what} ({'; '.join(changed[:3])}{more}). Give another "
             "--workdir, or the same to resume it."
         )
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A json file of a run; ValueError with a sentence if it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or give another --workdir.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: no json object; restore it, or give another --workdir.")
+    return content
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -200,7 +226,12 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
     if old == new or name in _FREE_TO_CHANGE or name.split(".")[0] in _FREE_TO_CHANGE:
         return []
-    return [f"{name} was {old} and is now {new}"]
+    return [f"{name} was {_short(old)} and is now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -216,4 +247,4 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
             f"The folder {workdir} holds no run: config.json is missing. Give the --workdir of "
             "python -m experiments.train."
         )
-    return ml_collections.ConfigDict(json.loads((folder / "config.json").read_text()))
+    return ml_collections.ConfigDict(read_json(folder / "config.json"))

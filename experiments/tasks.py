@@ -151,16 +151,22 @@ class CheckerboardTask:
         )
 
 
-TASKS = {
-    "digits": lambda config: DigitsTask(),
-    "checkerboard": lambda config: CheckerboardTask(),
-    "latents": LatentTask,
-    "fake": FakeTask,
-}
+_SCORED = {"digits": DigitsTask, "checkerboard": CheckerboardTask}
+_UNSCORED = {"latents": LatentTask, "fake": FakeTask}
 
 
 def make_task(config: ml_collections.ConfigDict) -> DigitsTask | CheckerboardTask | LatentTask | FakeTask:
     """What a configuration trains on; ValueError if it cannot."""
-    if config.task not in TASKS:
-        raise ValueError(f"There is no task {config.task!r}. Choose one of {', '.join(TASKS)}.")
-    return TASKS[config.task](config)
+    if config.task in _UNSCORED:
+        return _UNSCORED[config.task](config)
+    if config.task not in _SCORED:
+        names = ", ".join((*_SCORED, *_UNSCORED))
+        raise ValueError(f"There is no task {config.task!r}. Choose one of {names}.")
+    return make_scored_task(config.task)
+
+
+def make_scored_task(name: str) -> DigitsTask | CheckerboardTask:
+    """A task that scores samples against real data; ValueError if there is none of that name."""
+    if name not in _SCORED:
+        raise ValueError(f"There is no task {name!r} with scores. Choose one of {', '.join(_SCORED)}.")
+    return _SCORED[name]()

@@ -46,7 +46,9 @@ def main() -> None:
     if outcome is Outcome.STOPPED or jax.process_index() > 0:
         return
     out = workdir / "report.json"
-    if "report" not in _CONFIG.value:
+    if "report" in _CONFIG.value and jax.process_count() > 1:
+        print(f"For its report run python -m experiments.evaluate --workdir={workdir} on one host.")
+    elif "report" not in _CONFIG.value:
         print(
             f"Sample: python -m experiments.sample --workdir={workdir} --autoencoder=FOLDER. As a diffusers "
             f"folder: python -m experiments.export --workdir={workdir} --out=FOLDER."

@@ -82,6 +82,8 @@ def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> A
     Whole on each device, but for those of the blocks, which stay split along 'fsdp'.
     """
     sizes = {"fsdp": mesh.shape["fsdp"]}
+    stored = state_shardings(params, mesh, min_size)
+    params = jax.lax.with_sharding_constraint(params, stored)  # for what flows back: the gradients
 
     def gather(path, leaf):
         stacked = _is_stacked(path)

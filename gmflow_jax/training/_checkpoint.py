@@ -24,9 +24,16 @@ class Snapshots:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, keep: int | None = None, keep_every: int | None = None
+        self,
+        folder: str | os.PathLike,
+        keep: int | None = None,
+        keep_every: int | None = None,
+        read_only: bool = False,
     ):
-        """The newest `keep` snapshots stay (None: all), and those of multiples of `keep_every` steps."""
+        """The newest `keep` snapshots stay (None: all), and those of multiples of `keep_every` steps.
+
+        Unless `read_only`, what a killed save has left in the folder is removed.
+        """
         self.folder = Path(folder).absolute()  # Orbax takes no relative path
         if keep is not None and keep < 1:
             raise ValueError(
@@ -38,7 +45,9 @@ class Snapshots:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
-            create=True,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
             multiprocessing_options=barriers,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -96,6 +105,10 @@ class Snapshots:
     def reached_preemption(self, step: int) -> bool:
         """Says whether a multi-process run is being preempted: all processes agree on the step."""
         return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Waits until all that was saved is whole on the disk."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the snapshots under way and closes the folder."""

@@ -20,11 +20,18 @@ from gmflow_jax.training._state import TrainState
 class Hook:
     """Something to do with the state every so many steps, and after the last one; 0 is never.
 
-    `run(state, step)` sees the state after `step` steps, and may return scalars to be written.
+    `run(state, step)` sees the state after `step` steps, and may return scalars to be written. What it
+    saves should be whole when it returns, for it is not run again once its step has a checkpoint.
+    `at` are further steps.
     """
 
     every: int
     run: Callable[[TrainState, int], Mapping[str, float] | None]
+    at: tuple[int, ...] = ()
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        regularly = bool(self.every) and (step % self.every == 0 or step == num_steps)
+        return regularly or step in self.at
 
 
 def fit(
@@ -85,7 +92,7 @@ def fit(
                 scalars = meter.summarise(done)
                 bar.set_postfix_str(_summary(scalars))
             for hook in hooks:
-                if hook.every and (done % hook.every == 0 or done == num_steps):
+                if hook.is_due(done, num_steps):
                     with meter.paused():
                         scalars |= hook.run(portable(state), done) or {}
             if writer is not None and scalars:

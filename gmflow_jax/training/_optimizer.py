@@ -30,6 +30,8 @@ def make_optimizer(
             f"clip_norm is {clip_norm}, which would remove every gradient; give a positive norm, "
             "or None for no clip."
         )
+    if mu_dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"mu_dtype is {mu_dtype!r}; give 'float32' or 'bfloat16'.")
     adamw = optax.adamw(
         learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decay_mask,
         mu_dtype=None if mu_dtype == "float32" else mu_dtype,

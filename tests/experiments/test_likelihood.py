@@ -94,12 +94,12 @@ def test_the_right_spectrum_gives_the_joint_likelihood_of_a_stationary_field():
 def untrained(folder, config, value=0.0):
     """A run in `folder` whose parameters are all `value`; at 0 it predicts the velocity N(0, I) for any K."""
     folder.mkdir()
-    runs.save_config(folder, config)
+    runs.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
     params = jax.tree.map(
         lambda leaf: jnp.full_like(leaf, value), jax.eval_shape(lambda: runs.init_params(config))
     )
     with training.Checkpointer(folder / "checkpoints") as checkpointer:
-        checkpointer.save(training.init_state(params, runs.make_optimizer(config)))
+        checkpointer.save_state(training.init_state(params, runs.make_optimizer(config)))
     return str(folder)
 
 
