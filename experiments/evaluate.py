@@ -19,7 +19,7 @@ from absl import flags
 from experiments import cli
 from experiments.likelihood import report_nll
 from experiments.report import report, report_samples
-from experiments.tasks import TASKS
+from experiments.tasks import SCORED
 from gmflow_jax import solvers
 
 _WORKDIRS = flags.DEFINE_multi_string(
@@ -34,7 +34,7 @@ _METRICS = flags.DEFINE_enum(
 )
 _SAMPLES = flags.DEFINE_string("samples", None, "A .npz with samples and labels to score instead of runs.")
 _REFERENCE = flags.DEFINE_string(
-    "reference", "digits", f"What --samples are compared with: {' or '.join(TASKS)}."
+    "reference", "digits", f"What --samples are compared with: {' or '.join(SCORED)}."
 )
 _OUT = flags.DEFINE_string(
     "out", None, "The report, .json; by default in the first workdir, or the current folder for --samples."

@@ -5,7 +5,7 @@ import enum
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +13,9 @@ import ml_collections
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, cluster, costs, hooks, runs
+from experiments import checks, cli, cluster, costs, hooks, runs
 from experiments.tasks import make_task
 from gmflow_jax import data, sharding, training
-
-# Of a folder of latents: what decides the numbers that are trained on.
-_DECISIVE = (
-    "autoencoder", "broken", "class_folders", "format", "image_size", "num_images", "scaling_factor",
-)  # fmt: skip
 
 
 class Outcome(enum.Enum):
@@ -50,15 +45,15 @@ def fit_run(
     say = _say if on_step is None and jax.process_index() == 0 else lambda text: None
     with cluster.alike() as notes:
         notes["config"] = json.loads(config.to_json_best_effort())
-        _check_numbers(config)
+        checks.check_numbers(config)
         plan = _make_plan(config)
         notes["latents"] = plan.task.metadata
         abstract_state = plan.front.abstract(plan.init)
-        _check_folder(workdir, notes)
+        checks.check_folder(workdir, notes)
     with cluster.alike():
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            for name, content in _notes(notes):
+            for name, content in checks.files(notes):
                 runs.write_json(workdir / name, content)
     with cluster.alike():
         cluster.check_shared(workdir)
@@ -92,7 +87,7 @@ def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
     task = make_task(config)
     front = sharding.make_front(config.parallel, **config.mesh)
     rows = front.rows(config.batch_size)
-    _check_microbatches(config, front)
+    checks.check_microbatches(config, front)
     hooks.check_hooks(config)
     optimizer = runs.make_optimizer(config)
     batches = task.batches(config.batch_size, config.seed)
@@ -153,45 +148,6 @@ def _stream(config, batch_fn: Callable, start: int):
     return data.prefetch(
         batch_fn, start, config.num_steps, num_threads=c.num_threads, num_workers=c.num_workers
     )
-
-
-def _check_microbatches(config, front: sharding.Front) -> None:
-    unit = config.num_microbatches * front.mesh.size
-    if config.num_microbatches < 1 or config.batch_size % unit:
-        raise ValueError(
-            f"A batch of {config.batch_size} cannot be cut into {config.num_microbatches} microbatches on "
-            f"{front.mesh.size} devices; give a batch_size that is a multiple of their product."
-        )
-
-
-def _check_numbers(config) -> None:
-    least = {
-        "num_steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "keep_last": 1,
-        "keep_every": 0, "sample_every": 0, "eval_every": 0, "max_skipped_in_row": 0, "seed": 0, "post_hoc_ema.every": 0,
-        "data.num_threads": 0, "data.num_workers": 0,
-    }  # fmt: skip
-    for name, minimum in least.items():
-        value = functools.reduce(lambda part, key: part[key], name.split("."), config)
-        if value < minimum:
-            raise ValueError(f"{name} is {value}, but must be at least {minimum}.")
-
-
-def _check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
-    """ValueError if a folder is that of another run."""
-    if ":/" in str(workdir):  # pathlib makes one slash of two
-        raise ValueError(
-            f"--workdir is {workdir}, but must be a folder of the file system; mount a disk that all share."
-        )
-    runs.check_unchanged(workdir / "config.json", notes["config"], "configuration")
-    if notes["latents"] is not None:
-        decisive = {name: notes["latents"][name] for name in _DECISIVE}
-        runs.check_unchanged(workdir / "latents.json", decisive, "cache of latents")
-
-
-def _notes(notes: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """What a run's folder says of it, by file."""
-    files = {"config": "config.json", "latents": "latents.json"}
-    return [(files[name], content) for name, content in notes.items() if content is not None]
 
 
 def _say(text: str) -> None:

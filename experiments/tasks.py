@@ -151,7 +151,7 @@ class CheckerboardTask:
         )
 
 
-_SCORED = {"digits": DigitsTask, "checkerboard": CheckerboardTask}
+SCORED = {"digits": DigitsTask, "checkerboard": CheckerboardTask}
 _UNSCORED = {"latents": LatentTask, "fake": FakeTask}
 
 
@@ -159,14 +159,14 @@ def make_task(config: ml_collections.ConfigDict) -> DigitsTask | CheckerboardTas
     """What a configuration trains on; ValueError if it cannot."""
     if config.task in _UNSCORED:
         return _UNSCORED[config.task](config)
-    if config.task not in _SCORED:
-        names = ", ".join((*_SCORED, *_UNSCORED))
+    if config.task not in SCORED:
+        names = ", ".join((*SCORED, *_UNSCORED))
         raise ValueError(f"There is no task {config.task!r}. Choose one of {names}.")
     return make_scored_task(config.task)
 
 
 def make_scored_task(name: str) -> DigitsTask | CheckerboardTask:
     """A task that scores samples against real data; ValueError if there is none of that name."""
-    if name not in _SCORED:
-        raise ValueError(f"There is no task {name!r} with scores. Choose one of {', '.join(_SCORED)}.")
-    return _SCORED[name]()
+    if name not in SCORED:
+        raise ValueError(f"There is no task {name!r} with scores. Choose one of {', '.join(SCORED)}.")
+    return SCORED[name]()

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+import jax
 import pytest
 from absl import flags
 
@@ -29,3 +30,11 @@ def run_main():
         program.main()
 
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly():
+    """What runs a few times compiles for longer than it runs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
