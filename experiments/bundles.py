@@ -1,6 +1,5 @@
 """Averaged parameters of a run, and the networks of one on latents, as an exported folder holds them."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -37,9 +36,7 @@ def load_bundle(
         params = _power_average(workdir, config, ema_std)
     networks = runs.build_networks(config, params)
     note = pathlib.Path(workdir) / "latents.json"
-    metadata = None
-    if note.exists():
-        metadata = data.LatentMetadata.from_json(json.loads(note.read_text()), str(note))
+    metadata = data.LatentMetadata.load(note) if note.exists() else None
     if autoencoder:
         networks["autoencoder"] = load_autoencoder(autoencoder, metadata)
     folders = metadata.class_folders if metadata else ()

@@ -16,6 +16,8 @@ from absl import flags
 from experiments import cli
 from experiments.latents import load_autoencoder
 from gmflow_jax import data
+from gmflow_jax.data._files import local_path
+from gmflow_jax.data._write import check_image_size
 
 _IMAGES = flags.DEFINE_string("images", None, "Images: a folder, tar files, or tfds:NAME:SPLIT.")
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Diffusers folder with vae/, or that folder alone.")
@@ -30,9 +32,9 @@ _BATCH = flags.DEFINE_integer("batch_size", None, "Images at a time on all devic
 _BROKEN = flags.DEFINE_string("broken", "skip", "skip images that cannot be read and list them, or stop.")
 _NAMES = flags.DEFINE_string("class_names", None, "File with a line of folder and words for each class.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of --format=sample.")
-_THREADS = flags.DEFINE_integer("num_threads", None, "Threads that decode; by default one for each core.")
-_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes that share the work.")
-_PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.")
+_THREADS = flags.DEFINE_integer("num_threads", None, "Threads that decode; by default one for each core.", 1)
+_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes that share the work.", 1)
+_PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.", 0)
 
 
 def main() -> None:
@@ -41,14 +43,16 @@ def main() -> None:
             if not flag.value:
                 raise ValueError(f"--{flag.name} is needed; see --help.")
         class_names = data.read_class_names(_NAMES.value) if _NAMES.value else None
-        autoencoder = load_autoencoder(_AUTOENCODER.value)
+        out = local_path(_OUT.value)
+        autoencoder = load_autoencoder(str(local_path(_AUTOENCODER.value)))
+        check_image_size(_SIZE.value, autoencoder.config.downscale)
         source = data.open_images(_IMAGES.value)
         start = time.perf_counter()
         print(f"{len(source):,} images of {len(source.class_folders):,} classes.", flush=True)
         metadata = data.write_latents(
             source,
             autoencoder,
-            _OUT.value,
+            out,
             image_size=_SIZE.value,
             format=_FORMAT.value,
             container=_CONTAINER.value,

@@ -20,8 +20,9 @@ from absl import flags
 
 from experiments import cli
 from gmflow_jax import data
+from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype
-from gmflow_jax.data._shards import shard_name, write_json, write_records
+from gmflow_jax.data._shards import shard_name, write_records
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where latents go for a while; temporary by default.")
 _RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents in each set.")
@@ -41,6 +42,8 @@ def main() -> None:
         threads = [int(number) for number in _THREADS.value]
         if min(_RECORDS.value, _SHARDS.value, _HOSTS.value) < 1 or _BATCH.value < _HOSTS.value:
             raise ValueError("Give at least 1 record, shard and host, and 1 image for each host.")
+        if _FOLDER.value and not pathlib.Path(_FOLDER.value).is_dir():
+            raise ValueError(f"There is no folder {_FOLDER.value}; make it first, or leave --folder out.")
     per_host = _BATCH.value // _HOSTS.value
     need = per_host * _RATE.value
     print(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL
 
 _IMAGES_PER_DEVICE = 16
+_UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError)  # a dangling link is not found
 
 
 class Encoder:
@@ -61,19 +62,20 @@ class Encoder:
 
 
 class BrokenImage(ValueError):
-    """The bytes of an image are not those of one."""
+    """An image cannot be opened, or its bytes are not those of one."""
 
 
 def read_pixels(source: ImageSource, index: int, size: int) -> np.ndarray:
     """The centre crop of an image, uint8 [size, size, 3].
 
-    Raises BrokenImage, a ValueError, naming it if it cannot be decoded; errors of the disk or the
-    network stay what they are.
+    Raises BrokenImage, a ValueError, naming it if it cannot be opened or decoded; errors of the disk or
+    the network stay what they are.
     """
     try:
         return center_crop(source.open(index), size)
     except Exception as error:  # Pillow raises many kinds for damaged bytes, also of OSError
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+        fatal = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        if fatal and not isinstance(error, _UNREADABLE):
             raise
         raise BrokenImage(
             f"The image {source.name(index)} is broken ({error}); mend or remove it, or skip broken images."

@@ -1,16 +1,13 @@
 """Latents on the disk, and the batches that training makes of them."""
 
-import functools
-import json
 import os
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ._batches import Rows, stream_indices, stream_positions
+from ._files import local_path
 from ._metadata import CONTAINERS, FORMATS, LatentMetadata
 from ._random import flip, row_generators
 from ._records import record_dtype
@@ -20,15 +17,15 @@ from ._shards import SHARDS
 class Latents:
     """A folder of latents that `write_latents` made.
 
-    It may be pickled, and read by threads: files are opened when first read, in each process.
+    It may be pickled, and read by threads.
 
     Attributes:
       metadata: What the folder says about itself.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        """Raises ValueError if the folder is not complete or of an unknown format."""
-        self.folder = pathlib.Path(folder)
+        """Raises ValueError if the folder is not complete, damaged or of an unknown format."""
+        self.folder = local_path(folder)
         path = self.folder / "metadata.json"
         if not path.is_file() and (self.folder / "plan.json").is_file():
             raise ValueError(
@@ -40,7 +37,7 @@ class Latents:
                 f"{self.folder} holds no latents, for there is no metadata.json; give a folder that "
                 "python -m experiments.prepare_latents made."
             )
-        self.metadata = LatentMetadata.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+        self.metadata = LatentMetadata.load(path)
         if self.metadata.format not in FORMATS or self.metadata.container not in CONTAINERS:
             raise ValueError(
                 f"{path} says format {self.metadata.format!r} and container {self.metadata.container!r}, but "
@@ -54,21 +51,15 @@ class Latents:
                     f"{file} has {found:,} bytes in place of {shard.num_bytes:,}; run the command that made "
                     "the latents again, which makes that file anew, or copy the folder again."
                 )
-
-    def __len__(self) -> int:
-        return self.metadata.num_images
-
-    @functools.cached_property
-    def _shards(self) -> Any:
         shards = [shard for shard in self.metadata.shards if shard.num_records]
-        return SHARDS[self.metadata.container](
+        self._shards = SHARDS[self.metadata.container](
             [self.folder / shard.file for shard in shards],
             [shard.num_records for shard in shards],
             record_dtype(self.metadata.format, self.metadata.latent_shape),
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_shards"}
+    def __len__(self) -> int:
+        return self.metadata.num_images
 
     def records(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Records [n] as they are stored: 'label', 'index' in the source, then 'moments' or 'sample'.

@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._files import read_json, typed
+
 if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL
 
 FORMAT_VERSION = 1
 FORMATS = ("moments", "sample")
 CONTAINERS = ("array_record", "npy")
+_ADVICE = "run the command that wrote it again, or copy it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +76,36 @@ class LatentMetadata:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "metadata.json") -> "LatentMetadata":
-        """Undoes `to_json`. Raises ValueError if the version is unknown or a field is missing."""
-        version = content.get("format_version")
+        """Undoes `to_json`.
+
+        Raises ValueError if the version is unknown, a field is missing or not of its type, or the shards
+        do not add up.
+        """
+        version = content.get("format_version") if isinstance(content, Mapping) else FORMAT_VERSION
         if version != FORMAT_VERSION:
             raise ValueError(
                 f"{where} is of format version {version}, but this program knows {FORMAT_VERSION}; use the "
                 "program that wrote it, or encode the images again."
             )
         try:
-            fields = {field.name: content[field.name] for field in dataclasses.fields(cls)}
-            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-        except (KeyError, TypeError) as error:
+            metadata = typed(cls, content)
+        except TypeError as error:
+            raise ValueError(f"{where} is damaged ({error}); {_ADVICE}.") from error
+        total = sum(shard.num_records for shard in metadata.shards)
+        if metadata.num_images != total:
             raise ValueError(
-                f"{where} is damaged ({error}); run the command that wrote it again, which mends it."
-            ) from error
-        for name in ("latent_shape", "class_folders", "broken"):
-            fields[name] = tuple(fields[name])
-        return cls(**fields)
+                f"{where} is damaged (num_images is {metadata.num_images}, but its shards hold {total}); "
+                f"{_ADVICE}."
+            )
+        return metadata
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "LatentMetadata":
+        """Reads a file of metadata. Raises ValueError as `from_json`, and if there is no such file."""
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}; {_ADVICE}.")
+        return cls.from_json(read_json(path, Mapping[str, Any], _ADVICE), str(path))
 
 
 def autoencoder_fingerprint(autoencoder: "AutoencoderKL") -> str:

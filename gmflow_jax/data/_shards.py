@@ -1,10 +1,7 @@
-"""Files of records: written whole or not at all, read at random."""
+"""Files of records: written at once, read at random."""
 
-import functools
-import json
-import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,35 +27,16 @@ def write_records(path: pathlib.Path, container: str, records: np.ndarray) -> No
     writer.close()
 
 
-def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], None], process_index: int = 0) -> None:
-    """Lets `write(temporary)` make a file, which takes its name when it is whole and on the disk."""
-    temporary = path.with_name(f".{path.name}.{process_index}.tmp")
-    write(temporary)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: pathlib.Path, content: Any, process_index: int = 0) -> None:
-    """Writes JSON whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), process_index)
-
-
 class NpyShards:
-    """Records of memory-mapped arrays. The maps are made when first read, in each process."""
+    """Records of memory-mapped arrays, which are mapped anew in a process that this is sent to."""
 
     def __init__(self, paths: Sequence[pathlib.Path], lengths: Sequence[int], dtype: np.dtype):
-        self._paths, self._dtype = paths, dtype
+        self._paths, self._lengths, self._dtype = paths, lengths, dtype
         self._starts = np.cumsum([0, *lengths])
+        self._arrays = [np.load(path, mmap_mode="r").view(dtype)[:, 0] for path in paths]
 
-    @functools.cached_property
-    def _arrays(self) -> list[np.ndarray]:
-        arrays = [np.load(path, mmap_mode="r") for path in self._paths]
-        return [array.view(self._dtype)[:, 0] for array in arrays]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_arrays"}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NpyShards, (self._paths, self._lengths, self._dtype)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Records [n] at these indices [n]."""

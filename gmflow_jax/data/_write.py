@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from ._encode import BrokenImage, Encoder, ahead, read_pixels
-from ._folder import agree_on_plan, shard_report, write_metadata, write_shard
+from ._files import local_path
+from ._folder import agree_on_plan, claim, shard_report, write_metadata, write_shard
 from ._metadata import CONTAINERS, FORMAT_VERSION, FORMATS, LatentMetadata, autoencoder_fingerprint
 from ._records import record_dtype, to_records, views
 from ._shards import shard_name
@@ -47,9 +48,10 @@ def write_latents(
     """Encodes the centre crops of images into a folder of latents that `Latents` reads.
 
     Killed at any time and called again, the folder ends with the same bytes: a shard, a contiguous
-    part of the images, appears when it is whole, and those that are there are not made again. The
-    batch size and the devices change rounding only, so they need not be the same again; so does the
-    choice of kernels on a GPU, which is repeated under XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+    part of the images, appears when it is whole, and those that are there are not made again, unless
+    images that were broken can be read now. The batch size and the devices change rounding only, so
+    they need not be the same again; so does the choice of kernels on a GPU, which is repeated under
+    XLA_FLAGS=--xla_gpu_deterministic_ops=true.
 
     Args:
       source: The images; `open_images` makes one.
@@ -75,16 +77,15 @@ def write_latents(
       The metadata, or None while shards of other processes are missing.
 
     Raises:
-      ValueError: If an option cannot work, the folder holds other latents, or an image is broken and
-        `broken` is 'stop'.
+      ValueError: If an option cannot work, the folder holds other latents or another process of this
+        index writes to it, or an image is broken and `broken` is 'stop'.
     """
     _check_choices(format=(format, FORMATS), container=(container, CONTAINERS), broken=(broken, BROKEN))
     _check_numbers(images_per_shard, batch_size, seed, process_index, num_processes)
+    folder = local_path(out)
     common = _common(source, autoencoder, image_size, format, container)
     class_names = _named(class_names or {}, source.class_folders)
     plan = common | {"images_per_shard": images_per_shard} | ({"seed": seed} if format == "sample" else {})
-    folder = pathlib.Path(out)
-    agree_on_plan(folder, plan, process_index)
     starts = range(0, len(source), images_per_shard)
     paths = [folder / shard_name(i, len(starts), container) for i in range(len(starts))]
     images = {
@@ -92,20 +93,41 @@ def write_latents(
         for path, start in zip(paths, starts, strict=True)
     }
     own = paths[process_index::num_processes]
-    missing = [path for path in own if shard_report(path) is None]
-    total, left = (sum(len(images[path]) for path in some) for some in (own, missing))
-    with _bar(total, total - left, progress) as bar:
-        if missing:
-            encoder = Encoder(autoencoder, batch_size, devices)
-            dtype = record_dtype(format, common["latent_shape"])
-            job = _Job(source, encoder, image_size, format, dtype, seed, broken == "skip", bar)
-            todo = {path: images[path] for path in missing}
-            job.write(todo, container, num_threads or os.cpu_count() or 1, process_index)
-    metadata = write_metadata(paths, common, class_names, process_index)
+    skip_broken = broken == "skip"
+    with claim(folder, process_index):
+        agree_on_plan(folder, plan, process_index)
+        done = [path for path in own if _is_done(path, images[path], source, image_size, skip_broken)]
+        todo = {path: images[path] for path in own if path not in done}
+        total, before = (sum(len(images[path]) for path in some) for some in (own, done))
+        with _bar(total, before, progress) as bar:
+            if todo:
+                encoder = Encoder(autoencoder, batch_size, devices)
+                dtype = record_dtype(format, common["latent_shape"])
+                job = _Job(source, encoder, image_size, format, dtype, seed, skip_broken, bar)
+                job.write(todo, container, num_threads or os.cpu_count() or 1, process_index)
+        metadata = write_metadata(paths, common, class_names, process_index)
     if progress:
-        mine = [name for path in own for name in shard_report(path)["broken"]]
+        mine = [name for path in own for name in shard_report(path).broken]
         _tell(metadata.broken if metadata else mine)
     return metadata
+
+
+def _is_done(
+    path: pathlib.Path, indices: range, source: ImageSource, image_size: int, skip_broken: bool
+) -> bool:
+    """Whether a shard is there, and the images that it lacks are still broken."""
+    report = shard_report(path)
+    if report is None:
+        return False
+    for index in indices if report.broken else ():
+        if source.name(index) in report.broken:
+            try:
+                read_pixels(source, index, image_size)
+                return False
+            except BrokenImage:
+                if not skip_broken:
+                    raise
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,14 +196,19 @@ class _Job:
         return to_records(self.format, np.asarray(moments)[: len(indices)], labels, indices, self.seed)
 
 
+def check_image_size(image_size: int, downscale: int) -> None:
+    """Raises ValueError unless images of this size have latents."""
+    if image_size < 1 or image_size % downscale:
+        raise ValueError(
+            f"image_size is {image_size}, but a pixel of a latent stands for {downscale} of an image along "
+            "each side; give a positive multiple."
+        )
+
+
 def _common(source, autoencoder, image_size: int, format: str, container: str) -> dict[str, Any]:
     """What the plan and the metadata both say."""
     config = autoencoder.config
-    if image_size < 1 or image_size % config.downscale:
-        raise ValueError(
-            f"image_size is {image_size}, but a pixel of a latent stands for {config.downscale} of an image "
-            "along each side; give a positive multiple."
-        )
+    check_image_size(image_size, config.downscale)
     side = image_size // config.downscale
     return {
         "format_version": FORMAT_VERSION,

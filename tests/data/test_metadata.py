@@ -59,8 +59,42 @@ def test_unknown_versions_and_missing_fields_are_refused(moments_folder):
     with pytest.raises(ValueError, match=r"version 2, but this program knows 1; use"):
         data.LatentMetadata.from_json(content | {"format_version": 2})
     del content["shards"]
-    with pytest.raises(ValueError, match=r"damaged \('shards'\); run"):
+    with pytest.raises(ValueError, match=r"damaged \(shards is None\); run"):
         data.LatentMetadata.from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("latent_shape", None),
+        ("latent_shape", [16, 16]),
+        ("scaling_factor", "0.5"),
+        ("class_folders", "n01"),
+        ("class_names", []),
+        ("broken", [1]),
+        ("num_images", True),
+        ("num_images", 14),
+    ],
+)
+def test_fields_of_other_types_are_refused(moments_folder, tmp_path, field, value):
+    content = data.Latents(moments_folder).metadata.to_json()
+    (tmp_path / "latents.json").write_text(json.dumps(content | {field: value}))
+    with pytest.raises(ValueError, match=rf"latents\.json is damaged \({field} is .*; run"):
+        data.LatentMetadata.load(tmp_path / "latents.json")
+
+
+def test_damaged_files_are_refused(moments_folder, tmp_path):
+    path = tmp_path / "latents.json"
+    with pytest.raises(ValueError, match=r"no file .*latents\.json; run"):
+        data.LatentMetadata.load(path)
+    with pytest.raises(ValueError, match=r"metadata\.json is damaged \(it is \[\]\); run"):
+        data.LatentMetadata.from_json([])
+    content = data.Latents(moments_folder).metadata.to_json()
+    content["shards"][1]["num_bytes"] = None
+    for text, reason in (("[]", "it is"), ("{", "Expecting"), (json.dumps(content), "num_bytes is None")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"latents\.json is damaged \({reason}.*; run"):
+            data.LatentMetadata.load(path)
 
 
 def test_class_names(tmp_path):

@@ -1,8 +1,10 @@
 """Killed at any moment and started again, a folder of latents ends with the same bytes."""
 
+import fcntl
 import os
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -76,8 +78,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(run, tmp_path):
         ended = run(tmp_path / "killed", num_files, rng.uniform(0, 0.01))
         kills += ended == 9
         left = contents(tmp_path / "killed")
-        # What has a name is whole.
-        assert all(left[name] == expected[name] for name in left if not name.endswith(".tmp"))
+        # What is not hidden is whole.
+        assert all(left[name] == expected[name] for name in left if name[0] != ".")
     assert kills >= 3  # unless it was quicker
     assert run(tmp_path / "killed", 1000, 0) == 0
     assert contents(tmp_path / "killed") == expected
@@ -91,3 +93,51 @@ def test_a_damaged_shard_is_made_anew(source, moments_folder, write, tmp_path):
     (tmp_path / f".{metadata.shards[2].file}.0.tmp").write_text("what was being written")
     write(source, tmp_path)
     assert contents(tmp_path) == contents(moments_folder)
+
+
+def test_a_second_process_of_the_same_index_is_refused(source, moments_folder, write, tmp_path):
+    (tmp_path / ".process-1.lock").touch()  # of a process that was killed
+    write(source, tmp_path, process_index=1, num_processes=2)
+    with open(tmp_path / ".process-0.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"Another process of index 0 is writing to .*; give each"):
+            write(source, tmp_path)
+    write(source, tmp_path)
+    assert contents(tmp_path) == contents(moments_folder)
+
+
+def test_broken_images_are_tried_again(files, image_folder, moments_folder, write, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    for name in files:
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).symlink_to(image_folder / name)
+    name = "n01/n01_0.JPEG"
+    target = (images / name).readlink()
+    (images / name).unlink()
+    (images / name).symlink_to("absent")
+    copy = data.open_images(images)
+    assert write(copy, out).broken == (name, "n02/truncated.JPEG")
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
+    with pytest.raises(ValueError, match=rf"image {name} is broken .*; mend"):
+        write(copy, out, broken="stop")
+    write(copy, out)
+    assert times == {path: path.stat().st_mtime_ns for path in times}  # none was made again
+    (images / name).unlink()
+    (images / name).symlink_to(target)
+    write(copy, out)
+    assert contents(out) == contents(moments_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("plan.json", "[]", r"plan\.json is damaged \(it is \[\]\); copy"),
+        ("plan.json", "{", r"plan\.json is damaged \(Expecting.*; copy"),
+        ("*-of-00004.*.json", "{}", r"latents.* is damaged \(num_records is None\); remove it"),
+    ],
+)
+def test_damaged_notes_are_named(source, moments_folder, write, tmp_path, name, text, reason):
+    shutil.copytree(moments_folder, tmp_path, dirs_exist_ok=True)
+    next(tmp_path.glob(name)).write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        write(source, tmp_path)

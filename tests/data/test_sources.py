@@ -1,6 +1,7 @@
 """Folders of images: order, classes, names, and what is refused."""
 
 import hashlib
+import os
 import pickle
 
 import numpy as np
@@ -63,6 +64,50 @@ def test_bytes_that_are_no_image_are_an_os_error(source, files):
     index = sorted(files).index("n02/truncated.JPEG")
     with pytest.raises(OSError, match="truncated"):
         source.open(index).load()
+
+
+def test_what_cannot_be_opened_is_broken(tmp_path, files, write):
+    (tmp_path / "n01").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "n01" / name).write_bytes(files["n01/photo.png"])
+    (tmp_path / "n01" / "3.png").symlink_to("absent")
+    source = data.open_images(tmp_path)
+    (tmp_path / "n01" / "2.png").unlink()
+    (tmp_path / "n01" / "2.png").mkdir()
+    metadata = write(source, tmp_path / "out")
+    assert metadata.broken == ("n01/2.png", "n01/3.png") and metadata.num_images == 1
+
+
+def test_links_are_followed_once(tmp_path, files):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.png").write_bytes(files["n01/photo.png"])
+    root = tmp_path / "images"
+    (root / "n01").mkdir(parents=True)
+    (root / "n01" / "1.png").write_bytes(files["n01/photo.png"])
+    (root / "n02").symlink_to(tmp_path / "elsewhere")
+    assert len(data.open_images(root)) == 2
+    for link, target in ((root / "n01" / "up", root), (root / "n03", root / "n02")):
+        link.symlink_to(target)
+        with pytest.raises(ValueError, match=rf"{target} and {link} are one folder, .*; remove the link"):
+            data.open_images(root)
+        link.unlink()
+
+
+@pytest.mark.parametrize("spec", ["gs://bucket/images", "s3://a/b.tar", "photos.tar,gs://bucket/b.tar"])
+def test_addresses_are_refused(spec, write, source):
+    address = spec.split(",")[-1]
+    with pytest.raises(ValueError, match=f"{address} is an address, .*; mount"):
+        data.open_images(spec)
+    for call in (data.Latents, lambda out: write(source, out)):
+        with pytest.raises(ValueError, match=r"is an address, .*; mount"):
+            call(address)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path, files):
+    (tmp_path / "n01").mkdir()
+    (tmp_path / "n01" / os.fsdecode(b"caf\xe9.png")).write_bytes(files["n01/photo.png"])
+    with pytest.raises(ValueError, match=r"name 'n01/caf\\udce9\.png' in .* is not UTF-8; rename"):
+        data.open_images(tmp_path)
 
 
 def test_refused_folders(tmp_path, files):

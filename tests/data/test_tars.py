@@ -83,6 +83,19 @@ def test_refused_tars(tmp_path, files, image_tar, tar_writer):
             data.open_images(tmp_path / name)
 
 
+def test_tars_that_are_ambiguous_are_refused(tmp_path, image_tar, tar_writer):
+    with pytest.raises(ValueError, match=r"train\.tar is given twice; give it once"):
+        data.open_images(f"{image_tar},{image_tar}")
+    for name in ("train.tar.gz", "photo.jpg"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=rf"{name} does not end in \.tar; uncompress"):
+            data.open_images(tmp_path / name)
+    (tmp_path / "train.tar").symlink_to(image_tar)
+    (tmp_path / "n01").mkdir()
+    with pytest.raises(ValueError, match=r"tar files, such as train\.tar, and folders, such as n01.*; give"):
+        data.open_images(tmp_path)
+
+
 def test_images_without_a_class_are_refused(tmp_path, files, tar_writer):
     tar_writer(tmp_path / "val.tar", {"ILSVRC2012_val_1.JPEG": files["n01/n01_0.JPEG"]})
     with pytest.raises(ValueError, match=r"ILSVRC2012_val_1\.JPEG, are in no folder"):

@@ -161,5 +161,10 @@ def test_other_plans_and_other_files_are_refused(source, image_tar, moments_fold
 def test_only_broken_images_are_refused(files, write, tmp_path):
     (tmp_path / "images" / "n02").mkdir(parents=True)
     (tmp_path / "images" / "n02" / "1.jpg").write_bytes(files["n02/truncated.JPEG"])
-    with pytest.raises(ValueError, match=r"All images are broken"):
-        write(data.open_images(tmp_path / "images"), tmp_path / "out")
+    source = data.open_images(tmp_path / "images")
+    with pytest.raises(ValueError, match=r"All images are broken.*; mend them"):
+        write(source, tmp_path / "out")
+    (tmp_path / "images" / "n02" / "1.jpg").write_bytes(files["n01/photo.png"])
+    assert write(source, tmp_path / "out").num_images == 1
+    with pytest.raises(ValueError, match=r"1\.jpg is a file, .*; give a folder"):
+        write(source, tmp_path / "images" / "n02" / "1.jpg")

@@ -25,12 +25,17 @@ def undisturbed(tmp_path_factory):
 
 
 def _start_pair(workdir, *arguments):
+    mesh = arguments or ("--config.mesh.data=4", "--config.mesh.fsdp=2")
+    return [start(workdir, *mesh, *flags, devices=4) for flags in _joined()]
+
+
+def _joined():
+    """The flags of either process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    joined = (f"--coordinator_address=localhost:{port}", "--num_processes=2")
-    mesh = arguments or ("--config.mesh.data=4", "--config.mesh.fsdp=2")
-    return [start(workdir, *mesh, *joined, f"--process_id={i}", devices=4) for i in range(2)]
+    common = (f"--coordinator_address=localhost:{port}", "--num_processes=2")
+    return [(*common, f"--process_id={i}") for i in range(2)]
 
 
 def _finish(processes, workdir):
@@ -67,3 +72,23 @@ def test_one_killed_and_both_restarted_is_bit_exact(undisturbed, tmp_path):
     assert int(last_state(workdir).step) > 20
     _finish(_start_pair(workdir), workdir)
     assert_equal(workdir, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("folders", "arguments", "said"),
+    [
+        (("run", "run"), ("--config.seed=1",), "started with different configurations"),
+        (("run", "run"), ("--config.loss.transition_ratio=2.0",), "Process 1: transition_ratio is 2.0"),
+        (("run", "elsewhere"), (), "is not the same folder on all hosts"),
+    ],
+)
+def test_processes_that_do_not_fit_together_fail_together(tmp_path, folders, arguments, said):
+    extra = ((), arguments)
+    processes = [
+        start(tmp_path / folder, *flags, *more)
+        for folder, flags, more in zip(folders, _joined(), extra, strict=True)
+    ]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 2
+    assert output(tmp_path / "run").count(said) == 2

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -77,13 +78,28 @@ def test_samples_in_arrays(prepare, tmp_path):
     ("arguments", "folders_of", "reason"),
     [
         (["--broken=stop"], {}, r"The image n02/3\.JPEG is broken"),
-        (["--image_size=0"], {}, "give a positive multiple"),
+        (["--image_size=0"], {"images": "absent"}, "give a positive multiple"),  # before they are listed
         (["--class_names=absent.txt"], {}, "no file absent.txt"),
         ([], {"images": "absent"}, "no folder or file"),
         ([], {"autoencoder": "absent"}, "no folder .*absent"),
         (["--images="], {}, "--images is needed"),
+        (["--images=gs://bucket/images"], {}, "gs://bucket/images is an address"),
+        (["--out=gs://bucket/out"], {}, "gs://bucket/out is an address"),
+        (["--autoencoder=gs://bucket/vae"], {}, "gs://bucket/vae is an address"),
+        (["--process_id=2", "--num_processes=2"], {}, "process_index is 2 of 2"),
     ],
 )
 def test_bad_input_is_a_sentence(prepare, arguments, folders_of, reason):
     with pytest.raises(cli.UserError, match=reason):
         prepare(*arguments, **folders_of)
+
+
+def test_flags_out_of_range_are_named(prepare):
+    for name in ("num_processes", "num_threads"):
+        with pytest.raises(flags.IllegalFlagValueError, match=f"--{name}=0.* positive"):
+            prepare(f"--{name}=0")
+
+
+def test_the_benchmark_needs_its_folder(run_main):
+    with pytest.raises(cli.UserError, match=r"no folder /nonexistent; make it"):
+        run_main("benchmarks.latents", "--folder=/nonexistent")

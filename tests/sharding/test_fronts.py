@@ -114,6 +114,7 @@ def try_out(block_toy, unoptimised):
 
 def assert_lies_as(tree, abstract):
     def check(x, wanted):
+        assert x.sharding.mesh == wanted.sharding.mesh
         assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim), (x.sharding, wanted.sharding)
 
     jax.tree.map(check, tree, abstract)

@@ -1,0 +1,65 @@
+"""Paths of this machine, files that are whole or not there, and JSON that is what it should be."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_JSON_TYPES = {int: (int,), float: (int, float), str: (str,)}
+
+
+def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path. Raises ValueError for an address such as gs://bucket/folder."""
+    if re.match(r"[a-zA-Z]\w+:/", os.fspath(path)):  # pathlib makes one slash of two
+        raise ValueError(
+            f"{path} is an address, but files are opened by their path; mount the bucket, for instance with "
+            "gcsfuse, and give the path where it is mounted."
+        )
+    return pathlib.Path(path)
+
+
+def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], None], process_index: int = 0) -> None:
+    """Lets `write(temporary)` make a file, which takes its name when it is whole and on the disk."""
+    temporary = path.with_name(f".{path.name}.{process_index}.tmp")
+    write(temporary)
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: pathlib.Path, content: Any, process_index: int = 0) -> None:
+    """Writes JSON whole or not at all."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), process_index)
+
+
+def read_json(path: pathlib.Path, kind: Any, advice: str) -> Any:
+    """The JSON of a file as `typed` makes it; raises ValueError, ending with the advice, if it is damaged."""
+    try:
+        return typed(kind, json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {advice}.") from error
+
+
+def typed(kind: Any, value: Any, name: str = "it") -> Any:
+    """What JSON holds as one of a type: a number, str, Any, or a tuple, Mapping or dataclass of these.
+
+    Raises TypeError, naming the field, for a value of another type.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any or type(value) in _JSON_TYPES.get(kind, ()):
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        fields = dataclasses.fields(kind)
+        return kind(**{field.name: typed(field.type, value.get(field.name), field.name) for field in fields})
+    if origin is Mapping and isinstance(value, Mapping):
+        return {key: typed(arguments[1], item, name) for key, item in value.items()}
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(kinds) == len(value):
+            return tuple(typed(*pair, name) for pair in zip(kinds, value, strict=True))
+    raise TypeError(f"{name} is {value!r:.60}")
