@@ -21,9 +21,9 @@ from ._metadata import Shard as Shard
 from ._metadata import autoencoder_fingerprint as autoencoder_fingerprint
 from ._metadata import check_autoencoder as check_autoencoder
 from ._metadata import read_class_names as read_class_names
+from ._open import open_images as open_images
 from ._prefetch import prefetch as prefetch
 from ._sources import ImageSource as ImageSource
-from ._sources import open_images as open_images
 from ._write import write_latents as write_latents
 
 __all__ = [
