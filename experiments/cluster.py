@@ -38,6 +38,8 @@ def join(
     Slurm, Open MPI, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. On a TPU host jax
     asks the metadata itself, also where it is the only one.
     """
+    if distributed is False:
+        return
     with cli.user_input():
         given = {
             "coordinator_address": coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS"),
@@ -46,7 +48,7 @@ def join(
         }
         missing = [name for name, value in given.items() if value is None]
         told = len(missing) < len(given) or _launched()
-        if distributed is False or not (distributed or told):
+        if not (distributed or told):
             return
         if 0 < len(missing) < len(given) and not _launched():
             raise ValueError(
@@ -78,7 +80,7 @@ def _number(flag: int | None, variable: str) -> int | None:
 
 
 def _launched() -> bool:
-    many = any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS)
+    many = any(os.environ.get(name, "1") not in ("", "0", "1") for name in _COUNTS)
     return many or any("," in os.environ.get(name, "") for name in _HOSTS) or _is_tpu_host()
 
 

@@ -91,11 +91,7 @@ class _Evaluation:
         self._config, self._batches = config, task.evaluation_batches(config.batch_size, config.seed)
         self._front, self._best = sharding.JitFront(mesh), best
         self._loss = jax.jit(runs.make_eval_loss(config, self._front), out_shardings=self._front.replicated)
-        self._data = {"eval_folder": config.data.eval_folder, "eval_batches": config.eval_batches}
-        meta = best.read_meta() if best.steps() else {}
-        # Losses on other data do not compare.
-        comparable = meta.get("data") == self._data
-        self._lowest = meta["eval_loss"] if comparable else float("inf")
+        self._lowest = best.read_meta()["eval_loss"] if best.steps() else float("inf")
 
     def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
         size, rows = self._config.batch_size, self._front.rows(self._config.batch_size)
@@ -109,8 +105,7 @@ class _Evaluation:
         value = float(np.mean(jax.device_get(losses), dtype=np.float64))
         if value < self._lowest:
             self._lowest = value
-            meta = {"step": step, "eval_loss": value, "data": self._data}
-            self._best.save(step, {"ema": state.ema_params}, meta)
+            self._best.save(step, {"ema": state.ema_params}, {"step": step, "eval_loss": value})
             self._best.wait()
         return {"eval_loss": value}
 

@@ -7,7 +7,6 @@ The first call writes a checkpoint with random weights, in the layout of the pub
 parameters, its floor, and the time against the floating-point operations of the network calls.
 """
 
-import dataclasses
 import math
 import multiprocessing
 import pathlib
@@ -16,7 +15,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 
 from experiments import cli
@@ -53,7 +51,7 @@ def main() -> None:
     )
     asked = {"num_steps": _STEPS.value, "labels": list(range(_IMAGES.value))}
     first, again = (_seconds(lambda seed=seed: pipe(**asked, seed=seed)) for seed in range(2))
-    work = 2 * _STEPS.value * _IMAGES.value * _flops(pipe.bundle.config)
+    work = 2 * _STEPS.value * _IMAGES.value * models.forward_flops(pipe.bundle.config)
     print(
         f"Sampling {_IMAGES.value} images in {_STEPS.value} steps: {first:.1f} s, without compiling "
         f"{again:.1f} s for {work / 1e12:.2f} TFLOP in the network ({work / again / 1e9:.0f} GFLOP/s; "
@@ -73,15 +71,6 @@ def write_random(folder: str, config: models.GMDiTConfig) -> None:
 def _num_bytes(bundle: interop.Bundle) -> int:
     leaves = (leaf for net in bundle.networks.values() for leaf in jax.tree.leaves(models.functional(net)[1]))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-
-
-def _flops(config: models.GMDiTConfig) -> float:
-    """Floating-point operations of one network call for one image, as XLA counts them."""
-    # Of a scan XLA counts one layer.
-    apply, params = models.abstract(models.GMDiT, dataclasses.replace(config, scan_layers=False))
-    x = jax.ShapeDtypeStruct((1, *config.input_height_width, config.in_channels), jnp.float32)
-    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    return jax.jit(apply).lower(params, x, t, label).cost_analysis()["flops"]
 
 
 def _seconds(call) -> float:

@@ -53,7 +53,10 @@ class Snapshots:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, trees: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Saves named trees of arrays, and json values. A step that is already saved is left alone."""
+        """Saves named trees of arrays, and json values.
+
+        Nothing is done for a step that is saved already, or is older than the newest one.
+        """
         if step in self.steps():
             return
         try:
@@ -68,11 +71,11 @@ class Snapshots:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def steps(self) -> list[int]:
-        """Returns the steps of all complete snapshots, in order."""
+        """Returns the steps of all snapshots, in order, also of one that is still being written."""
         return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """Returns the number of steps of the newest complete snapshot, or None."""
+        """Returns the number of steps of the newest snapshot, or None."""
         return self._manager.latest_step()
 
     def restore(self, step: int | None = None, **targets: Any) -> dict[str, Any]:

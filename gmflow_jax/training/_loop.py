@@ -89,7 +89,7 @@ def fit(
             last = stopping or done == num_steps
             scalars = {}
             if done % log_every == 0 or last:
-                scalars = meter.summarise(done)
+                scalars = meter.summarise()
                 bar.set_postfix_str(_summary(scalars))
             for hook in hooks:
                 if hook.is_due(done, num_steps):
@@ -98,6 +98,7 @@ def fit(
             if writer is not None and scalars:
                 writer.write_scalars(done, scalars)
                 writer.flush()
+            meter.check_skipped(done)
             if checkpointer is not None and (done % checkpoint_every == 0 or last):
                 checkpointer.save_state(portable(state), meta)
             if stopping:
@@ -113,7 +114,7 @@ class _Meter:
         self, batch_size: int | None, peak_images_per_second: float | None, max_skipped_in_row: int | None
     ):
         self._batch_size, self._peak = batch_size, peak_images_per_second
-        self._max_skipped, self._skipped = max_skipped_in_row, 0
+        self._max_skipped, self._skipped, self._longest = max_skipped_in_row, 0, 0
         self._window, self._start = [], time.perf_counter()
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
@@ -122,8 +123,8 @@ class _Meter:
             # Running further ahead of the devices would only pile up batches in their memory.
             jax.block_until_ready(self._window[-3])
 
-    def summarise(self, step: int) -> dict[str, float]:
-        """Scalars of the window that ends with `step`; then a new one starts."""
+    def summarise(self) -> dict[str, float]:
+        """Scalars of the window of steps up to now; then a new one starts."""
         window = jax.device_get(self._window)
         scalars = average_metrics(window)
         seconds = time.perf_counter() - self._start
@@ -131,7 +132,9 @@ class _Meter:
             scalars["images_per_second"] = self._batch_size * len(window) / seconds
             if self._peak is not None:
                 scalars["mfu"] = scalars["images_per_second"] / self._peak
-        self._check_skipped(window, step)
+        for metrics in window:
+            self._skipped = self._skipped + 1 if metrics["skipped"] else 0
+            self._longest = max(self._longest, self._skipped)
         self._window, self._start = [], time.perf_counter()
         return scalars
 
@@ -143,16 +146,14 @@ class _Meter:
         yield
         self._start += time.perf_counter() - start
 
-    def _check_skipped(self, window: Sequence[Mapping[str, Any]], step: int) -> None:
-        for metrics in window:
-            self._skipped = self._skipped + 1 if metrics["skipped"] else 0
-            if self._max_skipped and self._skipped >= self._max_skipped:
-                raise FloatingPointError(
-                    f"The loss or its gradient was not finite in {self._skipped} steps in a row, up to "
-                    f"about step {step}. The parameters are still those of before, and the checkpoints "
-                    "are kept. Lower the learning rate, clip the gradient or compute in float32, and "
-                    "resume; or look at the data."
-                )
+    def check_skipped(self, step: int) -> None:
+        """Raises FloatingPointError if too many steps in a row were skipped."""
+        if self._max_skipped and self._longest >= self._max_skipped:
+            raise FloatingPointError(
+                f"The loss or its gradient was not finite in {self._longest} steps in a row, up to about "
+                f"step {step}. The parameters are still those of before, and the checkpoints are kept. Lower "
+                "the learning rate, clip the gradient or compute in float32, and resume; or look at the data."
+            )
 
 
 def _summary(scalars: Mapping[str, float]) -> str:
