@@ -1,5 +1,6 @@
 """What a training run will take: parameters, memory and floating-point operations, told at its start."""
 
+import math
 from typing import Any
 
 import jax
@@ -49,10 +50,7 @@ def _flops_per_image(config) -> float | None:
 
 
 def _bytes(shape: tuple[int, ...], leaf: Any) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count * leaf.dtype.itemsize
+    return math.prod(shape) * leaf.dtype.itemsize
 
 
 def _gigabytes(count: float) -> str:

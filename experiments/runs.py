@@ -23,9 +23,9 @@ _NETWORKS = {"gm_dit": (models.GMDiT, models.GMDiTConfig), "gm_mlp": (models.GMM
 # What may differ when a run is resumed: it decides where and how fast a run trains, and what is written.
 _FREE_TO_CHANGE = {
     "autoencoder", "checkpoint_every", "data.folder", "data.num_threads", "data.num_workers", "eval_every",
-    "keep_every", "keep_last",
-    "log_every", "max_skipped_in_row", "mesh", "network.attention", "network.remat", "network.scan_layers",
-    "num_microbatches", "parallel", "post_hoc_ema.every", "profile_steps", "report", "sample_every",
+    "keep_every", "keep_last", "log_every", "max_skipped_in_row", "mesh", "network.attention",
+    "network.remat", "network.scan_layers", "num_microbatches", "parallel", "post_hoc_ema.every",
+    "profile_steps", "report", "sample_every",
 }  # fmt: skip
 
 

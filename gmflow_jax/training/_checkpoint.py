@@ -87,7 +87,7 @@ class Snapshots:
         step = self._existing(step)
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in targets.items()}
         items["meta"] = ocp.args.JsonRestore()
-        self._manager.wait_until_finished()
+        self.wait()
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
@@ -115,7 +115,7 @@ class Snapshots:
 
     def close(self) -> None:
         """Waits for the snapshots under way and closes the folder."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
     def __enter__(self) -> "Snapshots":
