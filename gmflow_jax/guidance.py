@@ -24,7 +24,7 @@ from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture
 # the conditional and the unconditional prediction agree.
 _MIN_SQUARE = 1e-6
 
-METHODS = ("probabilistic", "cfg")
+METHODS = {"probabilistic": 0.0, "cfg": 1.0}  # and the scale at which each is off
 
 
 @jax.tree_util.register_dataclass
@@ -171,8 +171,7 @@ def guided_denoiser(
     Returns:
       denoise(x_t, t) -> `Guided` for 'probabilistic', GaussianMixture for 'cfg'.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown. Choose one of {', '.join(METHODS)}.")
+    _check_method(method)
     low, high = interval
     if not 0 <= low <= high <= 1:
         raise ValueError(f"interval must be (low, high) with 0 <= low <= high <= 1, not {interval}.")
@@ -180,7 +179,7 @@ def guided_denoiser(
     if probabilistic:
         check_guidance_scale(scale)
     combine = probabilistic_guidance if probabilistic else classifier_free_guidance
-    off = 0.0 if probabilistic else 1.0
+    off = METHODS[method]
 
     def guided(x_t: jax.Array, t: jax.Array):
         cond, uncond = denoise(x_t, t), denoise_uncond(x_t, t)
@@ -191,11 +190,24 @@ def guided_denoiser(
     return guided
 
 
-def check_guidance_scale(scale) -> None:
-    """Refuse a probabilistic guidance scale outside [0, 1), where it is known."""
+def check_guidance_scale(scale, method: str = "probabilistic") -> None:
+    """Refuse an unknown method, and a scale that it does not take, where the scale is known."""
+    _check_method(method)
     value = concrete(scale)
-    if value is not None and not np.all((value >= 0) & (value < 1)):
+    if value is None:
+        return
+    if method == "cfg" and not np.all(value >= METHODS["cfg"]):
+        raise ValueError(
+            f"guidance_scale must be at least 1 for classifier-free guidance, but {scale} was given: 1 is no "
+            "guidance, and less turns away from the condition. Typical values are 1.2 to 6.5."
+        )
+    if method == "probabilistic" and not np.all((value >= 0) & (value < 1)):
         raise ValueError(
             f"guidance_scale must be in [0, 1) for probabilistic guidance, but {scale} was given: at 1 "
             "the guided variance would vanish. Typical values are 0.02 to 0.75; 0 is no guidance."
         )
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown. Choose one of {', '.join(METHODS)}.")

@@ -3,7 +3,7 @@
 import dataclasses
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gmflow_jax.guidance import check_guidance_scale
+from gmflow_jax.guidance import METHODS, check_guidance_scale
 from gmflow_jax.interop import Bundle, load_diffusers
 from gmflow_jax.models import GMDiT, from_params, functional
 from gmflow_jax.pipeline._labels import label_ids
@@ -62,7 +62,11 @@ class Pipeline:
         self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
         self._compiled: dict[Recipe, _Compiled] = {}
 
-    def __call__(
+    def __call__(self, labels: Sequence[int | str], **options: Any) -> np.ndarray:
+        """All that `batches` draws, as one array; see there."""
+        return np.concatenate(list(self.batches(labels, **options)))
+
+    def batches(
         self,
         labels: Sequence[int | str],
         *,
@@ -71,13 +75,16 @@ class Pipeline:
         order: int = 2,
         num_substeps: int = 4,
         guidance_scale: float = 0.45,
+        guidance: str = "probabilistic",
+        orthogonal: float = 1.0,
         seed: int = 0,
+        indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         spectrum: bool | None = None,
         decode: bool = True,
         progress: bool = True,
-    ) -> np.ndarray:
-        """Draws one image for each label. The defaults are the authors'.
+    ) -> Iterator[np.ndarray]:
+        """Draws one image for each label, and gives each batch when it is done. The defaults are the authors'.
 
         Image i depends on the seed, i and its label, not on the batch size or the number of devices.
 
@@ -86,35 +93,45 @@ class Pipeline:
           num_steps: Steps of the solver.
           solver: One of `solvers.NAMES`, or a `Solver`.
           order, num_substeps, spectrum: See `Recipe`.
-          guidance_scale: Probabilistic guidance in [0, 1); 0 is off and takes half the time.
+          guidance_scale: Of probabilistic guidance in [0, 1), 0 is off; of 'cfg' from 1 on, 1 is off. Off
+            takes half the time.
+          guidance, orthogonal: `method` and `orthogonal` of `guidance.guided_denoiser`.
           seed: Of all images, from 0 to 2**32 - 1.
+          indices: Which images of the seed these are, each from 0 to 2**32 - 1; by default the first.
           batch_size: Images at a time on all devices together, at least one on each; by default up to 16
             on each.
           decode: Whether to return images, or the latents as the transformer knows them.
           progress: Whether to show a bar of steps.
 
         Returns:
-          uint8 images [N, H, W, 3]; or float32 latents [N, h, w, C].
+          uint8 images [n, H, W, 3]; or float32 latents [n, h, w, C]. There are as many as labels in all.
 
         Raises:
           ValueError: If a label is unknown, or an option cannot work.
         """
         ids = label_ids(labels, self.id2label, self.bundle.config.num_classes)
-        self._check(ids, num_steps, guidance_scale, seed, batch_size, decode)
-        recipe = Recipe(solver, order, num_substeps, guidance_scale > 0, spectrum)
-        run = self._compile(recipe)
+        self._check(ids, num_steps, seed, batch_size, decode)
+        check_guidance_scale(guidance_scale, guidance)
+        which = np.arange(len(ids)) if indices is None else np.asarray(indices)
+        if which.shape != (len(ids),):
+            raise ValueError(f"There are {len(ids)} labels and {which.size} indices; give one for each.")
+        guided = guidance_scale != METHODS[guidance]
+        run = self._compile(Recipe(solver, order, num_substeps, guided, guidance, orthogonal, spectrum))
+        return self._draw(run, ids, which, num_steps, guidance_scale, seed, batch_size, decode, progress)
+
+    def _draw(self, run, ids, which, num_steps, guidance_scale, seed, batch_size, decode, progress):
         size, num_batches = self._batches(len(ids), batch_size)
         # The last batch is filled up, so that one compiled shape serves all.
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(size * num_batches))
+        which = jnp.asarray(np.resize(which, size * num_batches), jnp.uint32)
         padded = jnp.asarray(np.resize(ids, size * num_batches), jnp.int32)
-        batches = [slice(start, start + size) for start in range(0, size * num_batches, size)]
-        parts = []
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), which)
         with _bar(num_batches * num_steps, progress) as bar:
-            for batch in batches:
+            for start in range(0, len(ids), size):
+                batch = slice(start, start + size)
                 inputs = (self._params, keys[batch], padded[batch], jnp.float32(guidance_scale))
                 x = run.latents(inputs, num_steps, bar)
-                parts.append(np.asarray(run.images(self._params, x) if decode else x))
-        return np.concatenate(parts)[: len(ids)]
+                drawn = np.asarray(run.images(self._params, x) if decode else x)
+                yield drawn[: len(ids) - start]
 
     def _compile(self, recipe: Recipe) -> "_Compiled":
         if recipe not in self._compiled:
@@ -130,8 +147,7 @@ class Pipeline:
         per_device = -(-num_images // (num_batches * devices))
         return per_device * devices, num_batches
 
-    def _check(self, ids, num_steps, guidance_scale, seed, batch_size, decode) -> None:
-        check_guidance_scale(guidance_scale)
+    def _check(self, ids, num_steps, seed, batch_size, decode) -> None:
         counts = {"num_steps": num_steps, "batch_size": batch_size, "the number of labels": len(ids)}
         for name, value in counts.items():
             if value is not None and (not isinstance(value, numbers.Integral) or value < 1):

@@ -26,6 +26,7 @@ class Recipe:
       order: Of gm_ode and gm_sde.
       num_substeps: Sub-steps in each step of gm_ode and gm_pc.
       guided: Whether there is guidance, which takes a second network call.
+      guidance, orthogonal: `method` and `orthogonal` of `guidance.guided_denoiser`.
       spectrum: Whether gm_sde draws with the spectrum network; None if there is one.
     """
 
@@ -33,6 +34,8 @@ class Recipe:
     order: int = 2
     num_substeps: int = 4
     guided: bool = True
+    guidance: str = "probabilistic"
+    orthogonal: float = 1.0
     spectrum: bool | None = None
 
 
@@ -102,7 +105,10 @@ class Sampler:
         if not self._recipe.guided:
             return of(labels)
         null = jnp.full_like(labels, self._config.num_classes)
-        return guidance.guided_denoiser(of(labels), of(null), guidance_scale)
+        recipe = self._recipe
+        return guidance.guided_denoiser(
+            of(labels), of(null), guidance_scale, recipe.guidance, recipe.orthogonal
+        )
 
 
 def _spectrum(bundle: Bundle, recipe: Recipe):

@@ -87,6 +87,36 @@ def test_an_image_depends_on_its_seed_number_and_label_alone(single, latents):
     assert np.abs(single([0, 5, 2], **ASKED) - latents)[:2].max() == 0
 
 
+def test_batches_give_the_images_that_are_asked_for_one_by_one(single, latents):
+    parts = list(single.batches([1, 5, 0], indices=[2, 1, 0], batch_size=1, **ASKED))
+    assert [len(part) for part in parts] == [1, 1, 1]
+    np.testing.assert_allclose(np.concatenate(parts)[::-1], latents, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "orthogonal", "scale"), [("cfg", 0.0, 2.5), ("cfg", 1.0, 2.5), ("probabilistic", 0.0, 0.3)]
+)
+def test_other_guidance_is_that_of_the_guided_denoiser(single, bundle, method, orthogonal, scale):
+    labels = jnp.asarray([0, 5, 1])
+    noise, keys = draws(3, 3, (8, 8, 4))
+
+    def denoiser(labels):
+        return flow.denoiser(lambda x, t: bundle.model(x, t, labels))
+
+    denoise = guidance.guided_denoiser(
+        denoiser(labels), denoiser(jnp.full_like(labels, 10)), scale, method, orthogonal
+    )
+    expected = jax.jit(lambda x: solvers.sample(keys, denoise, x, solvers.euler(), flow.time_grid(2)))(noise)
+    found = single([0, 5, 1], guidance_scale=scale, guidance=method, orthogonal=orthogonal, seed=3, **ASKED)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_classifier_free_guidance_of_scale_1_is_off(single):
+    off, cfg = (single([0, 5, 1], guidance_scale=w, guidance=g, **ASKED)
+                for g, w in (("probabilistic", 0.0), ("cfg", 1.0)))  # fmt: skip
+    np.testing.assert_array_equal(cfg, off)
+
+
 def test_another_call_of_the_same_shape_compiles_nothing(single, latents):
     compiled = []
 
@@ -143,6 +173,9 @@ def test_load_keeps_the_shift_and_chooses_the_type(bundle, tmp_path, single, lat
         ({"num_steps": 2.0}, r"num_steps is 2\.0, but must be a whole number"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"guidance_scale": 1.0}, "guidance"),
+        ({"guidance_scale": 0.45, "guidance": "cfg"}, "at least 1 for classifier-free"),
+        ({"guidance": "magic"}, "method 'magic' is unknown"),
+        ({"indices": [1, 2]}, "1 labels and 2 indices"),
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"seed": 1.5}, r"seed is 1\.5"),
         ({"solver": "magic"}, "no solver 'magic'"),
