@@ -13,6 +13,7 @@ from ._digits import Digits as Digits
 from ._digits import digits as digits
 from ._digits import to_unit_range as to_unit_range
 from ._images import ImageBatches as ImageBatches
+from ._images import read_images as read_images
 from ._latents import FakeLatentBatches as FakeLatentBatches
 from ._latents import LatentBatches as LatentBatches
 from ._latents import Latents as Latents
@@ -31,5 +32,5 @@ __all__ = [
     "FakeLatentBatches", "ImageBatches", "ImageSource", "LatentBatches", "LatentMetadata", "Latents",
     "Shard", "autoencoder_fingerprint", "center_crop", "check_autoencoder", "checkerboard",
     "checkerboard_points", "digits", "epoch_indices", "in_white_square", "open_images", "prefetch",
-    "read_class_names", "to_unit_range", "write_latents",
+    "read_class_names", "read_images", "to_unit_range", "write_latents",
 ]

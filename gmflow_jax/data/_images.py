@@ -1,11 +1,13 @@
-"""Batches of pixels, for networks that are trained without an autoencoder."""
+"""Batches of pixels: for networks that are trained without an autoencoder, and as they are."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from ._batches import Rows, stream_indices, stream_positions
-from ._encode import read_pixels
+from ._encode import ahead, read_pixels
 from ._random import flip, row_generators
 from ._sources import ImageSource
 
@@ -33,3 +35,24 @@ class ImageBatches:
             pixels = read_pixels(self.source, index, self.image_size)
             row[...] = pixels[:, ::-1] if flip(generator) else pixels
         return {"x_0": x_0 / np.float32(127.5) - 1, "labels": self.source.labels[indices]}
+
+
+def read_images(
+    source: ImageSource, image_size: int, batch_size: int = 64, num_threads: int = 4
+) -> Iterator[np.ndarray]:
+    """Centre crops of all images, in order: uint8 [up to batch_size, image_size, image_size, 3].
+
+    `num_threads` read and crop ahead. Raises ValueError naming an image that is broken.
+    """
+    with ThreadPoolExecutor(num_threads) as pool:
+        crops = ahead(
+            pool, lambda i: read_pixels(source, i, image_size), range(len(source)), 2 * batch_size
+        )
+        rows = []
+        for crop in crops:
+            rows.append(crop.result())
+            if len(rows) == batch_size:
+                yield np.stack(rows)
+                rows = []
+        if rows:
+            yield np.stack(rows)

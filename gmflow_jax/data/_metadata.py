@@ -1,15 +1,10 @@
 """What a folder of latents says about itself."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from ._files import read_json, typed
 
@@ -109,18 +104,10 @@ class LatentMetadata:
 
 
 def autoencoder_fingerprint(autoencoder: "AutoencoderKL") -> str:
-    """SHA-256 of the parameters: their sorted names, shapes and values.
+    """`models.fingerprint` of its parameters: a copy of the weights in bfloat16 is the same autoencoder."""
+    from gmflow_jax.models import fingerprint, functional
 
-    Values are rounded to bfloat16, so that a copy of the weights in bfloat16 is the same autoencoder.
-    """
-    from gmflow_jax.models import functional
-
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(functional(autoencoder)[1])
-    for name, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        digest.update(f"{name} {leaf.shape} ".encode())
-        digest.update(np.asarray(leaf).astype(jnp.bfloat16).tobytes())
-    return digest.hexdigest()
+    return fingerprint(functional(autoencoder)[1])
 
 
 def check_autoencoder(metadata: LatentMetadata, autoencoder: "AutoencoderKL") -> None:

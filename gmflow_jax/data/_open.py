@@ -18,7 +18,7 @@ from ._tars import images_of_tars
 from ._tfds import TfdsSource
 
 
-def open_images(spec: str | os.PathLike[str]) -> ImageSource:
+def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> ImageSource:
     """Opens images with classes; nothing is unpacked and no image is read yet.
 
     Args:
@@ -29,6 +29,8 @@ def open_images(spec: str | os.PathLike[str]) -> ImageSource:
           named after its class;
         - 'tfds:NAME' or 'tfds:NAME:SPLIT' for a prepared dataset of TensorFlow Datasets that has an
           image and a label; the split is 'train' by default.
+      need_classes: Whether every image of a folder must lie in that of its class. Else those beside the
+        folders are read too, and all of a class '' of their own.
 
     Labels count the sorted classes, or are those of the TensorFlow dataset.
 
@@ -44,7 +46,7 @@ def open_images(spec: str | os.PathLike[str]) -> ImageSource:
     root = local_path(spec)
     tars = sorted(root.glob("*.tar")) if root.is_dir() else []
     if root.is_dir() and not tars:
-        return _checked(FileSource("folder", _walk(root)), spec)
+        return _checked(FileSource("folder", _walk(root, need_classes)), spec)
     folders = _folders(root) if tars else []
     if folders:
         raise ValueError(
@@ -80,7 +82,7 @@ def _check_tars(paths: Sequence[pathlib.Path]) -> None:
         seen.add(path.resolve())
 
 
-def _walk(root: pathlib.Path) -> list[FileImage]:
+def _walk(root: pathlib.Path, need_classes: bool) -> list[FileImage]:
     images, stray = [], []
     classes, seen = set(_folders(root)), {}
     for folder, inner, files in os.walk(root, followlinks=True):
@@ -98,6 +100,8 @@ def _walk(root: pathlib.Path) -> list[FileImage]:
             images += [
                 FileImage(parts[0], "/".join((*parts, file)), os.path.join(folder, file)) for file in found
             ]
+    if not need_classes:
+        return images + [FileImage("", file, os.path.join(root, file)) for file in stray]
     refuse_without_class(stray, str(root))
     empty = sorted(classes - {image.class_folder for image in images})
     if images and empty:

@@ -1,10 +1,13 @@
 """Networks as pure functions of a nested dict of arrays."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -51,3 +54,13 @@ def from_params(model_class: type[nnx.Module], config: Any, params: Params) -> n
 def num_params(params: Params) -> int:
     """Counts the numbers in a nested dict of arrays or of `ShapeDtypeStruct`s."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def fingerprint(params: Params) -> str:
+    """SHA-256 of parameters: their sorted names, shapes, and values rounded to bfloat16, in hex digits."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for name, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
+        digest.update(f"{name} {leaf.shape} ".encode())
+        digest.update(np.asarray(leaf).astype(jnp.bfloat16).tobytes())
+    return digest.hexdigest()

@@ -44,3 +44,27 @@ def test_rows_are_those_of_the_whole_batch(whole_images, rows):
 def test_a_broken_image_is_named(source):
     with pytest.raises(ValueError, match=r"n02/truncated\.JPEG is broken .*; mend or remove it"):
         data.ImageBatches(source, 8, batch_size=16)(0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_images_are_read_in_order_whatever_the_batch(whole_images, batch_size):
+    batches = list(data.read_images(whole_images, 24, batch_size))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    crops = [data.center_crop(whole_images.open(i), 24) for i in range(len(whole_images))]
+    np.testing.assert_array_equal(np.concatenate(batches), np.stack(crops))
+
+
+def test_reading_names_a_broken_image(source):
+    with pytest.raises(ValueError, match=r"n02/truncated\.JPEG is broken"):
+        list(data.read_images(source, 8))
+
+
+def test_images_beside_the_class_folders_are_read_where_no_class_is_needed(whole_images, tmp_path):
+    picture = whole_images.open(0).convert("RGB")
+    for name in ("b.png", "a.png", "n01/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.save(tmp_path / name)
+    found = data.open_images(tmp_path, need_classes=False)
+    assert [found.name(i) for i in range(len(found))] == ["a.png", "b.png", "n01/c.png"]
+    with pytest.raises(ValueError, match=r"2 images in .*are in no folder"):
+        data.open_images(tmp_path)
