@@ -7,6 +7,7 @@ from gmflow_jax.interop._checkpoints import load_training as load_training
 from gmflow_jax.interop._diffusers import load_diffusers as load_diffusers
 from gmflow_jax.interop._diffusers import save_diffusers as save_diffusers
 from gmflow_jax.interop._download import download as download
+from gmflow_jax.interop._inception import load_inception as load_inception
 from gmflow_jax.interop._safetensors import load_safetensors as load_safetensors
 from gmflow_jax.interop._safetensors import save_safetensors as save_safetensors
 from gmflow_jax.interop._torch_params import autoencoder_from_torch as autoencoder_from_torch

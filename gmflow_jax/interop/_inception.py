@@ -1,0 +1,90 @@
+"""Weights of FID's Inception, as pytorch-fid and torch-fidelity publish them."""
+
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from flax import nnx
+
+from gmflow_jax.interop._convert import (
+    CONV,
+    MATRIX,
+    SAME,
+    Entry,
+    Params,
+    from_torch,
+    leaf_at,
+    paths,
+    to_device,
+)
+from gmflow_jax.interop._safetensors import _PICKLES, Renamed, TensorFiles
+from gmflow_jax.models import InceptionV3, functional
+
+_LAYOUTS = {1: SAME, 2: MATRIX, 4: CONV}
+_ENDS = {
+    "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
+}  # fmt: skip
+
+
+def load_inception(path: str | os.PathLike[str]) -> InceptionV3:
+    """Loads the Inception network of FID, float32.
+
+    Args:
+      path: The state dict of pytorch-fid or torch-fidelity (`pt_inception-2015-12-05`) as .safetensors,
+        or as .npz with one array for each name. The bias of the logits and the counters of batches
+        may be in it and are not used.
+
+    Returns:
+      The network: uint8 images to `models.InceptionFeatures`. Calling it as it is compiles every layer
+      alone, so compile it whole: `apply, params = models.functional(network)`, then `jax.jit(apply)`.
+
+    Raises:
+      ValueError: If the file is missing, not whole, of another format or a pickle, or if a tensor is
+        missing, left over or of a wrong shape.
+    """
+    path = pathlib.Path(path)
+    state = _read(path)
+    used = [n for n in state if n != "fc.bias" and not n.endswith(".num_batches_tracked")]
+    network = nnx.eval_shape(lambda: InceptionV3(nnx.Rngs(0)))
+    _, shapes = functional(network)
+    try:
+        params = from_torch(Renamed(state, {n: n for n in used}), _inception(shapes), shapes)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not FID's Inception (torchvision's is another network); give the weights that "
+            f"pytorch-fid or torch-fidelity use. {error}"
+        ) from error
+    return nnx.merge(nnx.graphdef(network), to_device(params))
+
+
+def _inception(shapes: Params) -> Iterator[Entry]:
+    """Our names are theirs but for the last part."""
+    for path in paths(shapes):
+        name = ".".join((*path[:-1], _ENDS[path[-1]]))
+        yield Entry(name, path, layout=_LAYOUTS[len(leaf_at(shapes, path).shape)])
+
+
+def _read(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix == ".safetensors" or path.suffix in _PICKLES:  # a pickle is refused there
+        return TensorFiles([path])
+    raise ValueError(
+        f"{path} ends in neither .safetensors nor .npz, the formats that weights are read from; "
+        "convert it to one of them."
+    )
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as arrays by name ({error}); it was cut short, is another format or "
+            "holds Python objects. Write it by numpy.savez(path, **arrays)."
+        ) from error
