@@ -7,7 +7,7 @@ import ml_collections
 
 from experiments import runs
 from experiments.latents import load_autoencoder
-from gmflow_jax import data, interop, training
+from gmflow_jax import data, interop, pipeline, training
 
 _LARGEST_RESIDUAL = 0.05  # of a rebuilt average's profile
 
@@ -42,6 +42,18 @@ def load_bundle(
     folders = metadata.class_folders if metadata else ()
     id2label = {i: metadata.class_names.get(name, name) for i, name in enumerate(folders)}
     return interop.Bundle(**networks, id2label=id2label)
+
+
+def load_pipeline(
+    workdir: str, average: str = "final", autoencoder: str | None = None, ema_std: float | None = None
+) -> pipeline.Pipeline:
+    """`load_bundle` on all local devices, for pictures, which take an autoencoder."""
+    if not autoencoder:
+        raise ValueError(
+            f"The run in {workdir} draws latents. Give --autoencoder, the folder of the one that made those "
+            "it was trained on."
+        )
+    return pipeline.Pipeline(load_bundle(workdir, average, autoencoder, ema_std))
 
 
 def load_average(

@@ -29,7 +29,8 @@ def check_numbers(config) -> None:
     """ValueError if a count is too small."""
     least = {
         "num_steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "keep_last": 1,
-        "keep_every": 0, "sample_every": 0, "eval_every": 0, "max_skipped_in_row": 0, "seed": 0,
+        "keep_every": 0, "sample_every": 0, "eval_every": 0, "score_every": 0, "score_samples": 10,
+        "max_skipped_in_row": 0, "seed": 0,
         "post_hoc_ema.every": 0, "data.num_threads": 0, "data.num_workers": 0,
     }  # fmt: skip
     for name, minimum in least.items():

@@ -5,15 +5,17 @@ import glob
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from jax.experimental import multihost_utils
 
 from experiments import cli
@@ -24,6 +26,17 @@ _SHARING_SECONDS = 30  # until a file of one host must be seen by all
 # Set by launchers that start several processes, from which jax finds the others by itself.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+
+
+def define_flags() -> Callable[[], None]:
+    """Flags of programs that several hosts run together, and what joins these hosts as they say."""
+    distributed = flags.DEFINE_bool(
+        "distributed", None, "Whether this is one process of several; by default if the environment says so."
+    )
+    address = flags.DEFINE_string("coordinator_address", None, "Host and port of process 0, for the others.")
+    num_processes = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
+    process_id = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0 on.")
+    return lambda: join(distributed.value, address.value, num_processes.value, process_id.value)
 
 
 def join(
@@ -145,3 +158,25 @@ def check_shared(folder: pathlib.Path) -> None:
             f"{folder} is not the same folder on all hosts, but checkpoints need one that all share; give a "
             "--workdir on a shared disk."
         )
+
+
+def gather(tree: Any) -> list[Any]:
+    """A pytree of numpy arrays as every process has it, in their order; first axes may differ in length."""
+    if jax.process_count() == 1:
+        return [tree]
+    leaves, structure = jax.tree.flatten(tree)
+    columns = [_gather_array(np.asarray(leaf)) for leaf in leaves]
+    return [structure.unflatten(parts) for parts in zip(*columns, strict=True)]
+
+
+def _gather_array(array: np.ndarray) -> list[np.ndarray]:
+    """As bytes, for jax would round float64."""
+    rows = np.atleast_1d(np.ascontiguousarray(array))
+    counts = np.asarray(multihost_utils.process_allgather(np.int32(len(rows))))
+    width = rows.dtype.itemsize * math.prod(rows.shape[1:])
+    padded = np.zeros((counts.max(), width), np.uint8)
+    padded[: len(rows)] = rows.view(np.uint8).reshape(len(rows), width)
+    everyone = np.asarray(multihost_utils.process_allgather(padded))
+    parts = [np.ascontiguousarray(part[:n]) for part, n in zip(everyone, counts, strict=True)]
+    arrays = [part.view(rows.dtype).reshape(-1, *rows.shape[1:]) for part in parts]
+    return arrays if array.ndim else [part[0] for part in arrays]

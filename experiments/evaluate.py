@@ -1,26 +1,34 @@
-"""Evaluate trained runs, or a file of samples: a printed table, report.json, and a picture.
+"""Evaluate runs, checkpoints, or a file of samples: a printed table, report.json, and a picture.
 
   python -m experiments.evaluate --workdir=runs/digits
   python -m experiments.evaluate --workdir=runs/digits --workdir=runs/digits_flow --out=joint.json
   python -m experiments.evaluate --workdir=runs/digits --solvers=gm_pc,gm_ode,ab2,unipc --num_steps=4,8,16
   python -m experiments.evaluate --samples=samples.npz --reference=digits --out=report.json
   python -m experiments.evaluate --metrics=nll --workdir=runs/digits --workdir=runs/digits_flow
+  python -m experiments.evaluate --checkpoint=checkpoints/imagenet --num_steps=6 --guidance_scale=0.45
+    --inception=inception.safetensors --reference=VIRTUAL_imagenet256_labeled.npz
+  python -m experiments.evaluate --samples=images.npz --inception=... --reference=FOLDER_OF_IMAGES
 
 Several workdirs of one task share a table and a picture. Every score is a mean over seeds, with its
 standard deviation; the picture goes beside the report, with the ending .png.
 With --metrics=nll nothing is sampled: the table is of time-averaged -log q(x_0 | x_t) on the training
 data in bits/dim, see experiments/likelihood.py, and goes to nll_report.json.
+Pictures, of a checkpoint, a run on latents (--workdir and --autoencoder) or a file or folder, are scored by
+FID's Inception; the report says all that decides the numbers. On several hosts start the same command on
+each: they draw together.
 """
 
 import pathlib
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, cluster
 from experiments.likelihood import report_nll
-from experiments.report import report, report_samples
+from experiments.report import check_out, report, report_samples
+from experiments.scoring import cells, options
+from experiments.scoring.pictures import report_picture_samples, report_pictures
 from experiments.tasks import SCORED
-from gmflow_jax import solvers
+from gmflow_jax import evaluation, solvers
 
 _WORKDIRS = flags.DEFINE_multi_string(
     "workdir", [], "Folder of a trained run; repeat the flag for a joint table."
@@ -29,34 +37,85 @@ _SOLVERS = flags.DEFINE_list(
     "solvers", [], f"Solvers instead of the configuration's: {', '.join(solvers.NAMES)}."
 )
 _STEPS = flags.DEFINE_list("num_steps", [], "Numbers of steps instead of the configuration's.")
-_METRICS = flags.DEFINE_enum(
-    "metrics", "samples", ["samples", "nll"], "What to measure: samples, or the likelihood of training data."
-)
-_SAMPLES = flags.DEFINE_string("samples", None, "A .npz with samples and labels to score instead of runs.")
-_REFERENCE = flags.DEFINE_string(
-    "reference", "digits", f"What --samples are compared with: {' or '.join(SCORED)}."
+_SAMPLES = flags.DEFINE_string(
+    "samples", None, "An .npz with samples to score instead of runs, or for pictures a folder too."
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "The report, .json; by default in the first workdir, or the current folder for --samples."
+    "out", None, "The report, .json; by default in the first workdir, or the current folder without one."
 )
+_DRAWING = {
+    "order": flags.DEFINE_integer("order", 2, "For pictures: order of gm_ode and gm_sde, 1 or 2."),
+    "num_substeps": flags.DEFINE_integer(
+        "num_substeps", None, "For pictures: sub-steps of gm_ode and gm_pc; by default the paper's."
+    ),
+    "guidance": flags.DEFINE_string("guidance", "probabilistic", "For pictures: probabilistic, or cfg."),
+    "guidance_scale": flags.DEFINE_float(
+        "guidance_scale", 0.45, "For pictures: probabilistic in [0, 1), 0 is off; cfg from 1, which is off."
+    ),
+    "orthogonal": flags.DEFINE_float(
+        "orthogonal", 1.0, "For pictures: share of guidance along the prediction that is taken out, 0 to 1."
+    ),
+    "spectrum": flags.DEFINE_bool("spectrum", None, "For pictures: whether gm_sde draws by a spectrum."),
+}
+_NUM = flags.DEFINE_integer("num_samples", 50_000, "For pictures: how many are drawn.")
+_LABELS = flags.DEFINE_enum(
+    "labels", "random", evaluation.LABEL_RULES, "For pictures: classes by the authors' rule, or in turn."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "For pictures: seed of all of them.")
+_OPTIONS = options.define_flags()
+_JOIN = cluster.define_flags()
 
 
 def main() -> None:
-    if bool(_WORKDIRS.value) == bool(_SAMPLES.value):
-        raise cli.UserError("Give --workdir (once or more) or --samples, one of the two.")
-    if _METRICS.value == "nll":
-        if _SAMPLES.value:
-            raise cli.UserError("A file of samples has no likelihood: give --workdir for --metrics=nll.")
-        report_nll(_WORKDIRS.value, _OUT.value or pathlib.Path(_WORKDIRS.value[0]) / "nll_report.json")
-        return
-    if _SAMPLES.value:
-        report_samples(_SAMPLES.value, _REFERENCE.value, pathlib.Path(_OUT.value or "report.json"))
-        return
-    name = "report.json" if len(_WORKDIRS.value) == 1 else "joint_report.json"
-    if not all(n.isdecimal() for n in _STEPS.value):
-        raise cli.UserError(f"--num_steps must be a list such as 1,2,4, but {_STEPS.value} was given.")
-    out = _OUT.value or pathlib.Path(_WORKDIRS.value[0]) / name
-    report(_WORKDIRS.value, out, _SOLVERS.value, [int(n) for n in _STEPS.value])
+    _JOIN()
+    workdirs, samples = _WORKDIRS.value, _SAMPLES.value
+    with cli.user_input():
+        asked = _OPTIONS(workdirs[0] if workdirs else None)
+        if sum(map(bool, (workdirs, samples, asked.checkpoint))) != 1:
+            raise ValueError("Give --workdir (once or more), --checkpoint or --samples, one of the three.")
+        if not all(n.isdecimal() for n in _STEPS.value):
+            raise ValueError(f"--num_steps must be a list such as 1,2,4, but {_STEPS.value} was given.")
+        pictures = not samples and options.draws_pictures(asked)
+        out = pathlib.Path(_OUT.value or pathlib.Path(workdirs[0] if workdirs else "") / _name(asked))
+        check_out(out)
+    if samples:
+        _score_samples(samples, asked, out)
+    elif pictures:
+        _score_pictures(asked, out)
+    elif asked.metrics == ("nll",):
+        report_nll(workdirs, out)
+    else:
+        if asked.metrics is not None:
+            raise cli.UserError("Of --metrics, runs on digits or points have nll only; leave the flag out.")
+        report(workdirs, out, _SOLVERS.value, [int(n) for n in _STEPS.value])
+
+
+def _name(asked: options.Options) -> str:
+    if asked.metrics == ("nll",):
+        return "nll_report.json"
+    return "report.json" if len(_WORKDIRS.value) < 2 else "joint_report.json"
+
+
+def _score_samples(samples: str, asked: options.Options, out: pathlib.Path) -> None:
+    if asked.metrics == ("nll",):
+        raise cli.UserError("A file of samples has no likelihood: give --workdir for --metrics=nll.")
+    reference = asked.reference or "digits"
+    if reference in SCORED:
+        report_samples(samples, reference, out)
+    else:
+        report_picture_samples(samples, asked, out)
+
+
+def _score_pictures(asked: options.Options, out: pathlib.Path) -> None:
+    with cluster.alike():
+        if len(_WORKDIRS.value) > 1:
+            raise ValueError("Runs on latents are evaluated one by one: give --workdir once.")
+        steps = [int(n) for n in _STEPS.value] or [32]
+        drawing = {name: flag.value for name, flag in _DRAWING.items()}
+        rows = [{"name": name, "solver": name, **drawing} for name in _SOLVERS.value or ["gm_ode"]]
+        todo = [cells.Cell(**row, num_steps=n) for row in rows for n in steps]
+        judge = options.make_image_judge(asked, _NUM.value, _LABELS.value, _SEED.value)
+    report_pictures(judge, todo, out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from gmflow_jax import flow, sharding, training
 from gmflow_jax.training import Hook, Snapshots
 
 _GRID = 16  # samples in a picture
+_PER_DEVICE = 64  # samples drawn at a time
 
 
 def check_hooks(config) -> None:
@@ -46,6 +47,8 @@ def make_hooks(config, task, front: sharding.Front, workdir: pathlib.Path) -> It
             hooks.append(Hook(0, profile, at=steps))
         if config.sample_every:
             hooks.append(Hook(config.sample_every, _Samples(config, task, front, workdir / "samples")))
+        if config.score_every:
+            hooks.append(Hook(config.score_every, _Scores(config, task, front)))
         if config.eval_every:
             best = stack.enter_context(Snapshots(workdir / "best", keep=1))
             hooks.append(Hook(config.eval_every, _Evaluation(config, task, front.mesh, best)))
@@ -55,12 +58,11 @@ def make_hooks(config, task, front: sharding.Front, workdir: pathlib.Path) -> It
         yield hooks
 
 
-class _Samples:
-    """Draws a grid of samples with the averaged parameters, always from the same noise."""
+class _Drawing:
+    """Draws samples with the averaged parameters, always from the same noise, shared by all devices."""
 
-    def __init__(self, config, task, front: sharding.Front, folder: pathlib.Path):
-        self._task, self._front, self._folder = task, front, folder
-        num_steps = 8
+    def __init__(self, config, task, front: sharding.Front):
+        self._front, num_steps = front, 8
         solver = trained.make_solver("ab2" if config.loss.loss == "flow" else "gm_ode", num_steps)
         times, apply = flow.time_grid(num_steps), runs.abstract_network(config)[0]
 
@@ -68,20 +70,53 @@ class _Samples:
             run = trained.TrainedRun(config, task, apply, params, 0)
             return run.draw(keys, labels, solver, times)
 
-        size = -(-_GRID // front.mesh.size) * front.mesh.size
-        classes = config.network.get("num_classes") or 1
-        self._labels = np.arange(size, dtype=np.int32) * max(classes // _GRID, 1) % classes
-        self._keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(config.seed), jnp.arange(size))
+        self._key = jax.random.key(config.seed)
         self._draw = jax.jit(draw, out_shardings=front.replicated)
 
-    def __call__(self, state: training.TrainState, step: int) -> None:
+    def __call__(self, state: training.TrainState, labels: np.ndarray) -> np.ndarray:
+        """Samples in the network's space, one for each label; the same in all processes."""
+        devices = self._front.mesh.size
+        size = min(_PER_DEVICE * devices, -(-len(labels) // devices) * devices)
+        indices = np.arange(-(-len(labels) // size) * size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.asarray(indices))
+        padded, parts = np.resize(labels, len(indices)), []
         with jax.set_mesh(self._front.mesh):
-            inputs = self._front.replicate((self._keys, self._labels))
-            x = self._draw(state.ema_params, *inputs)
+            for start in range(0, len(indices), size):
+                batch = slice(start, start + size)
+                inputs = self._front.replicate((keys[batch], padded[batch]))
+                parts.append(np.asarray(self._draw(state.ema_params, *inputs)))
+        return np.concatenate(parts)[: len(labels)]
+
+
+class _Samples:
+    """Draws a grid of samples."""
+
+    def __init__(self, config, task, front: sharding.Front, folder: pathlib.Path):
+        self._task, self._folder, self._draw = task, folder, _Drawing(config, task, front)
+        classes = config.network.get("num_classes") or 1
+        self._labels = np.arange(_GRID, dtype=np.int32) * max(classes // _GRID, 1) % classes
+
+    def __call__(self, state: training.TrainState, step: int) -> None:
+        x = self._draw(state, self._labels)
         if jax.process_index() == 0:
             self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"step_{step:08d}.png"
-            self._task.picture(path, np.asarray(x)[:_GRID])
+            self._task.picture(self._folder / f"step_{step:08d}.png", x)
+
+
+class _Scores:
+    """Scores samples as reports do, but few of them, which the metrics' names say."""
+
+    def __init__(self, config, task, front: sharding.Front):
+        self._task, self._draw = task, _Drawing(config, task, front)
+        self._labels = task.labels_of_samples(config.score_samples)
+
+    def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
+        x = self._draw(state, self._labels)
+        if jax.process_index() > 0:
+            return {}
+        scores = self._task.score(self._task.decode(x), self._labels)
+        named = scores._asdict() if hasattr(scores, "_asdict") else scores
+        return {f"{name}_n{len(x)}": value for name, value in named.items()}
 
 
 class _Evaluation:

@@ -10,7 +10,9 @@ import ml_collections
 import numpy as np
 
 from experiments import figures, runs
-from gmflow_jax import data, interop, models
+from gmflow_jax import data, evaluation, interop, models, pipeline
+
+_CHUNK = 32  # images decoded by one call, one after the other
 
 
 class FakeTask:
@@ -23,6 +25,8 @@ class FakeTask:
         network = runs.network_config(config)
         self.num_classes = network.num_classes
         self.sample_shape = (*network.input_height_width, network.in_channels)
+        if config.score_every and config.task == "fake":
+            raise ValueError("Random latents have no scores; set score_every to 0.")
 
     def batches(self, batch_size: int, seed: int) -> Callable:
         return data.FakeLatentBatches(self.sample_shape, self.num_classes, batch_size, seed)
@@ -54,6 +58,8 @@ class LatentTask(FakeTask):
         self._autoencoder = None
         if config.autoencoder:
             self._autoencoder = load_autoencoder(config.autoencoder, self._latents.metadata)
+        if config.score_every:
+            self._load_measurement(config)
 
     def batches(self, batch_size: int, seed: int) -> Callable:
         return data.LatentBatches(self._latents, batch_size, seed)
@@ -65,7 +71,11 @@ class LatentTask(FakeTask):
         if self._autoencoder is None:
             super().picture(path, x)
         else:
-            figures.image_grid(path, np.concatenate([self._decode(x[i : i + 1]) for i in range(len(x))]))
+            figures.image_grid(path, self.decode(x))
+
+    def decode(self, x) -> np.ndarray:
+        """uint8 images [N, H, W, 3] of latents [N, h, w, C]."""
+        return np.concatenate([self._decode(x[i : i + _CHUNK]) for i in range(0, len(x), _CHUNK)])
 
     @functools.cached_property
     def _decode(self) -> Callable:
@@ -74,9 +84,31 @@ class LatentTask(FakeTask):
 
         @jax.jit
         def images(params, x):
-            return jax.numpy.clip(decode(params, x / scale) / 2 + 0.5, 0, 1)
+            return pipeline.to_uint8(decode(params, x / scale, batch_size=1))
 
         return lambda x: np.asarray(images(params, x))
+
+    def labels_of_samples(self, num_samples: int) -> np.ndarray:
+        return evaluation.evaluation_labels(num_samples, self.num_classes)
+
+    def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Scores of pictures by FID's Inception, against `config.reference`."""
+        del labels
+        features = evaluation.image_features(self._extractor, [images])
+        return evaluation.image_scores(features, self._reference, self._metrics)
+
+    def _load_measurement(self, config) -> None:
+        if not (config.autoencoder and config.inception and config.reference):
+            raise ValueError(
+                "score_every asks for scores of pictures, which need autoencoder, inception and reference; "
+                "give all three, or score_every = 0."
+            )
+        self._extractor = evaluation.FeatureExtractor(interop.load_inception(config.inception))
+        self._reference = evaluation.load_reference(
+            config.reference, self._extractor, self._latents.metadata.image_size
+        )
+        self._metrics = evaluation.available_metrics(self._reference)
+        evaluation.check_metrics(self._metrics, self._reference, config.score_samples)
 
     def _check_network(self) -> None:
         metadata = self._latents.metadata

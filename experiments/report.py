@@ -47,7 +47,7 @@ def report(
         rows = []
         for (run, entry, n), sampler in zip(cells, pool.map(_compile, cells), strict=True):
             bar.set_postfix_str(f"{entry['name']}, {n} steps")
-            rows.append(_score(run, entry["name"], trained.num_calls(entry["solver"], n), sampler))
+            rows.append(_score(run, entry, trained.num_calls(entry["solver"], n), sampler))
             bar.update()
     references = task.reference_rows()
     print(format_table(rows, references, task.score_names))
@@ -84,8 +84,17 @@ def provenance(workdirs: Sequence[str], loaded: Sequence[trained.TrainedRun]) ->
             {"workdir": str(w), "step": run.step, "config": json.loads(run.config.to_json_best_effort())}
             for w, run in zip(workdirs, loaded, strict=True)
         ],
-        "versions": {"gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what made a report, and the devices."""
+    devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
+    return {
+        "gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__,
+        "devices": devices,
+    }  # fmt: skip
 
 
 def _steps(run, entry) -> tuple[int, ...]:
@@ -108,18 +117,18 @@ def _compile(cell) -> Callable:
     run, entry, num_steps = cell
     num_samples = len(run.task.evaluation_labels)
     times = flow.time_grid(num_steps, run.config.report.shift)
-    return run.sampler(_solver(*cell), times, num_samples, entry.get("guidance_scale", 0.0))
+    return run.sampler(_solver(*cell), times, num_samples, bool(entry.get("guidance_scale")))
 
 
-def _score(run: trained.TrainedRun, name: str, nfe: int, sampler: Callable) -> Row:
+def _score(run: trained.TrainedRun, entry, nfe: int, sampler: Callable) -> Row:
     """Sample and score one cell of the table, once for each seed."""
     labels = run.task.evaluation_labels
     scores, first = [], None
     for seed in range(_FIRST_SEED, _FIRST_SEED + run.config.report.num_seeds):
-        samples = sampler(jax.random.key(seed), labels)
+        samples = sampler(jax.random.key(seed), labels, entry.get("guidance_scale", 0.0))
         first = samples if first is None else first
         scores.append(run.task.score(samples, labels))
-    return Row(name, nfe, first, evaluation.seed_spread(scores))
+    return Row(entry["name"], nfe, first, evaluation.seed_spread(scores))
 
 
 def format_table(rows: list[Row], references: list[tuple[str, dict]], names: tuple[str, ...]) -> str:

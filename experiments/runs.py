@@ -23,9 +23,9 @@ _NETWORKS = {"gm_dit": (models.GMDiT, models.GMDiTConfig), "gm_mlp": (models.GMM
 # What may differ when a run is resumed: it decides where and how fast a run trains, and what is written.
 _FREE_TO_CHANGE = {
     "autoencoder", "checkpoint_every", "data.folder", "data.num_threads", "data.num_workers", "eval_every",
-    "keep_every", "keep_last", "log_every", "max_skipped_in_row", "mesh", "network.attention",
+    "inception", "keep_every", "keep_last", "log_every", "max_skipped_in_row", "mesh", "network.attention",
     "network.remat", "network.scan_layers", "num_microbatches", "parallel", "post_hoc_ema.every",
-    "profile_steps", "report", "sample_every",
+    "profile_steps", "reference", "report", "sample_every", "score_every", "score_samples",
 }  # fmt: skip
 
 
@@ -215,10 +215,17 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -92,9 +92,13 @@ def _sample_run() -> None:
         labels = _labels(dict(enumerate(run.task.class_names)), len(run.task.class_names), 64)
         if _IMAGES_OUT.value and not run.task.is_image:
             raise ValueError("The samples of this run are points, not images: leave --images_out out.")
-    sampler = run.sampler(solver, flow.time_grid(num_steps), len(labels), _given(_GUIDANCE, 0.0))
+    scale = _given(_GUIDANCE, 0.0)
+    sampler = run.sampler(solver, flow.time_grid(num_steps), len(labels), scale > 0)
     samples = sampler(
-        jax.random.key(_SEED.value), labels, lambda batches: tqdm(batches, desc="sampling", unit="batch")
+        jax.random.key(_SEED.value),
+        labels,
+        scale,
+        lambda batches: tqdm(batches, desc="sampling", unit="batch"),
     )
     _save_samples(samples=samples, labels=labels)
     if run.task.is_image:
@@ -111,22 +115,14 @@ def _draws_images() -> bool:
         return bundles.draws_latents(runs.read_config(_WORKDIR.value))
 
 
-def _load_pipeline() -> pipeline.Pipeline:
-    if _CHECKPOINT.value is not None:
-        return pipeline.load(_CHECKPOINT.value)
-    if _AUTOENCODER.value is None:
-        raise ValueError(
-            f"The run in {_WORKDIR.value} draws latents. Give --autoencoder, the folder of the one that made "
-            "those it was trained on."
-        )
-    return pipeline.Pipeline(
-        bundles.load_bundle(_WORKDIR.value, _AVERAGE.value, _AUTOENCODER.value, _EMA_STD.value)
-    )
-
-
 def _sample_images() -> None:
     with cli.user_input():
-        pipe = _load_pipeline()
+        if _CHECKPOINT.value is not None:
+            pipe = pipeline.load(_CHECKPOINT.value)
+        else:
+            pipe = bundles.load_pipeline(
+                _WORKDIR.value, _AVERAGE.value, _AUTOENCODER.value, _EMA_STD.value
+            )
         num_classes = pipe.bundle.config.num_classes
         labels = _labels(pipe.id2label, num_classes, 8)
         start = time.perf_counter()

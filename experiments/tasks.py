@@ -69,6 +69,10 @@ class DigitsTask:
         """The labels that reports sample: as many of each class as the real set has."""
         return self.labels
 
+    def labels_of_samples(self, num_samples: int) -> np.ndarray:
+        """Labels for another number of samples."""
+        return np.resize(self.labels, num_samples)
+
     def score(self, samples: np.ndarray, labels: np.ndarray) -> evaluation.DigitScores:
         return evaluation.digit_scores(self._pixels, samples, labels, self._fitted_classifier())
 
@@ -127,7 +131,10 @@ class CheckerboardTask:
     @property
     def evaluation_labels(self) -> np.ndarray:
         """Placeholders: the points have no class."""
-        return np.zeros(self.num_evaluation_samples, np.int32)
+        return self.labels_of_samples(self.num_evaluation_samples)
+
+    def labels_of_samples(self, num_samples: int) -> np.ndarray:
+        return np.zeros(num_samples, np.int32)
 
     def score(self, samples: np.ndarray, labels: np.ndarray) -> evaluation.CheckerboardScores:
         del labels

@@ -26,12 +26,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.")
 _REPORT = flags.DEFINE_bool("report", True, "Whether to evaluate the run when it is done.")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", None, "Whether this is one process of several; by default if the environment says so."
-)
-_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "Host and port of process 0, for the others.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0 on.")
+_JOIN = cluster.define_flags()
 
 
 def main() -> None:
@@ -40,7 +35,7 @@ def main() -> None:
             "--config and --workdir are needed, for example --config=experiments/configs/digits.py "
             "--workdir=runs/digits."
         )
-    cluster.join(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    _JOIN()
     workdir = pathlib.Path(_WORKDIR.value)
     outcome = fit_run(_CONFIG.value, workdir)
     if outcome is Outcome.STOPPED or jax.process_index() > 0:

@@ -25,17 +25,20 @@ class TrainedRun:
     params: Any
     step: int
 
-    def denoiser(self, labels, guidance_scale: float = 0.0) -> Callable:
-        """denoise(x_t, t) for samples of these classes, guided where the scale is not 0."""
+    def denoiser(self, labels, guidance_scale: jax.Array | float | None = None, **options) -> Callable:
+        """denoise(x_t, t) for samples of these classes, guided where a scale is given.
+
+        `options` are those of `guidance.guided_denoiser`.
+        """
         if not self.task.class_names:
             return flow.denoiser(lambda x_t, t: self.apply(self.params, x_t, t))
         null = jnp.full_like(labels, self.config.network.num_classes)
         conditional, unconditional = (
             flow.denoiser(lambda x_t, t, y=y: self.apply(self.params, x_t, t, y)) for y in (labels, null)
         )
-        if not guidance_scale:
+        if guidance_scale is None:
             return conditional
-        return guidance.guided_denoiser(conditional, unconditional, guidance_scale)
+        return guidance.guided_denoiser(conditional, unconditional, guidance_scale, **options)
 
     def spectrum(self, solver: str, wanted: bool | None = None) -> Callable | None:
         """Surrogate over x_0 -> log power for `make_solver`, or None where it is not wanted.
@@ -61,35 +64,45 @@ class TrainedRun:
         labels: jax.Array,
         solver: solvers.Solver,
         times: jax.Array,
-        guidance_scale: float = 0.0,
+        guidance_scale: jax.Array | float | None = None,
+        **options,
     ) -> jax.Array:
-        """Samples in the network's space, sample i from keys[i] and labels[i]."""
+        """Samples in the network's space, sample i from keys[i] and labels[i]; guided as `denoiser`."""
         noise_keys, step_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
         noise = jax.vmap(lambda k: jax.random.normal(k, self.task.sample_shape))(noise_keys)
-        return solvers.sample(step_keys, self.denoiser(labels, guidance_scale), noise, solver, times)
+        denoise = self.denoiser(labels, guidance_scale, **options)
+        return solvers.sample(step_keys, denoise, noise, solver, times)
 
     def sampler(
-        self, solver: solvers.Solver, times: jax.Array, num_samples: int, guidance_scale: float = 0.0
+        self, solver: solvers.Solver, times: jax.Array, num_samples: int, guided: bool = False, **options
     ) -> Callable:
-        """Compile sample(key, labels, progress=iter) -> samples [num_samples, ...] in the task's data space.
+        """Compile sample(key, labels, guidance_scale=0.0, progress=iter) -> samples in the data's space.
 
-        Sample i depends on the key, i and its label alone, not on the batches, which `progress` wraps.
+        There are `num_samples`. Sample i depends on the key, i, its label and the scale alone, not on the
+        batches, which `progress` wraps. Any scale goes where it is `guided`, by `options` of `denoiser`.
         """
         size = min(self.task.sample_batch_size, num_samples)
 
-        def run(keys, labels):
-            return self.draw(keys, labels, solver, times, guidance_scale)
+        def run(keys, labels, scale):
+            return self.draw(keys, labels, solver, times, scale if guided else None, **options)
 
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-        compiled = jax.jit(run).lower(keys, jax.ShapeDtypeStruct((size,), jnp.int32)).compile()
+        shapes = (jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32))
+        compiled = jax.jit(run).lower(keys, *shapes).compile()
 
-        def sample(key, labels: np.ndarray, progress: Callable = iter) -> np.ndarray:
+        def sample(
+            key, labels: np.ndarray, guidance_scale: float = 0.0, progress: Callable = iter
+        ) -> np.ndarray:
             starts = range(0, num_samples, size)
             # The last batch is filled up, so that one compiled shape serves all.
             indices = jnp.arange(len(starts) * size)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
             padded = jnp.asarray(np.resize(labels, len(indices)), jnp.int32)
-            parts = [np.asarray(compiled(keys[i : i + size], padded[i : i + size])) for i in progress(starts)]
+            scale = jnp.float32(guidance_scale)
+            parts = [
+                np.asarray(compiled(keys[i : i + size], padded[i : i + size], scale))
+                for i in progress(starts)
+            ]
             return self.task.decode(np.concatenate(parts)[:num_samples])
 
         return sample
@@ -111,8 +124,13 @@ def make_solver(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
-    num_substeps = max(16 // num_steps, 2) if num_substeps is None else num_substeps
+    num_substeps = default_substeps(num_steps) if num_substeps is None else num_substeps
     return solvers.by_name(name, order, num_substeps, shift, integrator="midpoint", spectrum=spectrum)
+
+
+def default_substeps(num_steps: int) -> int:
+    """Sub-steps in a step where none are asked for."""
+    return max(16 // num_steps, 2)
 
 
 def num_calls(solver: str, num_steps: int) -> int:

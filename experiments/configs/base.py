@@ -21,6 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample_every = 0  # a grid of samples in the workdir; 0 is never
     config.eval_every = 0  # the loss of the averaged parameters on fixed draws; the best are kept
     config.eval_batches = 4
+    config.score_every = 0  # scores of samples of the averaged parameters, as in reports but of fewer
+    config.score_samples = 1000  # the metric's name says how many
     config.profile_steps = ""  # such as "100:110": a profile of these steps
 
     config.data = ml_collections.ConfigDict(dict(
@@ -30,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
         num_workers=0,  # processes that do
     ))
     config.autoencoder = ""  # its folder: pictures while training, and a check of the latents
+    config.inception = ""  # FID's weights, for score_every on latents
+    config.reference = ""  # what it compares with, as --reference of experiments.evaluate
     # Averages for any width afterwards: stds such as (0.05, 0.1), stored every so many steps.
     config.post_hoc_ema = ml_collections.ConfigDict(dict(stds=(), every=0))
     config.optimizer = ml_collections.ConfigDict(dict(

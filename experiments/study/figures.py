@@ -1,13 +1,13 @@
 """Line plots of the study."""
 
 import io
-import os
 from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.runs import write_bytes
 from experiments.study.tables import Values
 
 _MARKERS = "osD^v<>Phx*+"
@@ -51,13 +51,3 @@ def _curves(axes, found: Values, styles: dict[str, dict], label: str) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

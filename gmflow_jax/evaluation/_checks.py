@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def finite(values, name: str) -> np.ndarray:
-    """`values` as float64; raises ValueError if any is NaN or infinite."""
-    values = np.asarray(values, np.float64)
+def finite(values, name: str, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    """`values` as `dtype`; raises ValueError if any is NaN or infinite."""
+    values = np.asarray(values, dtype)
     bad = values.size - np.count_nonzero(np.isfinite(values))
     if bad:
         raise ValueError(
@@ -15,9 +15,11 @@ def finite(values, name: str) -> np.ndarray:
     return values
 
 
-def feature_rows(features, name: str, min_rows: int, reason: str) -> np.ndarray:
-    """Features [N, D] as float64; raises ValueError on other shapes, NaN, or N < `min_rows`."""
-    features = finite(features, name)
+def feature_rows(
+    features, name: str, min_rows: int, reason: str, dtype: type[np.floating]
+) -> np.ndarray:
+    """Features [N, D] as `dtype`; raises ValueError on other shapes, NaN, or N < `min_rows`."""
+    features = finite(features, name, dtype)
     if features.ndim != 2 or features.shape[1] < 1:
         raise ValueError(
             f"{name}: the shape is {features.shape}, but features are [samples, width]; "
@@ -37,3 +39,34 @@ def same_width(width_1: int, width_2: int, what: str) -> None:
             f"{what} have widths {width_1} and {width_2}, so they cannot be compared; "
             "compute both with the same feature extractor."
         )
+
+
+def check_images(images) -> np.ndarray:
+    """The images, if they are uint8 [N, H, W, 3] with N >= 1.
+
+    Networks and statistics of metrics are made for uint8, and images in another range would be measured
+    without complaint. Raises ValueError otherwise, saying what was seen and how to convert it.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or not images.size:
+        raise ValueError(
+            f"The images have shape {images.shape}, but [N, H, W, 3] is needed: at least one image, colours "
+            "last; transpose or stack them."
+        )
+    if images.dtype == np.uint8:
+        return images
+    low, high = images.min(), images.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        advice = "some values are NaN or infinite; find out where the sampler diverged"
+    elif low >= 0 and high <= 1:
+        advice = "as of images in [0, 1]; give np.round(255 * images).astype(np.uint8)"
+    elif low >= -1 and high <= 1:
+        advice = "as of images in [-1, 1]; give np.round(127.5 * (images + 1)).astype(np.uint8)"
+    elif low >= 0 and high <= 255:
+        advice = "as of images in [0, 255]; give np.round(images).astype(np.uint8)"
+    else:
+        advice = "the range of no usual images; clip them to that of the model, then map it to 0 to 255"
+    raise ValueError(
+        f"The images are {images.dtype} from {low:.3g} to {high:.3g}, but uint8 from 0 to 255 is needed: "
+        f"{advice}."
+    )

@@ -52,7 +52,7 @@ def digit_scores(real_images, fake_images, fake_labels=None, classifier=None) ->
             "(see fit_digit_classifier) or neither."
         )
     real, fake = _pixels(real_images, "real_images"), _pixels(fake_images, "fake_images")
-    precision, recall = precision_recall(real, fake, k=3)
+    precision, recall = precision_recall(real, fake, k=3, dtype="float64")
     frechet = frechet_distance(*feature_statistics(real), *feature_statistics(fake))
     accuracy = None
     if classifier is not None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ._checks import feature_rows, finite, same_width
+from ._checks import finite, same_width
+from ._statistics import FeatureStatistics
 
 
 def feature_statistics(features) -> tuple[np.ndarray, np.ndarray]:
@@ -10,8 +11,8 @@ def feature_statistics(features) -> tuple[np.ndarray, np.ndarray]:
 
     Raises ValueError for NaN, for a shape other than [N, D], and for fewer than 2 samples.
     """
-    features = feature_rows(features, "features", 2, "a covariance needs two")
-    return features.mean(0), np.cov(features, rowvar=False).reshape(features.shape[1], -1)
+    statistics = FeatureStatistics.of(features)
+    return statistics.mean, statistics.covariance
 
 
 def frechet_distance(mean_1, cov_1, mean_2, cov_2) -> float:

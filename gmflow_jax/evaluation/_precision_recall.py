@@ -1,53 +1,58 @@
-"""k-nearest-neighbour precision and recall (Kynkaanniemi et al. 2019)."""
-
-from collections.abc import Iterator
+"""How much of one set of features lies near another: precision, recall, density, coverage."""
 
 import numpy as np
 
-from ._checks import feature_rows, same_width
-
-_BLOCK_ENTRIES = 2**22  # distances held at once: 32 MB
+from ._neighbours import DType, Progress, comparable, squared_distances, squared_radii
 
 
-def precision_recall(real, fake, k: int = 3) -> tuple[float, float]:
-    """Precision and recall of `fake` [M, D] against `real` [N, D], both in [0, 1].
+def precision_recall(
+    real, fake, k: int = 3, dtype: DType = "float32", progress: Progress | None = None
+) -> tuple[float, float]:
+    """Precision and recall of `fake` [M, D] against `real` [N, D] (Kynkaanniemi et al. 2019), in [0, 1].
 
     Each set's manifold is the union of balls around its points that reach to the k-th nearest
     neighbour (the point itself not counted). Precision is the share of fake points in the real
     manifold, recall the share of real points in the fake one; a point on a ball's rim is inside.
-    Distances are Euclidean in float64, computed in blocks, so memory stays bounded.
+
+    `dtype` decides how distances are rounded:
+
+    - "float32" or "float64": not beyond the precision that they are computed in. Points are copies if
+      their squared distance is below 1e-5 (float64: 2e-14) of that from the features' median.
+    - "float16": features and every step of |a|^2 - 2 a.b + |b|^2 rounded to float16, sums accumulated in
+      float32: the rule of ADM's evaluator (Dhariwal & Nichol 2021). Figures move by up to 0.01. How
+      sums are rounded depends on its machine: a run of it on a CPU differed by one point in 420.
+    - "float16_radii": float32 with radii rounded to float16, as the evaluators of StyleGAN2-ADA and of
+      GMFlow (whose published figures these are).
+
+    Memory holds a copy of the features and one block of distances. `progress`, for instance `tqdm`, wraps
+    the list of blocks of each of three passes: real to real, fake to fake, real to fake.
     Raises ValueError for NaN, mismatched widths, k < 1, or sets of k points or fewer.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}, but a ball needs a neighbour; give k >= 1 (3 is usual).")
-    reason = f"the {k}-th neighbour of each is needed"
-    real = feature_rows(real, "real", k + 1, reason)
-    fake = feature_rows(fake, "fake", k + 1, reason)
-    same_width(real.shape[1], fake.shape[1], "The real and the fake features")
-    real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
+    real, fake = comparable(real, fake, k, dtype)
+    real_radii = squared_radii(real, k, dtype, progress)
+    fake_radii = squared_radii(fake, k, dtype, progress)
     real_covered = np.zeros(len(real), bool)
     fake_covered = np.zeros(len(fake), bool)
-    for rows, distances in _squared_distances(real, fake):
+    for rows, distances in squared_distances(real, fake, dtype, progress):
         fake_covered |= (distances <= real_radii[rows, None]).any(0)
         real_covered[rows] = (distances <= fake_radii).any(1)
     return float(fake_covered.mean()), float(real_covered.mean())
 
 
-def _squared_radii(points: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance [N] to the k-th neighbour; the nearest of all is the point itself."""
-    return np.concatenate(
-        [np.partition(distances, k, 1)[:, k] for _, distances in _squared_distances(points, points)]
-    )
+def density_coverage(
+    real, fake, k: int = 5, dtype: DType = "float32", progress: Progress | None = None
+) -> tuple[float, float]:
+    """Density and coverage of `fake` [M, D] against `real` [N, D] (Naeem et al. 2020).
 
-
-def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (rows of a, squared distances of those rows to all of b), block by block."""
-    norm_a, norm_b = (a**2).sum(1)[:, None], (b**2).sum(1)
-    num_rows = max(1, _BLOCK_ENTRIES // len(b))
-    for start in range(0, len(a), num_rows):
-        rows = slice(start, start + num_rows)
-        norms = norm_a[rows] + norm_b
-        distances = norms - 2 * (a[rows] @ b.T)
-        # Copies of a point must be at distance 0, or balls of radius 0 lose them to rounding.
-        distances[distances < 1e-14 * norms] = 0.0
-        yield rows, distances
+    Density is the number of real points' balls that a fake point lies in, averaged and divided by k; it
+    can exceed 1. Coverage is the share of real points whose ball holds a fake point. Unlike precision and
+    recall, neither is swayed by outliers among the fakes. Balls, `dtype`, `progress` and errors are
+    those of `precision_recall`.
+    """
+    real, fake = comparable(real, fake, k, dtype)
+    radii = squared_radii(real, k, dtype, progress)
+    num_inside = np.concatenate([
+        (distances <= radii[rows, None]).sum(1)
+        for rows, distances in squared_distances(real, fake, dtype, progress)
+    ])
+    return float(num_inside.sum() / (k * len(fake))), float((num_inside > 0).mean())

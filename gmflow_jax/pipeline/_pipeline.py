@@ -84,7 +84,7 @@ class Pipeline:
         decode: bool = True,
         progress: bool = True,
     ) -> Iterator[np.ndarray]:
-        """Draws one image for each label, and gives each batch when it is done. The defaults are the authors'.
+        """Draws one image for each label; gives each batch once it is done. The defaults are the authors'.
 
         Image i depends on the seed, i and its label, not on the batch size or the number of devices.
 

@@ -76,7 +76,7 @@ class Sampler:
         limit = self._decode_batch_size
         size = limit and max(n for n in range(1, limit + 1) if x.shape[0] % n == 0)
         decoded = self._decode(params["autoencoder"], x / self._scaling_factor, batch_size=size)
-        return jnp.floor(255 * jnp.clip(decoded / 2 + 0.5, 0, 1) + 0.5).astype(jnp.uint8)
+        return to_uint8(decoded)
 
     def sample(self, params: Params, keys: Array, labels: Array, guidance_scale: Array, num_steps: int):
         """Latents in one go: the same as `start` and num_steps times `step`."""
@@ -109,6 +109,11 @@ class Sampler:
         return guidance.guided_denoiser(
             of(labels), of(null), guidance_scale, recipe.guidance, recipe.orthogonal
         )
+
+
+def to_uint8(images: Array) -> Array:
+    """Images of [-1, 1], clipped to it, as uint8, rounded half up."""
+    return jnp.floor(255 * jnp.clip(images / 2 + 0.5, 0, 1) + 0.5).astype(jnp.uint8)
 
 
 def _spectrum(bundle: Bundle, recipe: Recipe):

@@ -1,19 +1,28 @@
-"""Saturation against the authors' numbers and by hand."""
+"""Statistics of colours against the authors' definitions and by hand."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gmflow_jax.evaluation import saturation
+from gmflow_jax.evaluation import brightness, contrast, saturation
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics" / "color.npz"
+MEASURES = (saturation, brightness, contrast)
 
 
-def test_the_authors_numbers():
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_authors_definitions(measure):
     golden = np.load(GOLDEN)
-    np.testing.assert_allclose(saturation(golden["images"]), golden["saturation"], rtol=1e-12)
-    np.testing.assert_allclose(saturation(golden["images"] / 255), golden["saturation"], rtol=1e-12)
+    for images in (golden["images"], golden["images"] / 255):
+        np.testing.assert_allclose(measure(images), golden[measure.__name__], rtol=1e-12)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_images_do_not_depend_on_each_other(measure):
+    images = np.load(GOLDEN)["images"]
+    np.testing.assert_array_equal(measure(images[::-1]), measure(images)[::-1])
+    np.testing.assert_allclose(measure(images[:, ::-1]), measure(images), rtol=1e-13)
 
 
 def test_black_grey_and_pure_colours():
@@ -23,7 +32,28 @@ def test_black_grey_and_pure_colours():
     np.testing.assert_array_equal(saturation(images), [0, 0, 1])
 
 
+def test_brightness_of_grey_is_its_value():
+    grey = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 2, 3, 3))
+    # The two branches of sRGB's transfer function meet to 1e-7.
+    np.testing.assert_allclose(brightness(grey), np.arange(256) / 255, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(contrast(grey), 0, atol=1e-12)
+
+
+def test_contrast_of_black_and_white():
+    images = np.zeros((1, 2, 2, 3), np.uint8)
+    images[0, 0] = 255
+    np.testing.assert_allclose(contrast(images), np.std([0, 0, 1, 1], ddof=1), rtol=1e-12)
+    np.testing.assert_array_equal(contrast(images[:, :1, :1]), [0])  # a single pixel
+
+
+@pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("images", [np.zeros((2, 4, 4)), np.zeros((0, 4, 4, 3)), -np.ones((1, 2, 2, 3))])
-def test_what_has_no_colours_is_refused(images):
+def test_what_has_no_colours_is_refused(measure, images):
     with pytest.raises(ValueError, match="The images have"):
-        saturation(images)
+        measure(images)
+
+
+@pytest.mark.parametrize("measure", [brightness, contrast])
+def test_an_unknown_scale_is_refused(measure):
+    with pytest.raises(ValueError, match="up to 200 and are float64; give uint8"):
+        measure(np.full((1, 2, 2, 3), 200.0))

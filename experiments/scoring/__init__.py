@@ -1,0 +1,1 @@
+"""Scores: which samples are drawn, what they are judged by, and how the numbers are shown."""

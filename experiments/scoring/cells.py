@@ -1,0 +1,82 @@
+"""The cells of a sweep: solvers, numbers of steps and guidance scales."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gmflow_jax.guidance import METHODS, check_guidance_scale
+
+# Scales of the paper's sweeps, section 4.2.
+GUIDANCE_SCALES = (
+    .02, .03, .04, .05, .06, .07, .08, .09, .11, .13, .16, .19, .23, .27, .33, .39, .47, .55, .65, .75,
+)  # fmt: skip
+CFG_SCALES = (1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.1, 2.3, 2.6, 2.9, 3.3, 3.7, 4.3, 4.9, 5.7, 6.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """How samples of one cell are drawn.
+
+    Attributes:
+      name: Of its row in tables.
+      num_substeps, spectrum: None leaves the choice to the judge.
+      guidance: One of `guidance.METHODS`.
+    """
+
+    name: str
+    solver: str
+    num_steps: int
+    guidance_scale: float = 0.0
+    order: int = 2
+    num_substeps: int | None = None
+    guidance: str = "probabilistic"
+    orthogonal: float = 1.0
+    spectrum: bool | None = None
+
+    def __post_init__(self):
+        check_guidance_scale(self.guidance_scale, self.guidance)
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps is {self.num_steps}, but must be at least 1.")
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance_scale != METHODS[self.guidance]
+
+    @property
+    def key(self) -> str:
+        """What tells the cell from the others of its sweep, fit for a file's name."""
+        return f"{re.sub(r'[^A-Za-z0-9.]+', '_', self.name)}_steps{self.num_steps}_w{self.guidance_scale:g}"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def make_cells(
+    rows: Sequence[Mapping[str, Any]],
+    num_steps: Sequence[int],
+    guidance_scales: Sequence[float],
+    cfg_scales: Sequence[float] = CFG_SCALES,
+) -> list[Cell]:
+    """Every row at every number of steps and every scale of its guidance, or at those that it names.
+
+    A row holds fields of `Cell`; `num_steps` and `guidance_scales` may be lists. Raises ValueError for
+    fields that there are not, values that cannot work, or two cells of one name.
+    """
+    cells = []
+    for row in rows:
+        options = dict(row)
+        steps = options.pop("num_steps", num_steps)
+        grid = cfg_scales if options.get("guidance") == "cfg" else guidance_scales
+        scales = options.pop("guidance_scales", grid)
+        try:
+            cells += [Cell(num_steps=n, guidance_scale=w, **options) for n in steps for w in scales]
+        except TypeError as error:
+            raise ValueError(f"The row {dict(row)} is no row of a sweep: {error}.") from error
+    if not cells:
+        raise ValueError("There is nothing to sweep: give rows, numbers of steps and guidance scales.")
+    keys = [cell.key for cell in cells]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"Two cells are both called {twice[0]}; give their rows different names.")
+    return cells

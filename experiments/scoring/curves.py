@@ -1,0 +1,42 @@
+"""Precision against recall over guidance scales."""
+
+import io
+import pathlib
+from collections.abc import Sequence
+
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments import runs
+from experiments.scoring.tables import Result
+
+_MARKERS = "osD^v<>P"
+
+
+def precision_recall_curves(path: pathlib.Path, results: Sequence[Result]) -> None:
+    """Write a PNG: a line for each row and number of steps, a point for each guidance scale.
+
+    The first and the last point of a line say their scale.
+    """
+    lines: dict[tuple[str, int], list[Result]] = {}
+    for cell, scores in results:
+        lines.setdefault((cell.name, cell.num_steps), []).append((cell, scores))
+    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, ((name, num_steps), members) in enumerate(lines.items()):
+        members = sorted(members, key=lambda result: result[0].guidance_scale)
+        points = [(scores["recall"], scores["precision"]) for _, scores in members]
+        axes.plot(*zip(*points, strict=True), color=colormaps["tab10"](i % 10), linewidth=1.3, markersize=4,
+                  marker=_MARKERS[i % len(_MARKERS)], label=f"{name}, {num_steps} steps")
+        for (cell, _), point in {0: (members[0], points[0]), -1: (members[-1], points[-1])}.values():
+            axes.annotate(f"{cell.guidance_scale:g}", point, (4, 4), textcoords="offset points", size=7,
+                          color="0.35")
+    axes.set(xlabel="recall", ylabel="precision", title="Precision and recall by guidance scale")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    runs.write_bytes(path, buffer.getvalue())

@@ -1,0 +1,207 @@
+"""Judges of cells: each draws samples and scores them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+from experiments import cluster, trained
+from experiments.report import provenance
+from experiments.scoring.cells import Cell
+from gmflow_jax import evaluation, flow, models, pipeline, solvers
+from gmflow_jax.guidance import METHODS
+
+SEED_RULE = "sample i of seed s: fold_in(key(s), i)"
+
+
+class RunJudge:
+    """Scores a run on digits by its task: means over seeds."""
+
+    distance = "frechet"
+    real_saturation = None  # the digits are grey
+
+    def __init__(self, workdir: str, num_seeds: int | None = None):
+        """By the configuration's number of seeds where none is given; ValueError if there is no such run."""
+        self._workdir, self._run = workdir, trained.load_run(workdir)
+        if not self._run.task.class_names:
+            raise ValueError(f"The run in {workdir} has no classes, so there is no guidance to sweep.")
+        self._seeds = list(range(num_seeds or self._run.config.report.num_seeds))
+        self._labels = self._run.task.evaluation_labels
+        self._compiled = functools.lru_cache(maxsize=1)(self._compile)
+
+    @property
+    def num_samples(self) -> int:
+        """Drawn for each cell."""
+        return len(self._seeds) * len(self._labels)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores beside the cell."""
+        return {
+            "runs": provenance([self._workdir], [self._run])["runs"],
+            "weights_sha256": {"model": models.fingerprint(self._run.params)},
+            "num_samples": len(self._labels),
+            "labels": "those of the training data",
+            "seeds": self._seeds,
+            "seed_rule": SEED_RULE,
+        }
+
+    def resolve(self, cell: Cell) -> Cell:
+        """The cell with all choices made; ValueError if it cannot be drawn."""
+        self._solver(cell)
+        substeps = cell.num_substeps or trained.default_substeps(cell.num_steps)
+        return dataclasses.replace(cell, num_substeps=substeps, spectrum=bool(cell.spectrum))
+
+    def score(self, cell: Cell, advance: Callable[[int], Any]) -> dict[str, float]:
+        """Scores of the cell; `advance` is told how many samples have been drawn."""
+        # Another scale needs no new compilation.
+        unscaled = dataclasses.replace(cell, guidance_scale=METHODS[cell.guidance])
+        sampler, scores = self._compiled(unscaled, cell.guided), []
+        for seed in self._seeds:
+            samples = sampler(jax.random.key(seed), self._labels, cell.guidance_scale)
+            scores.append(self._run.task.score(samples, self._labels))
+            advance(len(self._labels))
+        return {name: value[0] for name, value in evaluation.seed_spread(scores).items() if value}
+
+    def _solver(self, cell: Cell) -> solvers.Solver:
+        spectrum = self._run.spectrum(cell.solver, wanted=bool(cell.spectrum))
+        shift = self._run.config.report.shift
+        return trained.make_solver(
+            cell.solver, cell.num_steps, cell.order, cell.num_substeps, shift, spectrum
+        )
+
+    def _compile(self, cell: Cell, guided: bool) -> Callable:
+        times = flow.time_grid(cell.num_steps, self._run.config.report.shift)
+        options = {"method": cell.guidance, "orthogonal": cell.orthogonal} if guided else {}
+        return self._run.sampler(self._solver(cell), times, len(self._labels), guided, **options)
+
+
+class ImageJudge:
+    """Scores the pictures of a pipeline by Inception's features; the processes of a run share the drawing."""
+
+    distance = "fid"
+
+    def __init__(
+        self,
+        pipe: pipeline.Pipeline,
+        extractor: evaluation.FeatureExtractor,
+        reference: evaluation.Reference,
+        *,
+        num_samples: int,
+        labels: str = "random",
+        seed: int = 0,
+        batch_size: int | None = None,
+        metrics: tuple[str, ...] | None = None,
+    ):
+        """Args: see `evaluation.evaluation_labels` and `image_scores`. ValueError if they cannot be used."""
+        names = evaluation.available_metrics(reference) if metrics is None else metrics
+        evaluation.check_metrics(names, reference, num_samples)
+        if num_samples < jax.process_count():
+            raise ValueError(f"{num_samples} samples cannot be shared by {jax.process_count()} processes.")
+        self._labels = evaluation.evaluation_labels(num_samples, pipe.bundle.config.num_classes, labels)
+        self._pipe, self._extractor, self._reference = pipe, extractor, reference
+        self._options = {"seed": seed, "batch_size": batch_size}
+        self._rule, self._metrics = labels, names
+
+    @property
+    def num_samples(self) -> int:
+        """Drawn for each cell, by all processes together."""
+        return len(self._labels)
+
+    @property
+    def real_saturation(self) -> float | None:
+        """Of the reference's images, where they are known."""
+        return (self._reference.colours or {}).get("saturation")
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores beside the cell."""
+        bundle = self._pipe.bundle
+        networks = {name: models.functional(network)[1] for name, network in bundle.networks.items()}
+        return {
+            "weights_sha256": {name: models.fingerprint(params) for name, params in networks.items()},
+            "dtype": {"parameters": bundle.config.param_dtype, "network": bundle.config.dtype},
+            "shift": bundle.shift,
+            "num_samples": self.num_samples,
+            "labels": self._rule,
+            "seeds": [self._options["seed"]],
+            "seed_rule": SEED_RULE,
+            **measurement(self._extractor, self._reference),
+        }
+
+    def resolve(self, cell: Cell) -> Cell:
+        """The cell with all choices made; ValueError if it cannot be drawn."""
+        learned = cell.solver == "gm_sde" and self._pipe.bundle.spectrum is not None
+        cell = dataclasses.replace(
+            cell,
+            num_substeps=cell.num_substeps or paper_substeps(cell.num_steps),
+            spectrum=learned if cell.spectrum is None else cell.spectrum,
+        )
+        self._draw(cell, self._labels[:1], np.zeros(1, np.uint32))
+        return cell
+
+    def score(self, cell: Cell, advance: Callable[[int], Any]) -> dict[str, float]:
+        """Scores of the cell, in process 0; `advance` is told how many pictures this one has drawn."""
+        mine = np.array_split(np.arange(self.num_samples), jax.process_count())[jax.process_index()]
+
+        def batches():
+            for images in self._draw(cell, self._labels[mine], mine):
+                yield images
+                advance(len(images))
+
+        parts = cluster.gather(evaluation.image_features(self._extractor, batches()))
+        if jax.process_index() > 0:
+            return {}
+        features = functools.reduce(evaluation.ImageFeatures.merge, parts)
+        return evaluation.image_scores(features, self._reference, self._metrics, progress=bar_of_blocks)
+
+    def _draw(self, cell: Cell, labels: np.ndarray, indices: np.ndarray) -> Iterable[np.ndarray]:
+        """Batches of pictures; nothing is compiled before the first is asked for."""
+        return self._pipe.batches(
+            labels,
+            indices=indices,
+            num_steps=cell.num_steps,
+            solver=cell.solver,
+            order=cell.order,
+            num_substeps=cell.num_substeps,
+            guidance_scale=cell.guidance_scale,
+            guidance=cell.guidance,
+            orthogonal=cell.orthogonal,
+            spectrum=cell.spectrum,
+            progress=False,
+            **self._options,
+        )
+
+
+def measurement(extractor: evaluation.FeatureExtractor, reference: evaluation.Reference) -> dict[str, Any]:
+    """How pictures are measured, for a report."""
+    return {
+        "reference": reference.source,
+        "inception": {
+            "sha256": extractor.fingerprint,
+            "input": "uint8, resized to 299 x 299 as by TensorFlow 1 (bilinear, no half pixels, no "
+            "antialiasing), (x - 128) / 128",
+            "dtype": "float32, matrix products of the highest precision",
+        },
+        "metrics": {
+            "fid, sfid": "Frechet distance in float64, covariances with divisor N - 1",
+            "inception_score": "mean of 10 parts, logits without the bias",
+            "precision, recall": "k = 3, distances in float32",
+            "density, coverage": "k = 5, distances in float32",
+            "kid": "unbiased, cubic kernel, all pictures",
+        },
+    }
+
+
+def paper_substeps(num_steps: int) -> int:
+    """The paper's sub-steps of GM-ODE on ImageNet, appendix A.1."""
+    return 8 if num_steps in (4, 6) else max(128 // num_steps, 2)
+
+
+def bar_of_blocks(blocks: Iterable) -> Iterable:
+    """A bar for what takes more than a moment."""
+    return tqdm(blocks, desc="neighbours", unit="block", leave=False, delay=2)

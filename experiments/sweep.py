@@ -1,0 +1,110 @@
+"""Sweep guidance scales, steps and solvers: best distance, best precision, and the curve between.
+
+  python -m experiments.sweep --config=experiments/configs/sweep_digits.py --workdir=runs/digits
+    --out=sweeps/digits
+  python -m experiments.sweep --config=experiments/configs/sweep_table2.py --checkpoint=checkpoints/imagenet
+    --inception=inception.safetensors --reference=VIRTUAL_imagenet256_labeled.npz --out=sweeps/table2
+
+The folder --out receives a file for each cell in cells/, then sweep.json, sweep.txt (the tables) and
+sweep.png (precision against recall). The same command again goes on where it stopped, and a sweep may be
+extended by more rows, steps or scales; what else decides the scores must not change. On several hosts
+start the same command on each, with --out on a disk that all share; they draw each cell together.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from tqdm.auto import tqdm
+
+from experiments import cli, cluster, runs
+from experiments.report import versions
+from experiments.scoring import cells, curves, options, tables
+from experiments.scoring.judges import ImageJudge, RunJudge
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "What is swept, e.g. experiments/configs/sweep_digits.py.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on digits, or on latents.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the sweep; made if it does not exist.")
+_OPTIONS = options.define_flags()
+_JOIN = cluster.define_flags()
+
+
+def main() -> None:
+    if _CONFIG.value is None or _OUT.value is None:
+        raise cli.UserError(
+            "--config and --out are needed, for example --config=experiments/configs/sweep_digits.py "
+            "--out=sweeps/digits."
+        )
+    _JOIN()
+    config, out = _CONFIG.value, pathlib.Path(_OUT.value)
+    with cluster.alike() as notes:
+        todo = cells.make_cells(
+            config.rows, config.num_steps, config.guidance_scales, config.cfg_scales
+        )
+        judge = _make_judge(config)
+        todo = [judge.resolve(cell) for cell in todo]
+        notes["settings"] = judge.settings
+        runs.check_unchanged(out / "settings.json", judge.settings, "sweep")
+    with cluster.alike():
+        if jax.process_index() == 0:
+            (out / "cells").mkdir(parents=True, exist_ok=True)
+            runs.write_json(out / "settings.json", judge.settings)
+    with cluster.alike():
+        cluster.check_shared(out)
+        results = _sweep(judge, todo, out / "cells")
+    if jax.process_index() == 0:
+        _report(judge, results, out)
+
+
+def _make_judge(config) -> RunJudge | ImageJudge:
+    asked = _OPTIONS(_WORKDIR.value)
+    if options.draws_pictures(asked):
+        if not config.num_samples:
+            raise ValueError("num_samples is 0; give --config.num_samples, 50000 for figures to be compared.")
+        return options.make_image_judge(asked, config.num_samples, config.labels, config.seed)
+    if jax.process_count() > 1:
+        raise ValueError("A sweep of a run on digits takes one process; start it on one host.")
+    return RunJudge(_WORKDIR.value)
+
+
+def _sweep(judge, todo: Sequence[cells.Cell], folder: pathlib.Path) -> list[tables.Result]:
+    """Scores of every cell, of which those in the folder are read."""
+    results, total = [], len(todo) * judge.num_samples
+    with tqdm(total=total, desc="sweep", unit="sample", disable=jax.process_index() > 0) as bar:
+        for number, cell in enumerate(todo, 1):
+            bar.set_postfix_str(f"{cell.key}, cell {number} of {len(todo)}")
+            path, before = folder / f"{cell.key}.json", bar.n
+            if path.exists():
+                runs.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name")
+                scores = runs.read_json(path)["scores"]
+            else:
+                scores = judge.score(cell, bar.update)
+                if jax.process_index() == 0:
+                    runs.write_json(path, {"cell": cell.to_json(), "scores": scores})
+            bar.update(before + judge.num_samples - bar.n)
+            results.append((cell, scores))
+    return results
+
+
+def _report(judge, results: Sequence[tables.Result], out: pathlib.Path) -> None:
+    bests = tables.best_of(results, judge.distance)
+    best = tables.best_table(bests, judge.distance, judge.real_saturation)
+    text = f"{best}\n{tables.scores_table(results)}"
+    print(text)
+    runs.write_text(out / "sweep.txt", text)
+    runs.write_json(out / "sweep.json", {
+        "settings": judge.settings,
+        "versions": versions(),
+        "cells": tables.to_json(results),
+        "best": tables.bests_to_json(bests),
+    })  # fmt: skip
+    curves.precision_recall_curves(out / "sweep.png", results)
+    print(f"Wrote sweep.json, sweep.txt and sweep.png to {out}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,163 @@
+"""What is measured of a set of images, batch by batch, and the scores that follow."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from ._checks import check_images
+from ._color import brightness, contrast, saturation
+from ._frechet import frechet_distance
+from ._inception_score import inception_score
+from ._kernel import kernel_distance
+from ._precision_recall import density_coverage, precision_recall
+from ._statistics import FeatureStatistics
+
+if TYPE_CHECKING:
+    from ._extract import FeatureExtractor
+    from ._reference import Reference
+
+COLOURS = {"saturation": saturation, "brightness": brightness, "contrast": contrast}
+# What each metric needs of the images' features, and of the reference.
+_NEEDS = {
+    "fid": ((), ("pool3",)),
+    "sfid": ((), ("spatial",)),
+    "inception_score": (("logits",), ()),
+    "precision_recall": (("rows",), ("rows",)),
+    "density_coverage": (("rows",), ("rows",)),
+    "kid": (("rows",), ("rows",)),
+    "colours": ((), ()),
+}
+IMAGE_METRICS = tuple(_NEEDS)
+_LEAST = {"inception_score": 10, "precision_recall": 4, "density_coverage": 6}  # images; others need 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What metrics need to know of N images; a pytree of numpy arrays.
+
+    Attributes:
+      pool3, spatial: Statistics of Inception's features, for FID and sFID.
+      rows: The pool3 features, float32 [N, 2048], for precision, recall and the kernel distance; None if
+        they were not kept.
+      logits: float32 [N, 1008], for the Inception Score; None likewise.
+      colours: 'saturation', 'brightness' and 'contrast' of each image, float64 [N].
+    """
+
+    pool3: FeatureStatistics
+    spatial: FeatureStatistics
+    rows: np.ndarray | None
+    logits: np.ndarray | None
+    colours: dict[str, np.ndarray]
+
+    def merge(self, other: "ImageFeatures") -> "ImageFeatures":
+        """Features of both sets, those of `self` first."""
+        small, other_small = ((f.rows, f.logits, f.colours) for f in (self, other))
+        rows, logits, colours = jax.tree.map(lambda *parts: np.concatenate(parts), small, other_small)
+        return ImageFeatures(
+            self.pool3.merge(other.pool3), self.spatial.merge(other.spatial), rows, logits, colours
+        )
+
+
+def image_features(
+    extractor: "FeatureExtractor", batches: Iterable[np.ndarray], keep_rows: bool = True
+) -> ImageFeatures:
+    """Features of uint8 images that come in batches [n, H, W, 3]; each batch is looked at once.
+
+    Without `keep_rows` only three numbers an image are kept, and FID, sFID and colours are what can be
+    measured. Raises ValueError for images that are no uint8 colours, or if there are none.
+    """
+    statistics, kept = None, []
+    for images in batches:
+        features = extractor(check_images(images))
+        new = [FeatureStatistics.of(features.pool3), FeatureStatistics.of(features.spatial)]
+        if statistics is not None:
+            new = [old.merge(part) for old, part in zip(statistics, new, strict=True)]
+        statistics = new
+        rows = (features.pool3, features.logits) if keep_rows else (None, None)
+        kept.append((*rows, {name: measure(images) for name, measure in COLOURS.items()}))
+    if statistics is None:
+        raise ValueError("There are no images to measure; give at least one batch of them.")
+    return ImageFeatures(*statistics, *jax.tree.map(lambda *parts: np.concatenate(parts), *kept))
+
+
+def available_metrics(reference: "Reference", keep_rows: bool = True) -> tuple[str, ...]:
+    """Those of `IMAGE_METRICS` that this reference and these features allow."""
+    return tuple(
+        name
+        for name, (ours, theirs) in _NEEDS.items()
+        if (keep_rows or not ours) and all(getattr(reference, part) is not None for part in theirs)
+    )
+
+
+def check_metrics(
+    metrics: Collection[str], reference: "Reference", num_samples: int, keep_rows: bool = True
+) -> None:
+    """ValueError if one of these cannot be measured of so many images, before they are drawn for it."""
+    allowed = available_metrics(reference, keep_rows)
+    for name in metrics:
+        if name not in _NEEDS:
+            raise ValueError(f"There is no metric {name!r}. Choose of {', '.join(IMAGE_METRICS)}.")
+        if name not in allowed:
+            lacking = ", ".join(p for p in _NEEDS[name][1] if getattr(reference, p) is None)
+            lacking = f"the reference has no {lacking}" if lacking else "each image's features were not kept"
+            raise ValueError(
+                f"The metric {name} cannot be measured, for {lacking}. Leave it out, or give a reference "
+                "made of images."
+            )
+        least = _LEAST.get(name, 2)
+        if num_samples < least:
+            raise ValueError(
+                f"{num_samples} images are too few for {name}: it takes at least {least}, and figures that "
+                "are compared are of 50,000."
+            )
+
+
+def image_scores(
+    features: ImageFeatures,
+    reference: "Reference",
+    metrics: Collection[str] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> dict[str, float]:
+    """Scores of images against a reference.
+
+    FID (Heusel et al. 2017) and sFID (Nash et al. 2021) are Frechet distances of the pool3 and spatial
+    features; the Inception Score (Salimans et al. 2016) is the mean of 10 parts; precision and recall are
+    of k = 3 in float32 (Kynkaanniemi et al. 2019), density and coverage of k = 5 (Naeem et al. 2020); kid
+    is the unbiased kernel distance of all features (Binkowski et al. 2018); colours are means over images.
+
+    Args:
+      metrics: Of `IMAGE_METRICS`; all that can be measured if None.
+      progress: Wraps the blocks of the slow ones, such as tqdm.
+
+    Raises:
+      ValueError: If a metric is unknown, or cannot be measured, for instance of too few images.
+    """
+    keep_rows = features.rows is not None
+    names = available_metrics(reference, keep_rows) if metrics is None else metrics
+    check_metrics(names, reference, features.pool3.num_samples, keep_rows)
+    scores = {}
+    for name in names:
+        scores |= _score(name, features, reference, progress)
+    return scores
+
+
+def _score(name: str, features: ImageFeatures, reference: "Reference", progress) -> dict[str, float]:
+    if name in ("fid", "sfid"):
+        part = "pool3" if name == "fid" else "spatial"
+        ours = getattr(features, part)
+        return {name: frechet_distance(ours.mean, ours.covariance, *getattr(reference, part))}
+    if name == "inception_score":
+        return {name: inception_score(features.logits)}
+    if name == "precision_recall":
+        both = precision_recall(reference.rows, features.rows, progress=progress)
+        return dict(zip(("precision", "recall"), both, strict=True))
+    if name == "density_coverage":
+        both = density_coverage(reference.rows, features.rows, progress=progress)
+        return dict(zip(("density", "coverage"), both, strict=True))
+    if name == "kid":
+        return {name: kernel_distance(reference.rows, features.rows)}
+    return {colour: float(values.mean()) for colour, values in features.colours.items()}

@@ -1,0 +1,113 @@
+"""Arrays in .npz files that are too large to be held."""
+
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from os import PathLike
+from typing import IO, NamedTuple
+
+import numpy as np
+
+_PIECE = 2**20  # bytes
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype
+
+
+def npz_shapes(path: str | PathLike[str]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every array in an .npz file, by name, of which only the headers are read.
+
+    Raises ValueError if the file is missing or damaged.
+    """
+    with _open(path) as archive:
+        headers = {name: _header(archive, name, path)[1] for name in _names(archive)}
+    return {name: (header.shape, header.dtype) for name, header in headers.items()}
+
+
+def npz_rows(path: str | PathLike[str], name: str, batch_size: int) -> Iterator[np.ndarray]:
+    """Reads one array of an .npz file, compressed or not, in batches along its first axis.
+
+    Yields arrays [batch_size, ...] in order, the last one shorter if need be, and holds none of them.
+    Sample files of ADM's evaluator hold `arr_0`, uint8 [N, H, W, 3].
+
+    Raises:
+      ValueError: Before the first batch, if the file or the array is missing or not one of numbers in
+        rows; of damaged bytes when they are read, or at the latest at the last batch.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give at least 1.")
+    with _open(path) as archive:
+        if name not in _names(archive):
+            there = ", ".join(_names(archive)) or "none"
+            raise ValueError(f"{path} has no array {name!r}; the arrays in it are: {there}.")
+        header = _header(archive, name, path)[1]
+    if header.fortran_order and len(header.shape) > 1:
+        raise ValueError(
+            f"The array {name} in {path} is in Fortran order, so its rows are scattered over the file; save "
+            "np.ascontiguousarray of it."
+        )
+    if not header.shape or header.dtype.hasobject or header.dtype.fields:
+        raise ValueError(
+            f"The array {name} in {path} has shape {header.shape} and dtype {header.dtype}, but rows of "
+            "numbers are needed; save it as a plain array [N, ...]."
+        )
+    return _rows(path, name, batch_size)
+
+
+def _rows(path: str | PathLike[str], name: str, batch_size: int) -> Iterator[np.ndarray]:
+    with _open(path) as archive:
+        file, header = _header(archive, name, path)
+        num_rows, *row_shape = header.shape
+        for start in range(0, num_rows, batch_size):
+            shape = (min(batch_size, num_rows - start), *row_shape)
+            try:
+                yield _read(file, shape, header.dtype)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise _damaged(path, f"{name} from row {start} on: {error}") from error
+
+
+def _read(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The next numbers of a file. Raises EOFError if there are too few."""
+    array = np.empty(shape, dtype)
+    content = array.reshape(-1).view(np.uint8)
+    for start in range(0, content.size, _PIECE):  # zipfile needs as much memory again as it is asked for
+        piece = content[start : start + _PIECE]
+        if file.readinto(piece) < piece.size:
+            raise EOFError("it ends too early")
+    return array
+
+
+def _open(path: str | PathLike[str]) -> zipfile.ZipFile:
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"There is no file {path}; give the path of an .npz file.")
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{path} is no .npz file, or it is damaged ({error}); make it with np.savez or fetch it again."
+        ) from error
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _header(archive: zipfile.ZipFile, name: str, path: str | PathLike[str]) -> tuple[IO[bytes], _Header]:
+    """The open file of an array, at its first number, and what its header says."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        file = archive.open(f"{name}.npy")
+        version = np.lib.format.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"{name} is saved in version {version} of its format")
+        return file, _Header(*readers[version](file))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | PathLike[str], reason: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({reason}); make it or fetch it again.")

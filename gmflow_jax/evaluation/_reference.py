@@ -1,0 +1,179 @@
+"""What images are compared with: statistics and features of real ones."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._checks import finite
+from ._images import COLOURS, ImageFeatures, image_features
+from ._npz import npz_rows, npz_shapes
+
+if TYPE_CHECKING:
+    from ._extract import FeatureExtractor
+
+# Our names, those of ADM's evaluator, and those that the authors' files have.
+_NAMES = {
+    "mean": ("mu", "mean"),
+    "covariance": ("sigma", "cov"),
+    "spatial_mean": ("mu_s",),
+    "spatial_covariance": ("sigma_s",),
+    "rows": ("pool3", "real_feats_np"),
+    "images": ("arr_0",),
+}
+_FORMS = (
+    "the images arr_0 (uint8 [N, H, W, 3]), ADM's mu, sigma, mu_s and sigma_s, or the authors' mean, cov and "
+    "real_feats_np"
+)
+_BATCH = 64
+_EXTRACTOR = "inception"  # its fingerprint
+
+
+class Moments(NamedTuple):
+    """Mean [D] and covariance [D, D]."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reference:
+    """Real images as metrics see them; None for what is not known.
+
+    Attributes:
+      pool3, spatial: Moments of Inception's features.
+      rows: pool3 features [M, 2048] of some of the images.
+      colours: Means over images of saturation, brightness and contrast.
+      source: What tells this reference from others, as JSON.
+    """
+
+    pool3: Moments | None
+    spatial: Moments | None
+    rows: np.ndarray | None
+    colours: dict[str, float] | None
+    source: dict[str, Any]
+
+
+def load_reference(
+    path: str | os.PathLike[str],
+    extractor: "FeatureExtractor",
+    image_size: int | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Reference:
+    """The reference that a file or a folder of images holds.
+
+    Args:
+      path: An .npz file with the images `arr_0`, or ADM's `mu`, `sigma`, `mu_s` and `sigma_s`, or the
+        authors' `mean`, `cov` and `real_feats_np`, or what `save_reference` wrote; statistics in the file
+        count, features of its images are added. Or images as `data.open_images` knows them, cropped to
+        `image_size`; they need no classes.
+      extractor: For features of images.
+      progress: Wraps the batches of images, such as tqdm.
+
+    Raises:
+      ValueError: If the file holds nothing of the kind, is damaged, has features of another width or of
+        another Inception, or a folder is given without `image_size`.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".npz":
+        return _from_file(path, extractor, progress)
+    from gmflow_jax import data
+
+    images = data.open_images(path, need_classes=False)
+    if image_size is None:
+        raise ValueError(f"{path} holds images, but to which size they are to be cropped is not known.")
+    batches = progress(data.read_images(images, image_size, _BATCH))
+    source = {"path": str(path), **images.description, "image_size": image_size}
+    return _of_images(image_features(extractor, batches), source)
+
+
+def save_reference(
+    path: str | os.PathLike[str], reference: Reference, extractor: "FeatureExtractor"
+) -> None:
+    """Writes a reference that `load_reference` reads without looking at images again.
+
+    Names are ADM's, and `pool3` for the features. Raises ValueError if `path` does not end in .npz.
+    """
+    from gmflow_jax.data._files import write_whole
+
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"A reference is an .npz file, but {path} was given.")
+    arrays = {_EXTRACTOR: extractor.fingerprint, "pool3": reference.rows, **(reference.colours or {})}
+    for moments, names in ((reference.pool3, ("mu", "sigma")), (reference.spatial, ("mu_s", "sigma_s"))):
+        arrays |= dict(zip(names, moments or (None, None), strict=True))
+    known = {name: value for name, value in arrays.items() if value is not None}
+
+    def write(temporary: pathlib.Path) -> None:
+        with open(temporary, "wb") as file:  # a name would be given the ending .npz
+            np.savez(file, **known)
+
+    write_whole(path, write)
+
+
+def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> Reference:
+    shapes = npz_shapes(path)
+    names = {ours: next((n for n in theirs if n in shapes), None) for ours, theirs in _NAMES.items()}
+    if not any(names[part] for part in ("mean", "rows", "images")):
+        raise ValueError(f"{path} holds {', '.join(shapes) or 'nothing'}, but a reference is {_FORMS}.")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with np.load(path, allow_pickle=False) as archive:
+        stored = {part: archive[name] for part, name in names.items() if name and part != "images"}
+        made_by = str(archive[_EXTRACTOR]) if _EXTRACTOR in shapes else extractor.fingerprint
+        colours = {name: float(archive[name]) for name in COLOURS if name in shapes}
+    if made_by != extractor.fingerprint:
+        raise ValueError(
+            f"The features in {path} were made by another Inception; make them again with this one, or give "
+            "the weights that made them."
+        )
+    given = Reference(
+        _moments(path, stored, "mean", "covariance", extractor.widths.pool3),
+        _moments(path, stored, "spatial_mean", "spatial_covariance", extractor.widths.spatial),
+        _rows(path, stored.get("rows"), extractor.widths.pool3),
+        colours or None,
+        {"path": str(path), "sha256": digest, "arrays": sorted(shapes)},
+    )
+    if not names["images"] or given.rows is not None:
+        return given
+    batches = progress(npz_rows(path, names["images"], _BATCH))
+    seen = _of_images(image_features(extractor, batches), given.source)
+    return dataclasses.replace(seen, pool3=given.pool3 or seen.pool3, spatial=given.spatial or seen.spatial)
+
+
+def _of_images(features: ImageFeatures, source: dict[str, Any]) -> Reference:
+    return Reference(
+        Moments(features.pool3.mean, features.pool3.covariance),
+        Moments(features.spatial.mean, features.spatial.covariance),
+        features.rows,
+        {name: float(values.mean()) for name, values in features.colours.items()},
+        {**source, "num_images": features.pool3.num_samples},
+    )
+
+
+def _moments(path, stored, mean_name: str, covariance_name: str, width: int) -> Moments | None:
+    mean, covariance = stored.get(mean_name), stored.get(covariance_name)
+    if mean is None and covariance is None:
+        return None
+    if mean is None or covariance is None:
+        lacking = _NAMES[mean_name if mean is None else covariance_name]
+        raise ValueError(f"{path} has one half of the statistics only: {' or '.join(lacking)} is missing.")
+    if mean.shape != (width,) or covariance.shape != (width, width):
+        raise ValueError(
+            f"The statistics in {path} have shapes {mean.shape} and {covariance.shape}, but this Inception's "
+            f"features are {width} wide; give those of the same features."
+        )
+    return Moments(finite(mean, f"the mean in {path}"), finite(covariance, f"the covariance in {path}"))
+
+
+def _rows(path, rows: np.ndarray | None, width: int) -> np.ndarray | None:
+    if rows is not None and (rows.ndim != 2 or rows.shape[1] != width):
+        raise ValueError(
+            f"The features in {path} have shape {rows.shape}, but this Inception's are [images, {width}]; "
+            "give those of the same Inception."
+        )
+    return rows
