@@ -108,7 +108,7 @@ class LatentTask(FakeTask):
             config.reference, self._extractor, self._latents.metadata.image_size
         )
         self._metrics = evaluation.available_metrics(self._reference)
-        evaluation.check_metrics(self._metrics, self._reference, config.score_samples)
+        evaluation.check_metrics(self._metrics, config.score_samples, self._reference)
 
     def _check_network(self) -> None:
         metadata = self._latents.metadata

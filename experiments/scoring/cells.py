@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gmflow_jax import solvers
 from gmflow_jax.guidance import METHODS, check_guidance_scale
 
 # Scales of the paper's sweeps, section 4.2.
@@ -36,6 +37,7 @@ class Cell:
 
     def __post_init__(self):
         check_guidance_scale(self.guidance_scale, self.guidance)
+        solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps}, but must be at least 1.")
 
@@ -47,6 +49,12 @@ class Cell:
     def key(self) -> str:
         """What tells the cell from the others of its sweep, fit for a file's name."""
         return f"{re.sub(r'[^A-Za-z0-9.]+', '_', self.name)}_steps{self.num_steps}_w{self.guidance_scale:g}"
+
+    def with_defaults(self, **choices: Any) -> "Cell":
+        """The cell with these choices where it leaves them open."""
+        return dataclasses.replace(
+            self, **{name: value for name, value in choices.items() if getattr(self, name) is None}
+        )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -78,5 +86,8 @@ def make_cells(
     keys = [cell.key for cell in cells]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise ValueError(f"Two cells are both called {twice[0]}; give their rows different names.")
+        raise ValueError(
+            f"Two cells are both called {twice[0]}; give rows different names, and each number of steps and "
+            "scale once."
+        )
     return cells

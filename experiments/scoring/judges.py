@@ -53,8 +53,7 @@ class RunJudge:
     def resolve(self, cell: Cell) -> Cell:
         """The cell with all choices made; ValueError if it cannot be drawn."""
         self._solver(cell)
-        substeps = cell.num_substeps or trained.default_substeps(cell.num_steps)
-        return dataclasses.replace(cell, num_substeps=substeps, spectrum=bool(cell.spectrum))
+        return cell.with_defaults(num_substeps=trained.default_substeps(cell.num_steps), spectrum=False)
 
     def score(self, cell: Cell, advance: Callable[[int], Any]) -> dict[str, float]:
         """Scores of the cell; `advance` is told how many samples have been drawn."""
@@ -99,7 +98,7 @@ class ImageJudge:
     ):
         """Args: see `evaluation.evaluation_labels` and `image_scores`. ValueError if they cannot be used."""
         names = evaluation.available_metrics(reference) if metrics is None else metrics
-        evaluation.check_metrics(names, reference, num_samples)
+        evaluation.check_metrics(names, num_samples, reference)
         if num_samples < jax.process_count():
             raise ValueError(f"{num_samples} samples cannot be shared by {jax.process_count()} processes.")
         self._labels = evaluation.evaluation_labels(num_samples, pipe.bundle.config.num_classes, labels)
@@ -136,11 +135,7 @@ class ImageJudge:
     def resolve(self, cell: Cell) -> Cell:
         """The cell with all choices made; ValueError if it cannot be drawn."""
         learned = cell.solver == "gm_sde" and self._pipe.bundle.spectrum is not None
-        cell = dataclasses.replace(
-            cell,
-            num_substeps=cell.num_substeps or paper_substeps(cell.num_steps),
-            spectrum=learned if cell.spectrum is None else cell.spectrum,
-        )
+        cell = cell.with_defaults(num_substeps=paper_substeps(cell.num_steps), spectrum=learned)
         self._draw(cell, self._labels[:1], np.zeros(1, np.uint32))
         return cell
 

@@ -78,6 +78,7 @@ def draws_pictures(options: Options) -> bool:
 def make_image_judge(options: Options, num_samples: int, labels: str, seed: int) -> ImageJudge:
     """The judge of a checkpoint's or a run's pictures; ValueError if something is missing or does not fit."""
     check_measurable(options)
+    evaluation.check_metrics(options.metrics or evaluation.IMAGE_METRICS, num_samples)
     if options.checkpoint is not None:
         pipe = pipeline.load(options.checkpoint)
     else:

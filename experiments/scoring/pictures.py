@@ -38,9 +38,10 @@ def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> No
     with cli.user_input():
         check_measurable(options)
         source, num_images, image_size, batches = _open(path)
+        evaluation.check_metrics(options.metrics or evaluation.IMAGE_METRICS, num_images)
         extractor, reference = load_measurement(options, image_size)
         metrics = options.metrics or evaluation.available_metrics(reference)
-        evaluation.check_metrics(metrics, reference, num_images)
+        evaluation.check_metrics(metrics, num_images, reference)
         bar = tqdm(batches, desc="samples", unit="batch", total=-(-num_images // _BATCH))
         features = evaluation.image_features(extractor, bar)
         scores = evaluation.image_scores(features, reference, metrics, bar_of_blocks)

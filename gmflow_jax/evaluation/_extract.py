@@ -16,9 +16,10 @@ _IMAGES_PER_DEVICE = 32
 
 
 class FeatureExtractor:
-    """Compiled features of batches of a fixed size, shared by devices.
+    """Compiled features of batches, shared by devices.
 
-    Every image size is compiled for once. What an image's features are does not depend on the others.
+    Every image size is compiled for once, and again for a half, a quarter, ... of a batch where that is
+    enough. What an image's features are does not depend on the others.
 
     Attributes:
       batch_size: Images that are on the devices at once, a multiple of the number of devices, at least
@@ -41,6 +42,7 @@ class FeatureExtractor:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1.")
         devices = list(devices or jax.local_devices())
+        self._num_devices = len(devices)
         mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
         self.batch_size = -(-(batch_size or _IMAGES_PER_DEVICE * len(devices)) // len(devices)) * len(devices)
         self._shared = NamedSharding(mesh, PartitionSpec("data"))
@@ -72,7 +74,10 @@ class FeatureExtractor:
 
     def _start(self, images: np.ndarray) -> NamedTuple:
         """Features of up to `batch_size` images, and of black ones after them; the devices still compute."""
-        padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
+        size = self.batch_size
+        while size % (2 * self._num_devices) == 0 and size // 2 >= len(images):
+            size //= 2  # few images need not take the time of many
+        padded = np.zeros((size, *images.shape[1:]), np.uint8)
         padded[: len(images)] = images
         # Figures of different papers are compared to the third digit, so float32 is meant, also where
         # devices multiply in less by default.

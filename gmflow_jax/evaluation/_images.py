@@ -54,7 +54,12 @@ class ImageFeatures:
     colours: dict[str, np.ndarray]
 
     def merge(self, other: "ImageFeatures") -> "ImageFeatures":
-        """Features of both sets, those of `self` first."""
+        """Features of both sets, those of `self` first. ValueError if only one of them has rows."""
+        if (self.rows is None) != (other.rows is None):
+            raise ValueError(
+                "These cannot be merged, for one set has each image's features and the other has not; give "
+                "both the same `keep_rows`."
+            )
         small, other_small = ((f.rows, f.logits, f.colours) for f in (self, other))
         rows, logits, colours = jax.tree.map(lambda *parts: np.concatenate(parts), small, other_small)
         return ImageFeatures(
@@ -94,26 +99,30 @@ def available_metrics(reference: "Reference", keep_rows: bool = True) -> tuple[s
 
 
 def check_metrics(
-    metrics: Collection[str], reference: "Reference", num_samples: int, keep_rows: bool = True
+    metrics: Collection[str],
+    num_samples: int,
+    reference: "Reference | None" = None,
+    keep_rows: bool = True,
 ) -> None:
-    """ValueError if one of these cannot be measured of so many images, before they are drawn for it."""
-    allowed = available_metrics(reference, keep_rows)
+    """ValueError if one of these cannot be measured of so many images, before they are drawn for it.
+
+    Whether the reference has what it takes is seen where it is given.
+    """
     for name in metrics:
         if name not in _NEEDS:
             raise ValueError(f"There is no metric {name!r}. Choose of {', '.join(IMAGE_METRICS)}.")
-        if name not in allowed:
-            lacking = ", ".join(p for p in _NEEDS[name][1] if getattr(reference, p) is None)
-            lacking = f"the reference has no {lacking}" if lacking else "each image's features were not kept"
-            raise ValueError(
-                f"The metric {name} cannot be measured, for {lacking}. Leave it out, or give a reference "
-                "made of images."
-            )
         least = _LEAST.get(name, 2)
         if num_samples < least:
             raise ValueError(
                 f"{num_samples} images are too few for {name}: it takes at least {least}, and figures that "
                 "are compared are of 50,000."
             )
+        if reference is not None and name not in available_metrics(reference, keep_rows):
+            lacking = ", ".join(p for p in _NEEDS[name][1] if getattr(reference, p) is None)
+            reason, advice = "each image's features were not kept", "keep them"
+            if lacking:
+                reason, advice = f"the reference has no {lacking}", "give a reference made of images"
+            raise ValueError(f"{name} cannot be measured, for {reason}. Leave it out, or {advice}.")
 
 
 def image_scores(
@@ -138,7 +147,7 @@ def image_scores(
     """
     keep_rows = features.rows is not None
     names = available_metrics(reference, keep_rows) if metrics is None else metrics
-    check_metrics(names, reference, features.pool3.num_samples, keep_rows)
+    check_metrics(names, features.pool3.num_samples, reference, keep_rows)
     scores = {}
     for name in names:
         scores |= _score(name, features, reference, progress)

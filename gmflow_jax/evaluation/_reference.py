@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -122,11 +124,9 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
         raise ValueError(f"{path} holds {', '.join(shapes) or 'nothing'}, but a reference is {_FORMS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with np.load(path, allow_pickle=False) as archive:
-        stored = {part: archive[name] for part, name in names.items() if name and part != "images"}
-        made_by = str(archive[_EXTRACTOR]) if _EXTRACTOR in shapes else extractor.fingerprint
-        colours = {name: float(archive[name]) for name in COLOURS if name in shapes}
-    if made_by != extractor.fingerprint:
+    arrays = _read(path, {*names.values(), _EXTRACTOR, *COLOURS} & shapes.keys() - {names["images"]})
+    stored = {part: arrays[name] for part, name in names.items() if name in arrays}
+    if str(arrays.get(_EXTRACTOR, extractor.fingerprint)) != extractor.fingerprint:
         raise ValueError(
             f"The features in {path} were made by another Inception; make them again with this one, or give "
             "the weights that made them."
@@ -135,7 +135,7 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
         _moments(path, stored, "mean", "covariance", extractor.widths.pool3),
         _moments(path, stored, "spatial_mean", "spatial_covariance", extractor.widths.spatial),
         _rows(path, stored.get("rows"), extractor.widths.pool3),
-        colours or None,
+        {name: float(arrays[name]) for name in COLOURS if name in arrays} or None,
         {"path": str(path), "sha256": digest, "arrays": sorted(shapes)},
     )
     if not names["images"] or given.rows is not None:
@@ -143,6 +143,14 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
     batches = progress(npz_rows(path, names["images"], _BATCH))
     seen = _of_images(image_features(extractor, batches), given.source)
     return dataclasses.replace(seen, pool3=given.pool3 or seen.pool3, spatial=given.spatial or seen.spatial)
+
+
+def _read(path: pathlib.Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); make it or fetch it again.") from error
 
 
 def _of_images(features: ImageFeatures, source: dict[str, Any]) -> Reference:
@@ -171,9 +179,11 @@ def _moments(path, stored, mean_name: str, covariance_name: str, width: int) -> 
 
 
 def _rows(path, rows: np.ndarray | None, width: int) -> np.ndarray | None:
-    if rows is not None and (rows.ndim != 2 or rows.shape[1] != width):
+    if rows is None:
+        return None
+    if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(
             f"The features in {path} have shape {rows.shape}, but this Inception's are [images, {width}]; "
             "give those of the same Inception."
         )
-    return rows
+    return finite(rows, f"the features in {path}", np.float32)

@@ -1,7 +1,5 @@
 """Features of a small network for any number of images, batch size and number of devices."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,26 +7,7 @@ import pytest
 from flax import nnx
 
 from gmflow_jax.evaluation import FeatureExtractor
-from gmflow_jax.models import fingerprint, functional
-
-
-class Features(NamedTuple):
-    pool: jax.Array
-    spatial: jax.Array
-
-
-class Network(nnx.Module):
-    def __init__(self, rngs):
-        self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
-
-    def __call__(self, images):
-        x = self.conv(images.astype(jnp.float32) / 128 - 1)
-        return Features(x.mean(axis=(1, 2)), x[..., 0].reshape(x.shape[0], -1))
-
-
-@pytest.fixture(scope="module")
-def network():
-    return Network(nnx.Rngs(0))
+from gmflow_jax.models import InceptionFeatures, fingerprint, functional
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +21,10 @@ def alone(network, images):
     return [network(jnp.asarray(image[None])) for image in images]
 
 
-@pytest.fixture(scope="module")
-def extractor(network):
-    return FeatureExtractor(network, batch_size=3)
-
-
 @pytest.mark.parametrize("num", [1, 4, 5, 8, 13])
 def test_any_number_of_images(extractor, images, alone, num):
     features = extractor(images[:num])
-    assert isinstance(features, Features)
+    assert isinstance(features, InceptionFeatures)
     for values, expected in zip(features, zip(*alone, strict=True), strict=True):
         assert isinstance(values, np.ndarray) and values.dtype == np.float32
         np.testing.assert_allclose(values, np.concatenate(expected[:num]), rtol=1e-6, atol=1e-6)
@@ -72,10 +46,11 @@ def test_batch_size_and_devices_do_not_matter(network, extractor, images):
             np.testing.assert_allclose(values, same, rtol=1e-6, atol=1e-6)
 
 
-def test_one_compilation_for_a_size_of_image(network, images):
+def test_compilations_are_few(network_class, images):
+    """One for a size of image, and one for a half, a quarter, ... of a batch."""
     compiled = []
 
-    class Counted(Network):
+    class Counted(network_class):
         def __call__(self, batch):
             compiled.append(batch.shape)
             return super().__call__(batch)
@@ -85,12 +60,17 @@ def test_one_compilation_for_a_size_of_image(network, images):
         extractor(images[:num])
     extractor(images[:, :4])
     assert compiled == [(4, 6, 5, 3), (4, 4, 5, 3)]
+    compiled.clear()
+    extractor = FeatureExtractor(Counted(nnx.Rngs(0)), batch_size=16)
+    for num in (1, 4, 5, 8, 9, 13, 8, 1):
+        extractor(images[:num])
+    assert compiled == [(4, 6, 5, 3), (8, 6, 5, 3), (16, 6, 5, 3)]
 
 
-def test_identity_and_widths_of_the_network(network, extractor):
+def test_identity_and_widths_of_the_network(network_class, network, extractor):
     assert extractor.fingerprint == fingerprint(functional(network)[1])
-    assert FeatureExtractor(Network(nnx.Rngs(1))).fingerprint != extractor.fingerprint
-    assert extractor.widths == Features(4, 299 * 299)
+    assert FeatureExtractor(network_class(nnx.Rngs(1))).fingerprint != extractor.fingerprint
+    assert extractor.widths == InceptionFeatures(8, 5, 12)
 
 
 def test_bad_input_is_a_sentence(network, extractor, images):

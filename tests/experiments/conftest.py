@@ -1,11 +1,18 @@
 """Programs run inside the test's process, which is quicker than a process for each."""
 
+import dataclasses
 import importlib
 import sys
+from pathlib import Path
 
 import jax
 import pytest
 from absl import flags
+
+from gmflow_jax import interop
+from tests import inception_weights
+
+_GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +37,27 @@ def run_main():
         program.main()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A diffusers folder of tiny networks whose pictures have 16 x 16 pixels."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    bundle = dataclasses.replace(
+        interop.load_diffusers(_GOLDEN / "networks" / "tiny_gmdit"),
+        autoencoder=interop.load_diffusers(_GOLDEN / "autoencoder").autoencoder,
+        id2label={0: "jay", 3: "great white heron/egret, Ardea alba"},
+    )
+    interop.save_diffusers(folder, bundle)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inception(tmp_path_factory):
+    """The golden data's weights of Inception."""
+    path = tmp_path_factory.mktemp("inception") / "inception.safetensors"
+    inception_weights.write(path)
+    return path
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,30 +1,14 @@
 """Programs for published networks: sample --checkpoint, export, download and the full-size benchmark."""
 
-import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import cli
-from gmflow_jax import interop, pipeline
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    bundle = dataclasses.replace(
-        interop.load_diffusers(GOLDEN / "networks" / "tiny_gmdit"),
-        autoencoder=interop.load_diffusers(GOLDEN / "autoencoder").autoencoder,
-        id2label={0: "jay", 3: "great white heron/egret, Ardea alba"},
-    )
-    interop.save_diffusers(folder, bundle)
-    return folder
+from gmflow_jax import pipeline
 
 
 def test_sample_writes_a_grid_single_pictures_and_samples(checkpoint, tmp_path, run_main, capsys):

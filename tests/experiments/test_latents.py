@@ -53,10 +53,32 @@ def train(latents, run_main):
 
 
 @pytest.fixture(scope="module")
-def workdir(train, tmp_path_factory):
+def workdir(train, photographs, inception, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    train(folder, f"--config.autoencoder={_GOLDEN}")
+    train(folder, f"--config.autoencoder={_GOLDEN}", "--config.score_every=6", "--config.score_samples=10",
+          f"--config.inception={inception}", f"--config.reference={photographs}")  # fmt: skip
     return folder
+
+
+def test_scores_while_training_say_of_how_many_pictures(workdir):
+    with (workdir / "metrics.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    scores = {name: float(value) for name, value in last.items() if name.endswith("_n10")}
+    assert {"fid_n10", "sfid_n10", "precision_n10", "recall_n10", "saturation_n10"} <= set(scores)
+    assert all(np.isfinite(value) for value in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config.score_every=2"], "need autoencoder, inception and reference"),
+        (["--config.score_every=2", "--config.score_samples=9"], "score_samples is 9"),
+    ],
+)
+def test_scores_that_cannot_be_had_are_refused_before_the_run(train, tmp_path, arguments, said):
+    with pytest.raises(cli.UserError, match=said):
+        train(tmp_path / "run", *arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_leaves_losses_pictures_and_averages(workdir):
@@ -142,7 +164,7 @@ def test_other_latents_in_the_same_workdir_are_refused(train, workdir, photograp
         ("export", ["--average=newest", "--out=x"], "no average 'newest'"),
         ("export", ["--ema_std=0.001", "--out=x"], "with an error of"),
         ("export", [], "--out is needed"),
-        ("evaluate", [], "has no scores of its own"),
+        ("evaluate", [], "need --inception"),
     ],
 )
 def test_what_cannot_be_done_with_a_run_is_a_sentence(workdir, run_main, program, arguments, said):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 
 import pytest
 
@@ -10,6 +9,7 @@ from tests.experiments.training_process import (
     assert_close,
     assert_equal,
     finish,
+    joined,
     last_state,
     output,
     start,
@@ -26,16 +26,7 @@ def undisturbed(tmp_path_factory):
 
 def _start_pair(workdir, *arguments):
     mesh = arguments or ("--config.mesh.data=4", "--config.mesh.fsdp=2")
-    return [start(workdir, *mesh, *flags, devices=4) for flags in _joined()]
-
-
-def _joined():
-    """The flags of either process."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common = (f"--coordinator_address=localhost:{port}", "--num_processes=2")
-    return [(*common, f"--process_id={i}") for i in range(2)]
+    return [start(workdir, *mesh, *flags, devices=4) for flags in joined()]
 
 
 def _finish(processes, workdir):
@@ -86,7 +77,7 @@ def test_processes_that_do_not_fit_together_fail_together(tmp_path, folders, arg
     extra = ((), arguments)
     processes = [
         start(tmp_path / folder, *flags, *more)
-        for folder, flags, more in zip(folders, _joined(), extra, strict=True)
+        for folder, flags, more in zip(folders, joined(), extra, strict=True)
     ]
     for process in processes:
         process.join(120)

@@ -1,8 +1,10 @@
-"""`experiments.train` on a tiny network in processes of its own, which can be killed."""
+"""Programs in processes of their own, and `experiments.train` on a tiny network, which can be killed."""
 
 import csv
+import importlib
 import multiprocessing
 import os
+import socket
 import sys
 import time
 
@@ -22,35 +24,52 @@ _CONFIG = (
 )  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["experiments.train", "sklearn.datasets"])  # imported once for all
+# Imported once for all.
+_context.set_forkserver_preload(["experiments.fit", "experiments.report", "sklearn.datasets"])
 
 
 def start(workdir, *arguments, devices=1):
     """A process that trains, or goes on training, in `workdir`."""
     workdir.parent.mkdir(exist_ok=True)
-    process = _context.Process(target=_train, args=(workdir, [*_CONFIG, *arguments], devices))
+    return start_program(
+        workdir.parent, "train", f"--workdir={workdir}", *_CONFIG, *arguments, devices=devices
+    )
+
+
+def start_program(folder, name, *arguments, devices=1):
+    """A process of a program; what it prints goes to output.txt in the folder."""
+    process = _context.Process(target=_run, args=(folder, name, arguments, devices))
     process.start()
     return process
 
 
-def _train(workdir, arguments, devices):
+def _run(folder, name, arguments, devices):
     os.environ.pop("XLA_FLAGS", None)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_disable_most_optimizations", True)  # it compiles for longer than it runs
-    jax.config.update("jax_compilation_cache_dir", str(workdir.parent / "cache"))
+    jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    with open(workdir.parent / "output.txt", "a") as output:
+    with open(folder / "output.txt", "a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    from experiments import cli, train
+    from experiments import cli
 
-    sys.argv = ["train", f"--workdir={workdir}", *arguments]
-    cli.run(train.main)
+    sys.argv = [name, *arguments]
+    cli.run(importlib.import_module(f"experiments.{name}").main)
+
+
+def joined():
+    """The flags of either of two processes that work together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = (f"--coordinator_address=localhost:{port}", "--num_processes=2")
+    return [(*common, f"--process_id={i}") for i in range(2)]
 
 
 def finish(process, workdir):
-    """Wait for a process that is to end well."""
+    """Wait for a process that is to end well, and has printed beside `workdir`."""
     process.join(300)
     assert process.exitcode == 0, output(workdir)[-2000:]
 

@@ -1,0 +1,141 @@
+"""Scores of pictures as users ask for them: of a checkpoint, a file or a folder, alone or on two hosts."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import cli
+from gmflow_jax import evaluation
+from tests.experiments.training_process import finish, joined, start_program
+
+_NUM = 10
+_QUICK = "--metrics=inception_score,precision_recall,kid,colours"
+
+
+@pytest.fixture(scope="module")
+def drawn(checkpoint, run_main, tmp_path_factory):
+    """The pictures of `experiments.sample`, ten classes in turn: as an .npz and as a folder."""
+    folder = tmp_path_factory.mktemp("drawn")
+    run_main(
+        "sample", f"--checkpoint={checkpoint}", f"--num_samples={_NUM}", "--num_steps=1", "--num_substeps=2",
+        f"--out={folder / 'pictures.png'}", f"--samples_out={folder / 'pictures.npz'}",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """An image file in the form of ADM's, whose mean belongs to other images."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("reference") / "adm.npz"
+    noise = rng.integers(0, 256, (12, 16, 16, 3), np.uint8)
+    np.savez(path, arr_0=noise, mu_s=np.zeros(2023), sigma_s=np.eye(2023))
+    return path
+
+
+@pytest.fixture(scope="module")
+def evaluate(inception, reference, run_main, tmp_path_factory):
+    def run(*arguments):
+        out = tmp_path_factory.mktemp("reports") / "report.json"
+        run_main("evaluate", f"--inception={inception}", f"--reference={reference}", f"--out={out}",
+                 *arguments)  # fmt: skip
+        return json.loads(out.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the features of the reference are kept."""
+    return tmp_path_factory.mktemp("reference") / "kept.npz"
+
+
+@pytest.fixture(scope="module")
+def of_checkpoint(evaluate, checkpoint, kept):
+    return evaluate(f"--checkpoint={checkpoint}", f"--num_samples={_NUM}", "--labels=balanced",
+                    "--num_steps=1", "--num_substeps=2", f"--reference_out={kept}", _QUICK)  # fmt: skip
+
+
+def test_a_checkpoint_scores_as_its_pictures_in_a_file_and_in_a_folder(
+    of_checkpoint, evaluate, drawn, kept, capsys
+):
+    (row,) = of_checkpoint["rows"]
+    assert row["cell"]["solver"] == "gm_ode" and row["cell"]["num_substeps"] == 2
+    assert row["cell"]["guidance_scale"] == 0.45
+    for samples in ("pictures.npz", "pictures"):
+        scores = evaluate(f"--samples={drawn / samples}", f"--reference={kept}", _QUICK)["scores"]
+        assert scores == pytest.approx(row["scores"], rel=1e-5)
+    assert "reference" not in capsys.readouterr().err  # its images were not looked at again
+    images = np.load(drawn / "pictures.npz")["arr_0"]
+    assert scores["saturation"] == pytest.approx(evaluation.saturation(images).mean(), rel=1e-12)
+
+
+def test_the_report_says_what_decides_the_numbers(of_checkpoint, reference):
+    assert set(of_checkpoint["weights_sha256"]) == {"model", "spectrum", "autoencoder"}
+    assert all(len(digest) == 64 for digest in of_checkpoint["weights_sha256"].values())
+    assert of_checkpoint["reference"]["num_images"] == 12 and len(of_checkpoint["reference"]["sha256"]) == 64
+    assert of_checkpoint["labels"] == "balanced" and of_checkpoint["num_samples"] == _NUM
+    assert of_checkpoint["seeds"] == [0] and "fold_in" in of_checkpoint["seed_rule"]
+    assert "299 x 299" in of_checkpoint["inception"]["input"]
+    assert {"jax", "numpy", "gmflow_jax", "devices"} <= set(of_checkpoint["versions"])
+
+
+def test_two_processes_draw_together(of_checkpoint, checkpoint, inception, kept, tmp_path):
+    """KID is a difference of means near 1, whence its absolute tolerance."""
+    asked = (f"--checkpoint={checkpoint}", f"--inception={inception}", f"--reference={kept}",
+             f"--num_samples={_NUM}", "--labels=balanced", "--num_steps=1", "--num_substeps=2", _QUICK,
+             f"--out={tmp_path / 'report.json'}")  # fmt: skip
+    for process in [start_program(tmp_path, "evaluate", *asked, *flags) for flags in joined()]:
+        finish(process, tmp_path / "report.json")
+    (found,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    (expected,) = of_checkpoint["rows"]
+    assert found["scores"] == pytest.approx(expected["scores"], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--checkpoint=nowhere", "--samples=x.npz"], "one of the three"),
+        (["--checkpoint=nowhere"], "no folder nowhere"),
+        (["--samples=nowhere.npz"], "nowhere.npz"),
+        (["--samples=nowhere"], "no folder or file nowhere"),
+        (["--samples=nowhere.npz", "--inception="], "need --inception"),
+        (["--samples=nowhere.npz", "--reference_out=kept.pkl"], "must end in .npz"),
+        (["--samples=nowhere.npz", "--out=report.txt"], "must end in .json"),
+        (["--samples=nowhere.npz", "--metrics=nll"], "no likelihood"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(evaluate, arguments, said):
+    with pytest.raises(cli.UserError, match=said):
+        evaluate(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--metrics=fun"], "no metric 'fun'"),
+        (["--num_samples=5"], "5 images are too few for inception_score"),
+        (["--guidance=cfg"], "at least 1 for classifier-free"),
+        (["--solvers=magic"], "no solver 'magic'"),
+        (["--num_steps=0"], "num_steps is 0"),
+        (["--num_steps=a"], "--num_steps must be a list"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_it_is(evaluate, checkpoint, arguments, said):
+    with pytest.raises(cli.UserError, match=said):
+        evaluate(f"--checkpoint={checkpoint}", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"arr_0": np.full((2, 8, 8, 3), 0.5)}, r"in \[0, 1\]"),
+        ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "at least one image"),
+        ({"samples": np.zeros((2, 8, 8, 3), np.uint8)}, "no array 'arr_0'"),
+    ],
+)
+def test_samples_that_are_no_pictures_are_refused(evaluate, arrays, said, tmp_path):
+    np.savez(tmp_path / "samples.npz", **arrays)
+    with pytest.raises(cli.UserError, match=said):
+        evaluate(f"--samples={tmp_path / 'samples.npz'}")

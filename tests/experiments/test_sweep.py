@@ -1,0 +1,129 @@
+"""Sweeps as users run them: tables, resuming, extending, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import cli
+
+_ROWS = (
+    "--config=experiments/configs/sweep_digits.py", "--config.num_steps=(1,)", "--config.cfg_scales=(1.5,)",
+)  # fmt: skip
+_ONE = "{'name': 'A', 'solver': 'gm_sde', 'order': 1}"
+
+
+@pytest.fixture(scope="module")
+def workdir(run_main, tmp_path_factory):
+    """A digits run too small and short to draw digits."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    run_main(
+        "train", "--config=experiments/configs/digits.py", f"--workdir={folder}", "--config.num_steps=4",
+        "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
+        "--config.optimizer.warm_up_steps=1", "--config.batch_size=16", "--config.log_every=2", "--noreport",
+        "--config.report.num_seeds=2",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(run_main, workdir):
+    def run(out, *arguments, scales="(0.0,0.3)"):
+        scales = f"--config.guidance_scales={scales}"
+        run_main("sweep", *_ROWS, f"--workdir={workdir}", f"--out={out}", scales, *arguments)
+        return json.loads((out / "sweep.json").read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def swept(sweep, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweeps") / "digits"
+    return out, sweep(out)
+
+
+def test_the_best_cells_are_the_extremes_of_all(swept):
+    out, content = swept
+    rows = {(c["cell"]["name"], c["cell"]["guidance_scale"]): c["scores"] for c in content["cells"]}
+    assert sorted(rows) == [
+        ("GM-ODE 2", 0.0), ("GM-ODE 2", 0.3), ("GM-ODE 2, CFG", 1.5), ("GM-SDE 2", 0.0), ("GM-SDE 2", 0.3),
+    ]  # fmt: skip
+    for best in content["best"]:
+        own = [scores for (name, _), scores in rows.items() if name == best["row"]]
+        assert best["by_distance"]["frechet"] == min(scores["frechet"] for scores in own)
+        assert best["by_precision"]["precision"] == max(scores["precision"] for scores in own)
+    text = (out / "sweep.txt").read_text()
+    assert "best frechet" in text and "best precision" in text and "GM-ODE 2, CFG" in text
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unguided_cell_is_the_reports(swept, workdir, run_main, tmp_path):
+    run_main("evaluate", f"--workdir={workdir}", f"--out={tmp_path / 'r.json'}", "--num_steps=1")
+    report = json.loads((tmp_path / "r.json").read_text())
+    expected = {row["solver"]: row["frechet"]["mean"] for row in report["rows"] if row["nfe"] == 1}
+    for cell in swept[1]["cells"]:
+        if cell["cell"]["guidance_scale"] == 0:
+            assert cell["scores"]["frechet"] == pytest.approx(expected[cell["cell"]["name"]], abs=2e-6)
+
+
+def test_what_is_done_is_read_and_what_is_missing_drawn(swept, sweep, tmp_path):
+    _, content = swept
+    out = tmp_path / "again"
+    (out / "cells").mkdir(parents=True)
+    for path in sorted((swept[0] / "cells").iterdir())[1:]:
+        cell = json.loads(path.read_text())
+        cell["scores"]["recall"] = 0.123  # so that one sees that it was read
+        (out / "cells" / path.name).write_text(json.dumps(cell))
+    again = sweep(out)
+    changed = [
+        after["scores"]["recall"] == 0.123
+        for before, after in zip(content["cells"], again["cells"], strict=True)
+    ]
+    assert sum(changed) == 4
+    drawn = changed.index(False)
+    assert again["cells"][drawn]["scores"] == pytest.approx(content["cells"][drawn]["scores"], rel=1e-6)
+
+
+def test_a_sweep_can_be_extended_but_not_changed(swept, sweep, workdir):
+    out, content = swept
+    more = sweep(out, scales="(0.0,0.3,0.6)")
+    assert len(more["cells"]) == 7
+    assert [c for c in more["cells"] if c["cell"]["guidance_scale"] != 0.6] == content["cells"]
+    settings = json.loads((out / "settings.json").read_text())
+    (out / "settings.json").write_text(json.dumps({**settings, "num_samples": 5}))
+    with pytest.raises(cli.UserError, match="num_samples was 5 and is now 1797"):
+        sweep(out)
+    (out / "settings.json").write_text(json.dumps(settings))
+
+
+def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
+    reference = tmp_path / "reference.npz"
+    np.savez(reference, arr_0=np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8))
+    run_main(
+        "sweep", *_ROWS, f"--checkpoint={checkpoint}", f"--inception={inception}", "--config.num_samples=10",
+        f"--reference={reference}", f"--out={tmp_path / 'out'}", "--metrics=fid,precision_recall,colours",
+        "--config.guidance_scales=(0.3,)", f"--config.rows=({_ONE},)",
+    )  # fmt: skip
+    content = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    (cell,) = content["cells"]
+    assert cell["cell"]["spectrum"] is True and cell["cell"]["num_substeps"] == 128
+    assert set(cell["scores"]) == {"fid", "precision", "recall", "saturation", "brightness", "contrast"}
+    assert "less the real images'" in (tmp_path / "out" / "sweep.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--checkpoint=nowhere"], "either --workdir"),
+        (["--config.rows=({'name': 'A', 'solver': 'ab2', 'guidance_scales': (1.0,)},)"], "scale must be in"),
+        (["--config.rows=()"], "nothing to sweep"),
+        (["--config.rows=({'name': 'A', 'solver': 'magic'},)"], "no solver 'magic'"),
+        (["--config.rows=({'name': 'A', 'solver': 'euler', 'speed': 1},)"], "no row of a sweep: .*speed"),
+        ([f"--config.rows=({_ONE}, {_ONE})"], "both called A"),
+        (["--workdir=nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(sweep, tmp_path, arguments, said):
+    with pytest.raises(cli.UserError, match=said):
+        sweep(tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
