@@ -4,6 +4,7 @@
     --out=sweeps/digits
   python -m experiments.sweep --config=experiments/configs/sweep_table2.py --checkpoint=checkpoints/imagenet
     --inception=inception.safetensors --reference=VIRTUAL_imagenet256_labeled.npz --out=sweeps/table2
+  python -m experiments.sweep ... --row=A0 --row=B0
 
 The folder --out receives a file for each cell in cells/, then sweep.json, sweep.txt (the tables) and
 sweep.png (precision against recall). The same command again goes on where it stopped, and a sweep may be
@@ -27,6 +28,9 @@ from experiments.scoring.judges import ImageJudge, RunJudge
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What is swept, e.g. experiments/configs/sweep_digits.py.", lock_config=True
 )
+_ROWS = flags.DEFINE_multi_string(
+    "row", [], "A row to sweep, by its name or how that begins; repeat for more. By default all of them."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on digits, or on latents.")
 _OUT = flags.DEFINE_string("out", None, "Folder of the sweep; made if it does not exist.")
 _OPTIONS = options.define_flags()
@@ -42,9 +46,8 @@ def main() -> None:
     _JOIN()
     config, out = _CONFIG.value, pathlib.Path(_OUT.value)
     with cluster.alike() as notes:
-        todo = cells.make_cells(
-            config.rows, config.num_steps, config.guidance_scales, config.cfg_scales
-        )
+        rows = cells.select_rows(config.rows, _ROWS.value)
+        todo = cells.make_cells(rows, config.num_steps, config.guidance_scales, config.cfg_scales)
         judge = _make_judge(config)
         todo = [judge.resolve(cell) for cell in todo]
         notes["settings"] = judge.settings
@@ -53,9 +56,12 @@ def main() -> None:
         if jax.process_index() == 0:
             (out / "cells").mkdir(parents=True, exist_ok=True)
             runs.write_json(out / "settings.json", judge.settings)
-    with cluster.alike():
+    with cluster.alike() as notes:
         cluster.check_shared(out)
-        results = _sweep(judge, todo, out / "cells")
+        done = _read_cells(todo, out / "cells")
+        notes["done"] = sorted(done)  # or hosts would wait for one another
+    with cluster.alike():
+        results = _sweep(judge, todo, done, out / "cells")
     if jax.process_index() == 0:
         _report(judge, results, out)
 
@@ -71,20 +77,29 @@ def _make_judge(config) -> RunJudge | ImageJudge:
     return RunJudge(_WORKDIR.value)
 
 
-def _sweep(judge, todo: Sequence[cells.Cell], folder: pathlib.Path) -> list[tables.Result]:
-    """Scores of every cell, of which those in the folder are read."""
+def _read_cells(todo: Sequence[cells.Cell], folder: pathlib.Path) -> dict[str, dict[str, float]]:
+    """Scores of the cells that an earlier call has left, by key."""
+    done = {}
+    for cell in todo:
+        path = folder / f"{cell.key}.json"
+        if path.exists():
+            runs.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name")
+            done[cell.key] = runs.read_json(path)["scores"]
+    return done
+
+
+def _sweep(judge, todo: Sequence[cells.Cell], done, folder: pathlib.Path) -> list[tables.Result]:
+    """Scores of every cell; what is not done is drawn, and written when it is."""
     results, total = [], len(todo) * judge.num_samples
     with tqdm(total=total, desc="sweep", unit="sample", disable=jax.process_index() > 0) as bar:
         for number, cell in enumerate(todo, 1):
             bar.set_postfix_str(f"{cell.key}, cell {number} of {len(todo)}")
-            path, before = folder / f"{cell.key}.json", bar.n
-            if path.exists():
-                runs.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name")
-                scores = runs.read_json(path)["scores"]
-            else:
+            scores, before = done.get(cell.key), bar.n
+            if scores is None:
                 scores = judge.score(cell, bar.update)
                 if jax.process_index() == 0:
-                    runs.write_json(path, {"cell": cell.to_json(), "scores": scores})
+                    content = {"cell": cell.to_json(), "scores": scores}
+                    runs.write_json(folder / f"{cell.key}.json", content)
             bar.update(before + judge.num_samples - bar.n)
             results.append((cell, scores))
     return results

@@ -60,6 +60,22 @@ class Cell:
         return dataclasses.asdict(self)
 
 
+def select_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Rows by their names, or by the first words of these, such as A0; all of them where none is given.
+
+    Raises ValueError for a name that no row has.
+    """
+    chosen = []
+    for name in names:
+        found = [row for row in rows if row["name"] == name]
+        found = found or [row for row in rows if row["name"].startswith(f"{name} ")]
+        if not found:
+            there = "; ".join(row["name"] for row in rows)
+            raise ValueError(f"There is no row {name!r} in this sweep. Its rows are: {there}.")
+        chosen += found
+    return chosen or list(rows)
+
+
 def make_cells(
     rows: Sequence[Mapping[str, Any]],
     num_steps: Sequence[int],

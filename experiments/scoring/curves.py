@@ -22,7 +22,7 @@ def precision_recall_curves(path: pathlib.Path, results: Sequence[Result]) -> No
     lines: dict[tuple[str, int], list[Result]] = {}
     for cell, scores in results:
         lines.setdefault((cell.name, cell.num_steps), []).append((cell, scores))
-    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for i, ((name, num_steps), members) in enumerate(lines.items()):
@@ -36,7 +36,7 @@ def precision_recall_curves(path: pathlib.Path, results: Sequence[Result]) -> No
     axes.set(xlabel="recall", ylabel="precision", title="Precision and recall by guidance scale")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     runs.write_bytes(path, buffer.getvalue())

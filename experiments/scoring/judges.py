@@ -95,6 +95,7 @@ class ImageJudge:
         seed: int = 0,
         batch_size: int | None = None,
         metrics: tuple[str, ...] | None = None,
+        neighbours: str = "float32",
     ):
         """Args: see `evaluation.evaluation_labels` and `image_scores`. ValueError if they cannot be used."""
         names = evaluation.available_metrics(reference) if metrics is None else metrics
@@ -104,7 +105,7 @@ class ImageJudge:
         self._labels = evaluation.evaluation_labels(num_samples, pipe.bundle.config.num_classes, labels)
         self._pipe, self._extractor, self._reference = pipe, extractor, reference
         self._options = {"seed": seed, "batch_size": batch_size}
-        self._rule, self._metrics = labels, names
+        self._rule, self._metrics, self._neighbours = labels, names, neighbours
 
     @property
     def num_samples(self) -> int:
@@ -129,7 +130,7 @@ class ImageJudge:
             "labels": self._rule,
             "seeds": [self._options["seed"]],
             "seed_rule": SEED_RULE,
-            **measurement(self._extractor, self._reference),
+            **measurement(self._extractor, self._reference, self._neighbours),
         }
 
     def resolve(self, cell: Cell) -> Cell:
@@ -152,7 +153,9 @@ class ImageJudge:
         if jax.process_index() > 0:
             return {}
         features = functools.reduce(evaluation.ImageFeatures.merge, parts)
-        return evaluation.image_scores(features, self._reference, self._metrics, progress=bar_of_blocks)
+        return evaluation.image_scores(
+            features, self._reference, self._metrics, self._neighbours, bar_of_blocks
+        )
 
     def _draw(self, cell: Cell, labels: np.ndarray, indices: np.ndarray) -> Iterable[np.ndarray]:
         """Batches of pictures; nothing is compiled before the first is asked for."""
@@ -172,7 +175,9 @@ class ImageJudge:
         )
 
 
-def measurement(extractor: evaluation.FeatureExtractor, reference: evaluation.Reference) -> dict[str, Any]:
+def measurement(
+    extractor: evaluation.FeatureExtractor, reference: evaluation.Reference, neighbours: str
+) -> dict[str, Any]:
     """How pictures are measured, for a report."""
     return {
         "reference": reference.source,
@@ -185,8 +190,8 @@ def measurement(extractor: evaluation.FeatureExtractor, reference: evaluation.Re
         "metrics": {
             "fid, sfid": "Frechet distance in float64, covariances with divisor N - 1",
             "inception_score": "mean of 10 parts, logits without the bias",
-            "precision, recall": "k = 3, distances in float32",
-            "density, coverage": "k = 5, distances in float32",
+            "precision, recall": f"k = 3, distances in {neighbours}",
+            "density, coverage": f"k = 5, distances in {neighbours}",
             "kid": "unbiased, cubic kernel, all pictures",
         },
     }

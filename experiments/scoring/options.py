@@ -24,6 +24,7 @@ class Options(NamedTuple):
     reference_out: str | None
     batch_size: int | None
     metrics: tuple[str, ...] | None
+    neighbours: str
 
 
 def define_flags():
@@ -58,11 +59,17 @@ def define_flags():
         "For runs on digits or points: nll, the likelihood of training data instead of scores of samples.",
     )
 
+    neighbours = flags.DEFINE_enum(
+        "neighbours", "float32", ["float32", "float64", "float16", "float16_radii"],
+        "How distances of precision and recall are rounded: float16 is ADM's rule, float16_radii that of the "
+        "authors' figures.",
+    )  # fmt: skip
+
     def options(workdir: str | None = None) -> Options:
         return Options(
             checkpoint.value, workdir, autoencoder.value, average.value, ema_std.value, inception.value,
             reference.value, reference_out.value, batch_size.value,
-            None if metrics.value is None else tuple(metrics.value),
+            None if metrics.value is None else tuple(metrics.value), neighbours.value,
         )  # fmt: skip
 
     return options
@@ -94,7 +101,7 @@ def make_image_judge(options: Options, num_samples: int, labels: str, seed: int)
     extractor, reference = load_measurement(options, image_size)
     return ImageJudge(
         pipe, extractor, reference, num_samples=num_samples, labels=labels, seed=seed,
-        batch_size=options.batch_size, metrics=options.metrics,
+        batch_size=options.batch_size, metrics=options.metrics, neighbours=options.neighbours,
     )  # fmt: skip
 
 

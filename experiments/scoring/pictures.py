@@ -44,10 +44,10 @@ def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> No
         evaluation.check_metrics(metrics, num_images, reference)
         bar = tqdm(batches, desc="samples", unit="batch", total=-(-num_images // _BATCH))
         features = evaluation.image_features(extractor, bar)
-        scores = evaluation.image_scores(features, reference, metrics, bar_of_blocks)
+        scores = evaluation.image_scores(features, reference, metrics, options.neighbours, bar_of_blocks)
     print(tables.aligned([["score", "value"], *([name, f"{v:.6g}"] for name, v in scores.items())]))
     settings = {"samples": {"path": path, "num_images": num_images, **source}}
-    _write(out, {"scores": scores, **settings, **measurement(extractor, reference)})
+    _write(out, {"scores": scores, **settings, **measurement(extractor, reference, options.neighbours)})
 
 
 def _write(out: pathlib.Path, content: dict[str, Any]) -> None:

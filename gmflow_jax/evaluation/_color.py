@@ -1,5 +1,7 @@
 """Statistics of the colours of images, which guidance is known to move away from those of real images."""
 
+import functools
+
 import numpy as np
 
 
@@ -15,9 +17,9 @@ def saturation(images) -> np.ndarray:
     Raises:
       ValueError: If the shape does not fit or a value is negative.
     """
-    images = _colors(images)
-    largest, smallest = (extreme(axis=-1).astype(np.float64) for extreme in (images.max, images.min))
-    return ((largest - smallest) / np.where(largest > 0, largest, 1)).mean(axis=(1, 2))
+    colors = np.moveaxis(_colors(images), -1, 0)  # a reduction of a short axis takes 9 times as long
+    largest, smallest = (functools.reduce(extreme, colors) for extreme in (np.maximum, np.minimum))
+    return ((largest - smallest) / np.where(largest > 0, largest, 1).astype(np.float64)).mean(axis=(1, 2))
 
 
 def brightness(images) -> np.ndarray:

@@ -33,15 +33,15 @@ def frechet_distance(mean_1, cov_1, mean_2, cov_2) -> float:
             )
     # tr (C1 C2)^(1/2) is the sum of the singular values of F1^T F2 with C = F F^T. Unlike roots
     # of eigenvalues of a product, they don't turn rounding of 1e-16 into errors of 1e-8.
-    cross = np.linalg.svd(_factor(cov_1, "cov_1").T @ _factor(cov_2, "cov_2"), compute_uv=False)
+    cross = np.linalg.svd(factor(cov_1, "cov_1").T @ factor(cov_2, "cov_2"), compute_uv=False)
     distance = (
         np.sum((mean_1 - mean_2) ** 2) + np.trace(cov_1) + np.trace(cov_2) - 2 * cross.sum()
     )
     return float(max(distance, 0.0))  # equal inputs leave rounding of either sign
 
 
-def _factor(cov: np.ndarray, name: str) -> np.ndarray:
-    """F [D, rank] with F F^T = cov."""
+def factor(cov: np.ndarray, name: str) -> np.ndarray:
+    """F [D, rank] with F F^T = cov; ValueError if it is no covariance."""
     if not np.allclose(cov, cov.T, rtol=1e-6, atol=1e-6 * np.abs(cov).max()):
         raise ValueError(
             f"{name} is not symmetric, so it is no covariance; check the order of the arguments "

@@ -1,7 +1,7 @@
 """What is measured of a set of images, batch by batch, and the scores that follow."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -12,6 +12,7 @@ from ._color import brightness, contrast, saturation
 from ._frechet import frechet_distance
 from ._inception_score import inception_score
 from ._kernel import kernel_distance
+from ._neighbours import DType, Progress
 from ._precision_recall import density_coverage, precision_recall
 from ._statistics import FeatureStatistics
 
@@ -31,6 +32,7 @@ _NEEDS = {
     "colours": ((), ()),
 }
 IMAGE_METRICS = tuple(_NEEDS)
+_CHUNK = 512  # images
 _LEAST = {"inception_score": 10, "precision_recall": 4, "density_coverage": 6}  # images; others need 2
 
 
@@ -70,14 +72,15 @@ class ImageFeatures:
 def image_features(
     extractor: "FeatureExtractor", batches: Iterable[np.ndarray], keep_rows: bool = True
 ) -> ImageFeatures:
-    """Features of uint8 images that come in batches [n, H, W, 3]; each batch is looked at once.
+    """Features of uint8 images that come in batches [n, H, W, 3]; each image is looked at once.
 
-    Without `keep_rows` only three numbers an image are kept, and FID, sFID and colours are what can be
-    measured. Raises ValueError for images that are no uint8 colours, or if there are none.
+    Hundreds of images are held at a time. Without `keep_rows` only three numbers an image are kept beside
+    the statistics, and FID, sFID and colours are what can be measured. Raises ValueError for images that are
+    no uint8 colours, or if there are none.
     """
     statistics, kept = None, []
-    for images in batches:
-        features = extractor(check_images(images))
+    for images in _joined(map(check_images, batches)):
+        features = extractor(images)
         new = [FeatureStatistics.of(features.pool3), FeatureStatistics.of(features.spatial)]
         if statistics is not None:
             new = [old.merge(part) for old, part in zip(statistics, new, strict=True)]
@@ -87,6 +90,18 @@ def image_features(
     if statistics is None:
         raise ValueError("There are no images to measure; give at least one batch of them.")
     return ImageFeatures(*statistics, *jax.tree.map(lambda *parts: np.concatenate(parts), *kept))
+
+
+def _joined(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same images in order, in batches of at least `_CHUNK` but for the last."""
+    held: list[np.ndarray] = []
+    for images in batches:
+        held.append(images)
+        if sum(map(len, held)) >= _CHUNK:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 def available_metrics(reference: "Reference", keep_rows: bool = True) -> tuple[str, ...]:
@@ -111,35 +126,43 @@ def check_metrics(
     for name in metrics:
         if name not in _NEEDS:
             raise ValueError(f"There is no metric {name!r}. Choose of {', '.join(IMAGE_METRICS)}.")
-        least = _LEAST.get(name, 2)
-        if num_samples < least:
-            raise ValueError(
-                f"{num_samples} images are too few for {name}: it takes at least {least}, and figures that "
-                "are compared are of 50,000."
-            )
+        _check_number(name, num_samples, "images")
         if reference is not None and name not in available_metrics(reference, keep_rows):
             lacking = ", ".join(p for p in _NEEDS[name][1] if getattr(reference, p) is None)
             reason, advice = "each image's features were not kept", "keep them"
             if lacking:
                 reason, advice = f"the reference has no {lacking}", "give a reference made of images"
             raise ValueError(f"{name} cannot be measured, for {reason}. Leave it out, or {advice}.")
+        if reference is not None and "rows" in _NEEDS[name][1]:
+            _check_number(name, len(reference.rows), "images of the reference")
+
+
+def _check_number(name: str, number: int, what: str) -> None:
+    least = _LEAST.get(name, 2)
+    if number < least:
+        raise ValueError(
+            f"{number} {what} are too few for {name}: it takes at least {least}, and figures that are "
+            "compared are of 50,000."
+        )
 
 
 def image_scores(
     features: ImageFeatures,
     reference: "Reference",
     metrics: Collection[str] | None = None,
-    progress: Callable[[Iterable], Iterable] | None = None,
+    neighbours: DType = "float32",
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Scores of images against a reference.
 
     FID (Heusel et al. 2017) and sFID (Nash et al. 2021) are Frechet distances of the pool3 and spatial
     features; the Inception Score (Salimans et al. 2016) is the mean of 10 parts; precision and recall are
-    of k = 3 in float32 (Kynkaanniemi et al. 2019), density and coverage of k = 5 (Naeem et al. 2020); kid
-    is the unbiased kernel distance of all features (Binkowski et al. 2018); colours are means over images.
+    of k = 3 (Kynkaanniemi et al. 2019), density and coverage of k = 5 (Naeem et al. 2020); kid is the
+    unbiased kernel distance of all features (Binkowski et al. 2018); colours are means over images.
 
     Args:
       metrics: Of `IMAGE_METRICS`; all that can be measured if None.
+      neighbours: `dtype` of `precision_recall`, for these four.
       progress: Wraps the blocks of the slow ones, such as tqdm.
 
     Raises:
@@ -150,11 +173,14 @@ def image_scores(
     check_metrics(names, features.pool3.num_samples, reference, keep_rows)
     scores = {}
     for name in names:
-        scores |= _score(name, features, reference, progress)
+        scores |= _score(name, features, reference, neighbours, progress)
     return scores
 
 
-def _score(name: str, features: ImageFeatures, reference: "Reference", progress) -> dict[str, float]:
+def _score(
+    name: str, features: ImageFeatures, reference: "Reference", neighbours: DType, progress: Progress | None
+) -> dict[str, float]:
+    sets, options = (reference.rows, features.rows), {"dtype": neighbours, "progress": progress}
     if name in ("fid", "sfid"):
         part = "pool3" if name == "fid" else "spatial"
         ours = getattr(features, part)
@@ -162,11 +188,9 @@ def _score(name: str, features: ImageFeatures, reference: "Reference", progress)
     if name == "inception_score":
         return {name: inception_score(features.logits)}
     if name == "precision_recall":
-        both = precision_recall(reference.rows, features.rows, progress=progress)
-        return dict(zip(("precision", "recall"), both, strict=True))
+        return dict(zip(("precision", "recall"), precision_recall(*sets, **options), strict=True))
     if name == "density_coverage":
-        both = density_coverage(reference.rows, features.rows, progress=progress)
-        return dict(zip(("density", "coverage"), both, strict=True))
+        return dict(zip(("density", "coverage"), density_coverage(*sets, **options), strict=True))
     if name == "kid":
-        return {name: kernel_distance(reference.rows, features.rows)}
+        return {name: kernel_distance(*sets)}
     return {colour: float(values.mean()) for colour, values in features.colours.items()}

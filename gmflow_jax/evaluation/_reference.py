@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._checks import finite
+from ._frechet import factor
 from ._images import COLOURS, ImageFeatures, image_features
 from ._npz import npz_rows, npz_shapes
 
@@ -32,7 +33,7 @@ _FORMS = (
     "real_feats_np"
 )
 _BATCH = 64
-_EXTRACTOR = "inception"  # its fingerprint
+_EXTRACTOR, _COUNT = "inception", "num_images"  # the former by its fingerprint
 
 
 class Moments(NamedTuple):
@@ -105,7 +106,8 @@ def save_reference(
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"A reference is an .npz file, but {path} was given.")
-    arrays = {_EXTRACTOR: extractor.fingerprint, "pool3": reference.rows, **(reference.colours or {})}
+    arrays = {"pool3": reference.rows, **(reference.colours or {}), _EXTRACTOR: extractor.fingerprint}
+    arrays[_COUNT] = reference.source.get(_COUNT)
     for moments, names in ((reference.pool3, ("mu", "sigma")), (reference.spatial, ("mu_s", "sigma_s"))):
         arrays |= dict(zip(names, moments or (None, None), strict=True))
     known = {name: value for name, value in arrays.items() if value is not None}
@@ -124,7 +126,8 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
         raise ValueError(f"{path} holds {', '.join(shapes) or 'nothing'}, but a reference is {_FORMS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    arrays = _read(path, {*names.values(), _EXTRACTOR, *COLOURS} & shapes.keys() - {names["images"]})
+    wanted = {*names.values(), _EXTRACTOR, _COUNT, *COLOURS} & shapes.keys()
+    arrays = _read(path, wanted - {names["images"]})
     stored = {part: arrays[name] for part, name in names.items() if name in arrays}
     if str(arrays.get(_EXTRACTOR, extractor.fingerprint)) != extractor.fingerprint:
         raise ValueError(
@@ -136,7 +139,8 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
         _moments(path, stored, "spatial_mean", "spatial_covariance", extractor.widths.spatial),
         _rows(path, stored.get("rows"), extractor.widths.pool3),
         {name: float(arrays[name]) for name in COLOURS if name in arrays} or None,
-        {"path": str(path), "sha256": digest, "arrays": sorted(shapes)},
+        {"path": str(path), "sha256": digest, "arrays": sorted(shapes)}
+        | {name: int(arrays[name]) for name in (_COUNT,) if name in arrays},
     )
     if not names["images"] or given.rows is not None:
         return given
@@ -159,7 +163,7 @@ def _of_images(features: ImageFeatures, source: dict[str, Any]) -> Reference:
         Moments(features.spatial.mean, features.spatial.covariance),
         features.rows,
         {name: float(values.mean()) for name, values in features.colours.items()},
-        {**source, "num_images": features.pool3.num_samples},
+        {**source, _COUNT: features.pool3.num_samples},
     )
 
 
@@ -175,7 +179,9 @@ def _moments(path, stored, mean_name: str, covariance_name: str, width: int) -> 
             f"The statistics in {path} have shapes {mean.shape} and {covariance.shape}, but this Inception's "
             f"features are {width} wide; give those of the same features."
         )
-    return Moments(finite(mean, f"the mean in {path}"), finite(covariance, f"the covariance in {path}"))
+    moments = Moments(finite(mean, f"the mean in {path}"), finite(covariance, f"the covariance in {path}"))
+    factor(moments.covariance, f"the covariance in {path}")  # now, not when images have been drawn
+    return moments
 
 
 def _rows(path, rows: np.ndarray | None, width: int) -> np.ndarray | None:

@@ -86,6 +86,8 @@ def test_what_is_done_is_read_and_what_is_missing_drawn(swept, sweep, tmp_path):
 
 def test_a_sweep_can_be_extended_but_not_changed(swept, sweep, workdir):
     out, content = swept
+    part = sweep(out, "--row=GM-SDE 2")
+    assert part["cells"] == [c for c in content["cells"] if c["cell"]["name"] == "GM-SDE 2"]
     more = sweep(out, scales="(0.0,0.3,0.6)")
     assert len(more["cells"]) == 7
     assert [c for c in more["cells"] if c["cell"]["guidance_scale"] != 0.6] == content["cells"]
@@ -120,6 +122,7 @@ def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
         (["--config.rows=({'name': 'A', 'solver': 'magic'},)"], "no solver 'magic'"),
         (["--config.rows=({'name': 'A', 'solver': 'euler', 'speed': 1},)"], "no row of a sweep: .*speed"),
         ([f"--config.rows=({_ONE}, {_ONE})"], "both called A"),
+        (["--row=GM-SDE 1"], "no row 'GM-SDE 1' in this sweep. Its rows are: GM-ODE 2; GM-SDE 2"),
         (["--workdir=nowhere"], "nowhere does not exist"),
     ],
 )
