@@ -33,26 +33,32 @@ def frechet_distance(mean_1, cov_1, mean_2, cov_2) -> float:
             )
     # tr (C1 C2)^(1/2) is the sum of the singular values of F1^T F2 with C = F F^T. Unlike roots
     # of eigenvalues of a product, they don't turn rounding of 1e-16 into errors of 1e-8.
-    cross = np.linalg.svd(factor(cov_1, "cov_1").T @ factor(cov_2, "cov_2"), compute_uv=False)
+    cross = np.linalg.svd(_factor(cov_1, "cov_1").T @ _factor(cov_2, "cov_2"), compute_uv=False)
     distance = (
         np.sum((mean_1 - mean_2) ** 2) + np.trace(cov_1) + np.trace(cov_2) - 2 * cross.sum()
     )
     return float(max(distance, 0.0))  # equal inputs leave rounding of either sign
 
 
-def factor(cov: np.ndarray, name: str) -> np.ndarray:
-    """F [D, rank] with F F^T = cov; ValueError if it is no covariance."""
+def check_covariance(cov: np.ndarray, name: str, eigenvalues: np.ndarray | None = None) -> None:
+    """ValueError if a matrix is not symmetric and positive semi-definite, up to rounding."""
     if not np.allclose(cov, cov.T, rtol=1e-6, atol=1e-6 * np.abs(cov).max()):
         raise ValueError(
             f"{name} is not symmetric, so it is no covariance; check the order of the arguments "
             "(mean_1, cov_1, mean_2, cov_2)."
         )
-    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    values = np.linalg.eigvalsh(cov) if eigenvalues is None else eigenvalues
     # float32 covariances round to eigenvalues of about -1e-7 of the largest; -1e-3 is no rounding.
     if values[0] < -1e-3 * max(values[-1], 0.0):
         raise ValueError(
             f"{name} has the eigenvalue {values[0]:.3g} next to the largest {values[-1]:.3g}, so "
             "it is no covariance; compute it with feature_statistics."
         )
+
+
+def _factor(cov: np.ndarray, name: str) -> np.ndarray:
+    """F [D, rank] with F F^T = cov."""
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    check_covariance(cov, name, values)
     kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
     return vectors[:, kept] * np.sqrt(values[kept])

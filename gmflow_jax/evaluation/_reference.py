@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._checks import finite
-from ._frechet import factor
+from ._frechet import check_covariance
 from ._images import COLOURS, ImageFeatures, image_features
 from ._npz import npz_rows, npz_shapes
 
@@ -180,7 +180,7 @@ def _moments(path, stored, mean_name: str, covariance_name: str, width: int) -> 
             f"features are {width} wide; give those of the same features."
         )
     moments = Moments(finite(mean, f"the mean in {path}"), finite(covariance, f"the covariance in {path}"))
-    factor(moments.covariance, f"the covariance in {path}")  # now, not when images have been drawn
+    check_covariance(moments.covariance, f"The covariance in {path}")  # before images are drawn
     return moments
 
 

@@ -21,7 +21,7 @@ def workdir(run_main, tmp_path_factory):
         "train", "--config=experiments/configs/digits.py", f"--workdir={folder}", "--config.num_steps=4",
         "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
         "--config.optimizer.warm_up_steps=1", "--config.batch_size=16", "--config.log_every=2", "--noreport",
-        "--config.report.num_seeds=2",
+        "--config.report.num_seeds=1",
     )  # fmt: skip
     return folder
 
