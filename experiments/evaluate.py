@@ -24,7 +24,8 @@ from absl import flags
 
 from experiments import cli, cluster
 from experiments.likelihood import report_nll
-from experiments.report import check_out, report, report_samples
+from experiments.provenance import check_out
+from experiments.report import report, report_samples
 from experiments.scoring import cells, options
 from experiments.scoring.pictures import report_picture_samples, report_pictures
 from experiments.tasks import SCORED

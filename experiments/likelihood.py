@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, runs, trained
-from experiments.report import check_out, load_comparable, provenance
+from experiments import cli, provenance, runs, trained
 from gmflow_jax import evaluation, flow, gm, losses
 
 NUM_TIMES = 32
@@ -53,8 +52,8 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     """
     out = pathlib.Path(out)
     with cli.user_input():
-        check_out(out)
-        loaded = load_comparable(workdirs)
+        provenance.check_out(out)
+        loaded = trained.load_comparable(workdirs)
     x_0, labels = loaded[0].task.training_data
     with tqdm(total=len(loaded) * num_times, desc="likelihood", unit="time") as bar:
         rows = []
@@ -69,7 +68,8 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     print(format_table(rows, heading))
     runs.write_text(out, json.dumps({
         "heading": heading,
-        **provenance(workdirs, loaded),
+        "runs": provenance.of_runs(workdirs, loaded),
+        "versions": provenance.versions(),
         "rows": _named(rows),
         "unit": "bits/dim",
         "num_samples": len(x_0),

@@ -3,20 +3,17 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-import gmflow_jax
-from experiments import cli, runs, trained
+from experiments import cli, provenance, runs, trained
+from experiments.scoring.cells import Cell, make_cells
+from experiments.scoring.judges import SEED_RULE, RunJudge
 from experiments.tasks import Row, make_scored_task
-from gmflow_jax import evaluation, flow
-from gmflow_jax.solvers import Solver
-
-_FIRST_SEED = 0  # choices were made on other seeds
+from gmflow_jax import evaluation
 
 
 def report(
@@ -31,104 +28,53 @@ def report(
     """
     out = pathlib.Path(out)
     with cli.user_input():
-        loaded = load_comparable(workdirs)
-        check_out(out)
-        entries = [
-            (run, entry)
-            for workdir, run in zip(workdirs, loaded, strict=True)
-            for entry in _asked(solvers, workdir if len(workdirs) > 1 else "") or run.config.report.rows
-        ]
-        cells = [(run, entry, n) for run, entry in entries for n in num_steps or _steps(run, entry)]
-        for cell in cells:
-            _solver(*cell)
+        loaded = trained.load_comparable(workdirs)
+        provenance.check_out(out)
+        todo = []
+        for workdir, run in zip(workdirs, loaded, strict=True):
+            judge = RunJudge(workdir, run)
+            label = f"{workdir}: " if len(workdirs) > 1 else ""
+            todo += [(judge, judge.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
     task = loaded[0].task
     # The next cells compile while this one samples.
-    with ThreadPoolExecutor(1) as pool, tqdm(total=len(cells), desc="evaluating", unit="cell") as bar:
+    with ThreadPoolExecutor(1) as pool, tqdm(total=len(todo), desc="evaluating", unit="cell") as bar:
         rows = []
-        for (run, entry, n), sampler in zip(cells, pool.map(_compile, cells), strict=True):
-            bar.set_postfix_str(f"{entry['name']}, {n} steps")
-            rows.append(_score(run, entry, trained.num_calls(entry["solver"], n), sampler))
+        drawers = pool.map(lambda item: item[0].compile(item[1]), todo)
+        for (judge, cell), draw in zip(todo, drawers, strict=True):
+            bar.set_postfix_str(f"{cell.name}, {cell.num_steps} steps")
+            samples, scores = zip(*judge.rounds(draw), strict=True)
+            nfe = trained.num_calls(cell.solver, cell.num_steps)
+            rows.append(Row(cell.name, nfe, samples[0], evaluation.seed_spread(scores)))
             bar.update()
     references = task.reference_rows()
     print(format_table(rows, references, task.score_names))
     picture = out.with_suffix(".png")
     task.draw(picture, rows)
     _write_json(out, {
-        **provenance(workdirs, loaded),
-        "rows": [{"solver": row.solver, "nfe": row.nfe, **_named(row.scores)} for row in rows],
+        "runs": provenance.of_runs(workdirs, loaded),
+        "versions": provenance.versions(),
+        "rows": [
+            {"solver": row.solver, "nfe": row.nfe, **_named(row.scores), "cell": cell.to_json()}
+            for row, (_, cell) in zip(rows, todo, strict=True)
+        ],
         "references": [{"name": name, **_named(scores)} for name, scores in references],
         "num_samples": len(task.evaluation_labels),
-        "seeds": list(range(_FIRST_SEED, _FIRST_SEED + loaded[0].config.report.num_seeds)),
-        "seed_rule": "sample i of seed s: fold_in(key(s), i)",
-    })
+        "seeds": todo[0][0].seeds,
+        "seed_rule": SEED_RULE,
+    })  # fmt: skip
     print(f"Wrote {out} and {picture}.")
     return rows
 
 
-def load_comparable(workdirs: Sequence[str]) -> list[trained.TrainedRun]:
-    """Load runs that can share a table; ValueError if they are of different tasks."""
-    loaded = [trained.load_run(workdir) for workdir in workdirs]
-    names = {run.config.task for run in loaded}
-    if len(names) > 1:
-        raise ValueError(
-            f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores do not "
-            "share a table. Evaluate them apart."
-        )
-    return loaded
-
-
-def provenance(workdirs: Sequence[str], loaded: Sequence[trained.TrainedRun]) -> dict:
-    """What a report says of the runs and the versions that made it."""
-    return {
-        "runs": [
-            {"workdir": str(w), "step": run.step, "config": json.loads(run.config.to_json_best_effort())}
-            for w, run in zip(workdirs, loaded, strict=True)
-        ],
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what made a report, and the devices."""
-    devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
-    return {
-        "gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__,
-        "devices": devices,
-    }  # fmt: skip
-
-
-def _steps(run, entry) -> tuple[int, ...]:
-    return tuple(entry.get("num_steps") or run.config.report.num_steps)
-
-
-def _asked(names: Sequence[str], workdir: str) -> list[dict]:
-    return [{"name": f"{workdir}: {name}" if workdir else name, "solver": name} for name in names]
-
-
-def _solver(run, entry, num_steps) -> Solver:
-    spectrum = run.spectrum(entry["solver"], wanted=entry.get("spectrum", False))
-    shift = run.config.report.shift
-    return trained.make_solver(
-        entry["solver"], num_steps, entry.get("order", 2), shift=shift, spectrum=spectrum
-    )
-
-
-def _compile(cell) -> Callable:
-    run, entry, num_steps = cell
-    num_samples = len(run.task.evaluation_labels)
-    times = flow.time_grid(num_steps, run.config.report.shift)
-    return run.sampler(_solver(*cell), times, num_samples, bool(entry.get("guidance_scale")))
-
-
-def _score(run: trained.TrainedRun, entry, nfe: int, sampler: Callable) -> Row:
-    """Sample and score one cell of the table, once for each seed."""
-    labels = run.task.evaluation_labels
-    scores, first = [], None
-    for seed in range(_FIRST_SEED, _FIRST_SEED + run.config.report.num_seeds):
-        samples = sampler(jax.random.key(seed), labels, entry.get("guidance_scale", 0.0))
-        first = samples if first is None else first
-        scores.append(run.task.score(samples, labels))
-    return Row(entry["name"], nfe, first, evaluation.seed_spread(scores))
+def _cells(
+    run: trained.TrainedRun, label: str, solvers: Sequence[str], num_steps: Sequence[int]
+) -> list[Cell]:
+    """What is asked for, or else what the run's configuration reports on."""
+    rows = [{"name": f"{label}{name}", "solver": name} for name in solvers]
+    rows = rows or [dict(row) for row in run.config.report.rows]
+    if num_steps:
+        rows = [{**row, "num_steps": num_steps} for row in rows]
+    return make_cells(rows, run.config.report.num_steps, guidance_scales=(0.0,))
 
 
 def format_table(rows: list[Row], references: list[tuple[str, dict]], names: tuple[str, ...]) -> str:
@@ -157,13 +103,6 @@ def _named(scores: dict) -> dict:
     return {k: v and {"mean": round(v[0], 6), "std": round(v[1], 6)} for k, v in scores.items()}
 
 
-def check_out(out: pathlib.Path) -> None:
-    if out.suffix != ".json":
-        raise ValueError(f"--out must end in .json, but {str(out)!r} was given.")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"The folder of {out} does not exist. Make it, or write elsewhere.")
-
-
 def _write_json(path: pathlib.Path, content: dict) -> None:
     runs.write_text(path, json.dumps(content, indent=2) + "\n")
 
@@ -171,7 +110,7 @@ def _write_json(path: pathlib.Path, content: dict) -> None:
 def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
     """Score a file written by `experiments.sample --samples_out` against a task's real data."""
     with cli.user_input():
-        check_out(out)
+        provenance.check_out(out)
         task = make_scored_task(reference)
         try:
             with np.load(path, allow_pickle=False) as archive:

@@ -20,8 +20,8 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm.auto import tqdm
 
-from experiments import cli, cluster, runs
-from experiments.report import versions
+from experiments import cli, cluster, runs, trained
+from experiments.provenance import versions
 from experiments.scoring import cells, curves, options, tables
 from experiments.scoring.judges import ImageJudge, RunJudge
 
@@ -74,7 +74,10 @@ def _make_judge(config) -> RunJudge | ImageJudge:
         return options.make_image_judge(asked, config.num_samples, config.labels, config.seed)
     if jax.process_count() > 1:
         raise ValueError("A sweep of a run on digits takes one process; start it on one host.")
-    return RunJudge(_WORKDIR.value)
+    run = trained.load_run(_WORKDIR.value)
+    if not run.task.class_names:
+        raise ValueError(f"The run in {_WORKDIR.value} has no classes, so there is no guidance to sweep.")
+    return RunJudge(_WORKDIR.value, run)
 
 
 def _read_cells(todo: Sequence[cells.Cell], folder: pathlib.Path) -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -136,6 +136,18 @@ def default_substeps(num_steps: int) -> int:
 def num_calls(solver: str, num_steps: int) -> int:
     """Network calls that so many steps to t = 0 take."""
     return 2 * num_steps - 1 if solver == "heun" else num_steps  # Heun's last step is Euler's
+
+
+def load_comparable(workdirs: Sequence[str]) -> list[TrainedRun]:
+    """Load runs that can share a table; ValueError if they are of different tasks."""
+    loaded = [load_run(workdir) for workdir in workdirs]
+    names = {run.config.task for run in loaded}
+    if len(names) > 1:
+        raise ValueError(
+            f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores do not "
+            "share a table. Evaluate them apart."
+        )
+    return loaded
 
 
 def load_run(workdir: str) -> TrainedRun:

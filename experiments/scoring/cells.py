@@ -84,14 +84,15 @@ def make_cells(
 ) -> list[Cell]:
     """Every row at every number of steps and every scale of its guidance, or at those that it names.
 
-    A row holds fields of `Cell`; `num_steps` and `guidance_scales` may be lists. Raises ValueError for
-    fields that there are not, values that cannot work, or two cells of one name.
+    A row holds fields of `Cell`, of which `num_steps` is a list, and may have a list `guidance_scales`.
+    Raises ValueError for fields that there are not, values that cannot work, or two cells of one name.
     """
     cells = []
     for row in rows:
         options = dict(row)
         steps = options.pop("num_steps", num_steps)
         grid = cfg_scales if options.get("guidance") == "cfg" else guidance_scales
+        grid = [options.pop("guidance_scale")] if "guidance_scale" in options else grid
         scales = options.pop("guidance_scales", grid)
         try:
             cells += [Cell(num_steps=n, guidance_scale=w, **options) for n in steps for w in scales]

@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cluster, trained
-from experiments.report import provenance
+from experiments import cluster, provenance, trained
 from experiments.scoring.cells import Cell
 from gmflow_jax import evaluation, flow, models, pipeline, solvers
 from gmflow_jax.guidance import METHODS
@@ -19,34 +18,30 @@ SEED_RULE = "sample i of seed s: fold_in(key(s), i)"
 
 
 class RunJudge:
-    """Scores a run on digits by its task: means over seeds."""
+    """Scores a run on digits or points by its task, with as many seeds as its configuration says."""
 
     distance = "frechet"
     real_saturation = None  # the digits are grey
 
-    def __init__(self, workdir: str, num_seeds: int | None = None):
-        """By the configuration's number of seeds where none is given; ValueError if there is no such run."""
-        self._workdir, self._run = workdir, trained.load_run(workdir)
-        if not self._run.task.class_names:
-            raise ValueError(f"The run in {workdir} has no classes, so there is no guidance to sweep.")
-        self._seeds = list(range(num_seeds or self._run.config.report.num_seeds))
-        self._labels = self._run.task.evaluation_labels
+    def __init__(self, workdir: str, run: trained.TrainedRun):
+        self._workdir, self._run = workdir, run
+        self.seeds = list(range(run.config.report.num_seeds))  # choices were made on other ones
+        self._labels = run.task.evaluation_labels
         self._compiled = functools.lru_cache(maxsize=1)(self._compile)
 
     @property
     def num_samples(self) -> int:
         """Drawn for each cell."""
-        return len(self._seeds) * len(self._labels)
+        return len(self.seeds) * len(self._labels)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the scores beside the cell."""
         return {
-            "runs": provenance([self._workdir], [self._run])["runs"],
-            "weights_sha256": {"model": models.fingerprint(self._run.params)},
+            "runs": provenance.of_runs([self._workdir], [self._run]),
             "num_samples": len(self._labels),
             "labels": "those of the training data",
-            "seeds": self._seeds,
+            "seeds": self.seeds,
             "seed_rule": SEED_RULE,
         }
 
@@ -55,15 +50,23 @@ class RunJudge:
         self._solver(cell)
         return cell.with_defaults(num_substeps=trained.default_substeps(cell.num_steps), spectrum=False)
 
-    def score(self, cell: Cell, advance: Callable[[int], Any]) -> dict[str, float]:
-        """Scores of the cell; `advance` is told how many samples have been drawn."""
-        # Another scale needs no new compilation.
+    def compile(self, cell: Cell) -> Callable[[int], np.ndarray]:
+        """draw(seed) -> samples of the cell. Another guidance scale needs no new compilation."""
         unscaled = dataclasses.replace(cell, guidance_scale=METHODS[cell.guidance])
-        sampler, scores = self._compiled(unscaled, cell.guided), []
-        for seed in self._seeds:
-            samples = sampler(jax.random.key(seed), self._labels, cell.guidance_scale)
-            scores.append(self._run.task.score(samples, self._labels))
-            advance(len(self._labels))
+        sampler = self._compiled(unscaled, cell.guided)
+        return lambda seed: sampler(jax.random.key(seed), self._labels, cell.guidance_scale)
+
+    def rounds(self, draw: Callable[[int], np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
+        """Samples and scores for each seed."""
+        for samples in map(draw, self.seeds):
+            yield samples, self._run.task.score(samples, self._labels)
+
+    def score(self, cell: Cell, advance: Callable[[int], Any]) -> dict[str, float]:
+        """Means of the cell's scores; `advance` is told how many samples have been drawn."""
+        scores = []
+        for samples, score in self.rounds(self.compile(cell)):
+            scores.append(score)
+            advance(len(samples))
         return {name: value[0] for name, value in evaluation.seed_spread(scores).items() if value}
 
     def _solver(self, cell: Cell) -> solvers.Solver:
@@ -149,13 +152,16 @@ class ImageJudge:
                 yield images
                 advance(len(images))
 
-        parts = cluster.gather(evaluation.image_features(self._extractor, batches()))
-        if jax.process_index() > 0:
-            return {}
-        features = functools.reduce(evaluation.ImageFeatures.merge, parts)
-        return evaluation.image_scores(
-            features, self._reference, self._metrics, self._neighbours, bar_of_blocks
-        )
+        with cluster.alike():  # if one cannot draw, the others do not wait for it
+            features = evaluation.image_features(self._extractor, batches())
+        parts = cluster.gather(features)
+        with cluster.alike():
+            if jax.process_index() > 0:
+                return {}
+            features = functools.reduce(evaluation.ImageFeatures.merge, parts)
+            return evaluation.image_scores(
+                features, self._reference, self._metrics, self._neighbours, bar_of_blocks
+            )
 
     def _draw(self, cell: Cell, labels: np.ndarray, indices: np.ndarray) -> Iterable[np.ndarray]:
         """Batches of pictures; nothing is compiled before the first is asked for."""

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from experiments import cli, cluster, runs
-from experiments.report import versions
+from experiments.provenance import versions
 from experiments.scoring import tables
 from experiments.scoring.cells import Cell
 from experiments.scoring.judges import ImageJudge, bar_of_blocks, measurement
