@@ -39,7 +39,7 @@ class Cell:
         check_guidance_scale(self.guidance_scale, self.guidance)
         solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
         if self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}, but must be at least 1.")
+            raise ValueError(f"num_steps must be at least 1, but {self.num_steps} was given.")
 
     @property
     def guided(self) -> bool:

@@ -118,7 +118,7 @@ def test_what_cannot_work_is_a_sentence(evaluate, arguments, said):
         (["--num_samples=5"], "5 images are too few for inception_score"),
         (["--guidance=cfg"], "at least 1 for classifier-free"),
         (["--solvers=magic"], "no solver 'magic'"),
-        (["--num_steps=0"], "num_steps is 0"),
+        (["--num_steps=0"], "num_steps must be at least 1"),
         (["--num_steps=a"], "--num_steps must be a list"),
     ],
 )
