@@ -13,7 +13,7 @@ import numpy as np
 
 from ._checks import finite
 from ._frechet import check_covariance
-from ._images import COLOURS, ImageFeatures, image_features
+from ._image_features import COLOURS, ImageFeatures, image_features
 from ._npz import npz_rows, npz_shapes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gmflow_jax.evaluation import FeatureExtractor
+from gmflow_jax.evaluation import FeatureExtractor, Moments, Reference, image_features
 from gmflow_jax.models import InceptionFeatures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics"
@@ -74,3 +74,30 @@ def pictures():
         return np.broadcast_to(top + (bottom - top) * ramp, (num, 16, 16, 3)).astype(np.uint8)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def real_images(pictures):
+    return pictures(0, 48)
+
+
+@pytest.fixture(scope="session")
+def fake_images(pictures):
+    """Pale, and alike: most are near a real one, and few real ones are near them."""
+    return pictures(1, 37) // 6 + 100
+
+
+@pytest.fixture(scope="session")
+def real(extractor, real_images):
+    return image_features(extractor, [real_images])
+
+
+@pytest.fixture(scope="session")
+def fake(extractor, fake_images):
+    return image_features(extractor, [fake_images])
+
+
+@pytest.fixture(scope="session")
+def reference(real):
+    moments = (Moments(part.mean, part.covariance) for part in (real.pool3, real.spatial))
+    return Reference(*moments, real.rows, None, {})
