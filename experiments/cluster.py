@@ -106,13 +106,15 @@ def _is_tpu_host() -> bool:
 def alike() -> Iterator[dict[str, Any]]:
     """`cli.user_input` for what all processes do: if one fails, all do, with its sentence.
 
-    Otherwise one would end and the others wait for it. What the block notes in the dict, which json must
-    take, has to be the same in all processes.
+    Otherwise one would end and the others wait for it; so too where a device fails. What the block notes in
+    the dict, which json must take, has to be the same in all processes.
     """
     notes, problem = {}, ""
     try:
         yield notes
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+        if jax.process_count() == 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            raise
         problem = str(error)
     if jax.process_count() > 1:
         problem = _exchange(notes, problem)
@@ -138,7 +140,7 @@ def _exchange(notes: dict[str, Any], problem: str) -> str:
     return ""
 
 
-def check_shared(folder: pathlib.Path) -> None:
+def check_shared(folder: pathlib.Path, flag: str = "--workdir") -> None:
     """ValueError in the processes that do not see what the first one writes into a folder."""
     if jax.process_count() == 1:
         return
@@ -155,8 +157,8 @@ def check_shared(folder: pathlib.Path) -> None:
         path.unlink()
     if not seen:
         raise ValueError(
-            f"{folder} is not the same folder on all hosts, but checkpoints need one that all share; give a "
-            "--workdir on a shared disk."
+            f"{folder} is not the same folder on all hosts, but must be one that all share; give a {flag} on "
+            "a shared disk."
         )
 
 

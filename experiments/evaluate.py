@@ -20,6 +20,7 @@ each: they draw together.
 
 import pathlib
 
+import jax
 from absl import flags
 
 from experiments import cli, cluster
@@ -70,20 +71,26 @@ _JOIN = cluster.define_flags()
 def main() -> None:
     _JOIN()
     workdirs, samples = _WORKDIRS.value, _SAMPLES.value
-    with cli.user_input():
+    with cluster.alike():
         asked = _OPTIONS(workdirs[0] if workdirs else None)
         if sum(map(bool, (workdirs, samples, asked.checkpoint))) != 1:
             raise ValueError("Give --workdir (once or more), --checkpoint or --samples, one of the three.")
         if not all(n.isdecimal() for n in _STEPS.value):
             raise ValueError(f"--num_steps must be a list such as 1,2,4, but {_STEPS.value} was given.")
-        pictures = not samples and options.draws_pictures(asked)
-        out = pathlib.Path(_OUT.value or pathlib.Path(workdirs[0] if workdirs else "") / _name(asked))
-        check_out(out)
+        likelihood = asked.metrics == ("nll",)
+        if likelihood and not workdirs:
+            raise ValueError("What is no run has no likelihood: give --workdir for --metrics=nll.")
+        pictures = not samples and not likelihood and options.draws_pictures(asked)
+        out = pathlib.Path(_OUT.value or pathlib.Path(workdirs[0] if workdirs else "") / _name(likelihood))
+        if jax.process_index() == 0:
+            check_out(out)
+        if not pictures:
+            _check_no_drawing(samples)
     if samples:
         _score_samples(samples, asked, out)
     elif pictures:
         _score_pictures(asked, out)
-    elif asked.metrics == ("nll",):
+    elif likelihood:
         report_nll(workdirs, out)
     else:
         if asked.metrics is not None:
@@ -91,15 +98,24 @@ def main() -> None:
         report(workdirs, out, _SOLVERS.value, [int(n) for n in _STEPS.value])
 
 
-def _name(asked: options.Options) -> str:
-    if asked.metrics == ("nll",):
+def _name(likelihood: bool) -> str:
+    if likelihood:
         return "nll_report.json"
     return "report.json" if len(_WORKDIRS.value) < 2 else "joint_report.json"
 
 
+def _check_no_drawing(samples: str | None) -> None:
+    """ValueError if flags are given that only drawing pictures knows, or several processes do the same."""
+    for name in (*_DRAWING, "num_samples", "labels", "seed"):
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} is for pictures that are drawn, by a checkpoint or a run on latents.")
+    if samples and (_SOLVERS.value or _STEPS.value):
+        raise ValueError("--solvers and --num_steps have no effect on samples; leave them out.")
+    if jax.process_count() > 1:
+        raise ValueError("This takes one process: start it on one host, on a pod with --nodistributed.")
+
+
 def _score_samples(samples: str, asked: options.Options, out: pathlib.Path) -> None:
-    if asked.metrics == ("nll",):
-        raise cli.UserError("A file of samples has no likelihood: give --workdir for --metrics=nll.")
     reference = asked.reference or "digits"
     if reference in SCORED:
         report_samples(samples, reference, out)
@@ -108,15 +124,15 @@ def _score_samples(samples: str, asked: options.Options, out: pathlib.Path) -> N
 
 
 def _score_pictures(asked: options.Options, out: pathlib.Path) -> None:
-    with cluster.alike():
+    with cluster.alike() as notes:
         if len(_WORKDIRS.value) > 1:
             raise ValueError("Runs on latents are evaluated one by one: give --workdir once.")
-        steps = [int(n) for n in _STEPS.value] or [32]
         drawing = {name: flag.value for name, flag in _DRAWING.items()}
         rows = [{"name": name, "solver": name, **drawing} for name in _SOLVERS.value or ["gm_ode"]]
-        todo = [cells.Cell(**row, num_steps=n) for row in rows for n in steps]
-        judge = options.make_image_judge(asked, _NUM.value, _LABELS.value, _SEED.value)
-    report_pictures(judge, todo, out)
+        todo = cells.make_cells(rows, [int(n) for n in _STEPS.value] or [32], ())
+        judge, todo = options.make_image_judge(asked, todo, _NUM.value, _LABELS.value, _SEED.value)
+        notes["settings"] = judge.settings
+    report_pictures(judge, todo, asked.origin, out)
 
 
 if __name__ == "__main__":

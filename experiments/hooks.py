@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm.auto import tqdm
 
 from experiments import runs, trained
 from gmflow_jax import flow, sharding, training
@@ -114,7 +115,11 @@ class _Scores:
         x = self._draw(state, self._labels)
         if jax.process_index() > 0:
             return {}
-        scores = self._task.score(self._task.decode(x), self._labels)
+        try:
+            scores = self._task.score(self._task.decode(x), self._labels)
+        except ValueError as error:  # a network that diverges now may recover, and the others go on
+            tqdm.write(f"No scores after {step:,} steps: {error}")
+            return {}
         named = scores._asdict() if hasattr(scores, "_asdict") else scores
         return {f"{name}_n{len(x)}": value for name, value in named.items()}
 

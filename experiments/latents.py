@@ -10,8 +10,10 @@ import ml_collections
 import numpy as np
 
 from experiments import figures, runs
+from experiments.scoring import measure
 from gmflow_jax import data, evaluation, interop, models, pipeline
 
+_NUM_FOR_LIKELIHOOD = 1024
 _CHUNK = 32  # images decoded by one call, one after the other
 
 
@@ -20,6 +22,7 @@ class FakeTask:
 
     metadata = None
     class_names = ()
+    sample_batch_size = 64
 
     def __init__(self, config: ml_collections.ConfigDict):
         network = runs.network_config(config)
@@ -33,6 +36,11 @@ class FakeTask:
 
     def evaluation_batches(self, batch_size: int, seed: int) -> Callable:
         return self.batches(batch_size, seed + 1)
+
+    @property
+    def training_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Nothing: ValueError."""
+        raise ValueError("Random latents have no likelihood to speak of; give a run on latents of images.")
 
     def picture(self, path, x) -> None:
         """The first channels of latents x [N, h, w, C] as colours."""
@@ -74,7 +82,9 @@ class LatentTask(FakeTask):
             figures.image_grid(path, self.decode(x))
 
     def decode(self, x) -> np.ndarray:
-        """uint8 images [N, H, W, 3] of latents [N, h, w, C]."""
+        """uint8 images [N, H, W, 3] of latents [N, h, w, C]; ValueError if these are not finite."""
+        if not np.isfinite(x).all():
+            raise ValueError("Latents are NaN or infinite, so they show nothing; the network diverges.")
         return np.concatenate([self._decode(x[i : i + _CHUNK]) for i in range(0, len(x), _CHUNK)])
 
     @functools.cached_property
@@ -88,14 +98,19 @@ class LatentTask(FakeTask):
 
         return lambda x: np.asarray(images(params, x))
 
+    @property
+    def training_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latents [N, h, w, C] as the network knows them, in the order of a training, and labels [N]."""
+        batch = self.batches(min(_NUM_FOR_LIKELIHOOD, len(self._latents)), seed=0)(0)
+        return batch["x_0"], batch["labels"]
+
     def labels_of_samples(self, num_samples: int) -> np.ndarray:
         return evaluation.evaluation_labels(num_samples, self.num_classes)
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Scores of pictures by FID's Inception, against `config.reference`."""
         del labels
-        features = evaluation.image_features(self._extractor, [images])
-        return evaluation.image_scores(features, self._reference, self._metrics)
+        return self._measurement.scores(self._measurement.features([images]))
 
     def _load_measurement(self, config) -> None:
         if not (config.autoencoder and config.inception and config.reference):
@@ -103,12 +118,13 @@ class LatentTask(FakeTask):
                 "score_every asks for scores of pictures, which need autoencoder, inception and reference; "
                 "give all three, or score_every = 0."
             )
-        self._extractor = evaluation.FeatureExtractor(interop.load_inception(config.inception))
-        self._reference = evaluation.load_reference(
-            config.reference, self._extractor, self._latents.metadata.image_size
+        self._measurement = measure.load(
+            config.inception,
+            config.reference,
+            self._latents.metadata.image_size,
+            config.score_samples,
+            measure.SWEPT_METRICS,
         )
-        self._metrics = evaluation.available_metrics(self._reference)
-        evaluation.check_metrics(self._metrics, config.score_samples, self._reference)
 
     def _check_network(self) -> None:
         metadata = self._latents.metadata

@@ -1,10 +1,10 @@
 """The likelihood of trained runs: time-averaged -log q(x_0 | x_t) in bits per dimension.
 
 The protocol of the paper's table 3. x_0 is a training sample in the model's space (for digits blocks of
-2 x 2 pixels in [-1, 1]), x_t = (1 - t) x_0 + t noise with t uniform in (0, 1], and q the prediction of the
-averaged parameters for the sample's class, unguided. Its log-density, 2 pi included, is summed over the
-sample; with a spectrum, pixels are not independent and the spectral factor (eq. 20) is added. The mean
-over times and samples is divided by the number of dimensions and log 2.
+2 x 2 pixels in [-1, 1]; 1,024 of a folder of latents), x_t = (1 - t) x_0 + t noise with t uniform in (0, 1],
+and q the prediction of the averaged parameters for the sample's class, unguided. Its log-density, 2 pi
+included, is summed over the sample; with a spectrum, pixels are not independent and the spectral factor
+(eq. 20) is added. The mean over times and samples is divided by the number of dimensions and log 2.
 
 x_0 counts as continuous, so bits/dim below 0 are right where q is narrow. -log q of the velocity is
 larger by -E[log t] = 1 nat in each dimension, 1.443 bits/dim, whatever the network.
@@ -53,8 +53,8 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     out = pathlib.Path(out)
     with cli.user_input():
         provenance.check_out(out)
-        loaded = trained.load_comparable(workdirs)
-    x_0, labels = loaded[0].task.training_data
+        loaded = trained.load_comparable(workdirs, scored=False)
+        x_0, labels = loaded[0].task.training_data
     with tqdm(total=len(loaded) * num_times, desc="likelihood", unit="time") as bar:
         rows = []
         for workdir, run in zip(workdirs, loaded, strict=True):

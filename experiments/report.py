@@ -10,8 +10,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from experiments import cli, provenance, runs, trained
-from experiments.scoring.cells import Cell, make_cells
-from experiments.scoring.judges import SEED_RULE, RunJudge
+from experiments.scoring.cells import SEED_RULE, Cell, make_cells
+from experiments.scoring.run_judge import RunJudge
 from experiments.tasks import Row, make_scored_task
 from gmflow_jax import evaluation
 
@@ -73,7 +73,7 @@ def _cells(
     rows = [{"name": f"{label}{name}", "solver": name} for name in solvers]
     rows = rows or [dict(row) for row in run.config.report.rows]
     if num_steps:
-        rows = [{**row, "num_steps": num_steps} for row in rows]
+        rows = [{**row, "num_steps": tuple(dict.fromkeys(num_steps))} for row in rows]
     return make_cells(rows, run.config.report.num_steps, guidance_scales=(0.0,))
 
 

@@ -184,7 +184,9 @@ def _loss_options(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], di
     return loss, draws
 
 
-def check_unchanged(path: pathlib.Path, new: Mapping[str, Any], what: str) -> None:
+def check_unchanged(
+    path: pathlib.Path, new: Mapping[str, Any], what: str, flag: str = "--workdir"
+) -> None:
     """ValueError if the json file at `path`, should there be one, asks for another training than `new`.
 
     Only fields of `new` count.
@@ -194,8 +196,8 @@ def check_unchanged(path: pathlib.Path, new: Mapping[str, Any], what: str) -> No
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(
-            f"{path.parent} holds a run with another {what} ({'; '.join(changed[:3])}{more}). Give another "
-            "--workdir, or the same to resume it."
+            f"{path.parent} was made with another {what} ({'; '.join(changed[:3])}{more}). Give another "
+            f"{flag}, or the same as then to go on."
         )
 
 

@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from experiments import cli, cluster, runs, trained
 from experiments.provenance import versions
-from experiments.scoring import cells, curves, options, tables
-from experiments.scoring.judges import ImageJudge, RunJudge
+from experiments.scoring import cells, curves, measure, options, tables
+from experiments.scoring.image_judge import ImageJudge
+from experiments.scoring.run_judge import RunJudge
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What is swept, e.g. experiments/configs/sweep_digits.py.", lock_config=True
@@ -46,38 +47,44 @@ def main() -> None:
     _JOIN()
     config, out = _CONFIG.value, pathlib.Path(_OUT.value)
     with cluster.alike() as notes:
+        if "rows" not in config:
+            raise ValueError("--config is no sweep, for it has no rows; see experiments/configs/sweep_*.py.")
         rows = cells.select_rows(config.rows, _ROWS.value)
         todo = cells.make_cells(rows, config.num_steps, config.guidance_scales, config.cfg_scales)
-        judge = _make_judge(config)
-        todo = [judge.resolve(cell) for cell in todo]
+        judge, todo = _make_judge(config, todo)
         notes["settings"] = judge.settings
-        runs.check_unchanged(out / "settings.json", judge.settings, "sweep")
+        runs.check_unchanged(out / "settings.json", judge.settings, "setting of the sweep", "--out")
     with cluster.alike():
         if jax.process_index() == 0:
             (out / "cells").mkdir(parents=True, exist_ok=True)
             runs.write_json(out / "settings.json", judge.settings)
     with cluster.alike() as notes:
-        cluster.check_shared(out)
+        cluster.check_shared(out, "--out")
         done = _read_cells(todo, out / "cells")
         notes["done"] = sorted(done)  # or hosts would wait for one another
-    with cluster.alike():
-        results = _sweep(judge, todo, done, out / "cells")
+    results = _sweep(judge, todo, done, out / "cells")
     if jax.process_index() == 0:
         _report(judge, results, out)
 
 
-def _make_judge(config) -> RunJudge | ImageJudge:
+def _make_judge(config, todo: Sequence[cells.Cell]) -> tuple[RunJudge | ImageJudge, list[cells.Cell]]:
+    """The judge, and the cells as it draws them."""
     asked = _OPTIONS(_WORKDIR.value)
     if options.draws_pictures(asked):
         if not config.num_samples:
             raise ValueError("num_samples is 0; give --config.num_samples, 50000 for figures to be compared.")
-        return options.make_image_judge(asked, config.num_samples, config.labels, config.seed)
+        needed = ("fid", "precision_recall")
+        return options.make_image_judge(
+            asked, todo, config.num_samples, config.labels, config.seed, needed, measure.SWEPT_METRICS
+        )
+    asked.refuse(["metrics"], "runs on digits have scores of their own.")
     if jax.process_count() > 1:
         raise ValueError("A sweep of a run on digits takes one process; start it on one host.")
     run = trained.load_run(_WORKDIR.value)
     if not run.task.class_names:
         raise ValueError(f"The run in {_WORKDIR.value} has no classes, so there is no guidance to sweep.")
-    return RunJudge(_WORKDIR.value, run)
+    judge = RunJudge(_WORKDIR.value, run)
+    return judge, [judge.resolve(cell) for cell in todo]
 
 
 def _read_cells(todo: Sequence[cells.Cell], folder: pathlib.Path) -> dict[str, dict[str, float]]:
@@ -86,7 +93,7 @@ def _read_cells(todo: Sequence[cells.Cell], folder: pathlib.Path) -> dict[str, d
     for cell in todo:
         path = folder / f"{cell.key}.json"
         if path.exists():
-            runs.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name")
+            runs.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name", "--out")
             done[cell.key] = runs.read_json(path)["scores"]
     return done
 
@@ -100,9 +107,10 @@ def _sweep(judge, todo: Sequence[cells.Cell], done, folder: pathlib.Path) -> lis
             scores, before = done.get(cell.key), bar.n
             if scores is None:
                 scores = judge.score(cell, bar.update)
-                if jax.process_index() == 0:
-                    content = {"cell": cell.to_json(), "scores": scores}
-                    runs.write_json(folder / f"{cell.key}.json", content)
+                content = {"cell": cell.to_json(), "scores": scores, "versions": versions()}
+                with cluster.alike():
+                    if jax.process_index() == 0:
+                        runs.write_json(folder / f"{cell.key}.json", content)
             bar.update(before + judge.num_samples - bar.n)
             results.append((cell, scores))
     return results
@@ -116,6 +124,7 @@ def _report(judge, results: Sequence[tables.Result], out: pathlib.Path) -> None:
     runs.write_text(out / "sweep.txt", text)
     runs.write_json(out / "sweep.json", {
         "settings": judge.settings,
+        "origin": _OPTIONS(_WORKDIR.value).origin,
         "versions": versions(),
         "cells": tables.to_json(results),
         "best": tables.bests_to_json(bests),

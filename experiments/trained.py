@@ -138,9 +138,9 @@ def num_calls(solver: str, num_steps: int) -> int:
     return 2 * num_steps - 1 if solver == "heun" else num_steps  # Heun's last step is Euler's
 
 
-def load_comparable(workdirs: Sequence[str]) -> list[TrainedRun]:
+def load_comparable(workdirs: Sequence[str], scored: bool = True) -> list[TrainedRun]:
     """Load runs that can share a table; ValueError if they are of different tasks."""
-    loaded = [load_run(workdir) for workdir in workdirs]
+    loaded = [load_run(workdir, scored) for workdir in workdirs]
     names = {run.config.task for run in loaded}
     if len(names) > 1:
         raise ValueError(
@@ -150,10 +150,13 @@ def load_comparable(workdirs: Sequence[str]) -> list[TrainedRun]:
     return loaded
 
 
-def load_run(workdir: str) -> TrainedRun:
-    """Load a trained run of digits or points; ValueError with a sentence if there is none."""
+def load_run(workdir: str, scored: bool = True) -> TrainedRun:
+    """Load a trained run; ValueError with a sentence if there is none.
+
+    What is `scored` are digits or points; others are not refused without.
+    """
     config = runs.read_config(workdir)
-    if bundles.draws_latents(config):
+    if scored and bundles.draws_latents(config):
         raise ValueError(
             f"{workdir} holds a run on latents, which has no scores of its own. Draw from it by python -m "
             f"experiments.sample --workdir={workdir} --autoencoder=FOLDER."

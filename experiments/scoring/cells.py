@@ -8,6 +8,7 @@ from typing import Any
 from gmflow_jax import solvers
 from gmflow_jax.guidance import METHODS, check_guidance_scale
 
+SEED_RULE = "sample i of seed s: fold_in(key(s), i)"
 # Scales of the paper's sweeps, section 4.2.
 GUIDANCE_SCALES = (
     .02, .03, .04, .05, .06, .07, .08, .09, .11, .13, .16, .19, .23, .27, .33, .39, .47, .55, .65, .75,
@@ -36,6 +37,16 @@ class Cell:
     spectrum: bool | None = None
 
     def __post_init__(self):
+        kinds = {
+            "name": str, "solver": str, "num_steps": int, "guidance_scale": (int, float), "order": int,
+            "num_substeps": (int, type(None)), "guidance": str, "orthogonal": (int, float),
+            "spectrum": (bool, type(None)),
+        }  # fmt: skip
+        for field, kind in kinds.items():
+            if not isinstance(getattr(self, field), kind):
+                raise ValueError(f"{field} is {getattr(self, field)!r}, which is of the wrong kind.")
+        if not 0 <= self.orthogonal <= 1:
+            raise ValueError(f"orthogonal is a share from 0 to 1, but {self.orthogonal} was given.")
         check_guidance_scale(self.guidance_scale, self.guidance)
         solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
         if self.num_steps < 1:

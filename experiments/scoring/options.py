@@ -1,18 +1,24 @@
-"""Flags of the programs that score pictures, and the judge or the reference that they ask for."""
+"""Flags of the programs that score pictures, and the judge that they ask for."""
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from absl import flags
-from tqdm.auto import tqdm
 
 from experiments import bundles, runs
-from experiments.scoring.judges import ImageJudge
-from gmflow_jax import evaluation, interop, pipeline
+from experiments.scoring import measure
+from experiments.scoring.cells import Cell
+from experiments.scoring.image_judge import ImageJudge
+from gmflow_jax import evaluation, pipeline
+
+_OF_RUNS = ("autoencoder", "average", "ema_std")
+_OF_PICTURES = ("inception", "reference_out", "batch_size", "neighbours", *_OF_RUNS)
 
 
-class Options(NamedTuple):
-    """What is judged, and by what."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The values of the flags, by name; `given` are those that the user gave."""
 
     checkpoint: str | None
     workdir: str | None
@@ -25,52 +31,68 @@ class Options(NamedTuple):
     batch_size: int | None
     metrics: tuple[str, ...] | None
     neighbours: str
+    given: frozenset[str]
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where what is judged and measured by lies, for reports."""
+        names = ("checkpoint", "workdir", "autoencoder", "average", "ema_std", "inception", "reference")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def refuse(self, names: Sequence[str], why: str) -> None:
+        """ValueError if a flag was given that would have no effect."""
+        useless = [f"--{name}" for name in names if name in self.given]
+        if useless:
+            raise ValueError(f"{' and '.join(useless)}: {why} Leave out what has no effect.")
 
 
-def define_flags():
-    """Defines the flags but for --workdir; returns `options(workdir)`, which reads them."""
-    checkpoint = flags.DEFINE_string(
-        "checkpoint", None, "Diffusers folder of a published network, see python -m experiments.download."
-    )
-    autoencoder = flags.DEFINE_string(
-        "autoencoder", None, "Folder of the autoencoder that made the latents of the run in --workdir."
-    )
-    average = flags.DEFINE_string("average", "final", "Parameters of a run on latents: final or best.")
-    ema_std = flags.DEFINE_float("ema_std", None, "Relative width of their average, where a run stored some.")
-    inception = flags.DEFINE_string(
-        "inception", None, "Inception's weights for pictures, .safetensors or .npz; see the README."
-    )
-    reference = flags.DEFINE_string(
-        "reference",
-        None,
-        "What samples are compared with: for pictures an .npz (ADM's, the authors' statistics, uint8 images "
-        "arr_0) or a folder of images; digits or checkerboard for --samples of these.",
-    )
-    reference_out = flags.DEFINE_string(
-        "reference_out", None, "Where to keep the features of the reference, as .npz, for later runs."
-    )
-    batch_size = flags.DEFINE_integer(
-        "batch_size", None, "Pictures drawn at a time; by default 16 on each device."
-    )
-    metrics = flags.DEFINE_list(
-        "metrics",
-        None,
-        f"For pictures of {', '.join(evaluation.IMAGE_METRICS)}; by default all that the reference allows. "
-        "For runs on digits or points: nll, the likelihood of training data instead of scores of samples.",
-    )
-
-    neighbours = flags.DEFINE_enum(
-        "neighbours", "float32", ["float32", "float64", "float16", "float16_radii"],
-        "How distances of precision and recall are rounded: float16 is ADM's rule, float16_radii that of the "
-        "authors' figures.",
-    )  # fmt: skip
+def define_flags() -> Callable[[str | None], Options]:
+    """Defines the flags but for --workdir; returns options(workdir), which reads them."""
+    holders = {
+        "checkpoint": flags.DEFINE_string(
+            "checkpoint", None, "Diffusers folder of a published network, see experiments.download."
+        ),
+        "autoencoder": flags.DEFINE_string(
+            "autoencoder", None, "Folder of the autoencoder that made the latents of the run in --workdir."
+        ),
+        "average": flags.DEFINE_string("average", "final", "Parameters of a run on latents: final or best."),
+        "ema_std": flags.DEFINE_float(
+            "ema_std", None, "Relative width of their average, where a run stored some."
+        ),
+        "inception": flags.DEFINE_string(
+            "inception", None, "Inception's weights for pictures, .safetensors or .npz; see the README."
+        ),
+        "reference": flags.DEFINE_string(
+            "reference",
+            None,
+            "What samples are compared with: for pictures an .npz (ADM's, the authors' statistics, uint8 "
+            "images arr_0) or a folder of images; digits or checkerboard for --samples of these.",
+        ),
+        "reference_out": flags.DEFINE_string(
+            "reference_out", None, "Where to keep the features of the reference, as .npz, for later runs."
+        ),
+        "batch_size": flags.DEFINE_integer(
+            "batch_size", None, "Pictures drawn at a time; by default 16 on each device."
+        ),
+        "metrics": flags.DEFINE_list(
+            "metrics",
+            None,
+            f"For pictures of {', '.join(evaluation.IMAGE_METRICS)}; by default all that the reference "
+            f"allows, in a sweep {', '.join(measure.SWEPT_METRICS)}. Or nll: the likelihood of a run's "
+            "training data.",
+        ),
+        "neighbours": flags.DEFINE_enum(
+            "neighbours", "float32", ["float32", "float64", "float16", "float16_radii"],
+            "How distances of precision and recall are rounded: float16 is ADM's rule, float16_radii that "
+            "of the authors' figures.",
+        ),
+    }  # fmt: skip
 
     def options(workdir: str | None = None) -> Options:
-        return Options(
-            checkpoint.value, workdir, autoencoder.value, average.value, ema_std.value, inception.value,
-            reference.value, reference_out.value, batch_size.value,
-            None if metrics.value is None else tuple(metrics.value), neighbours.value,
-        )  # fmt: skip
+        values = {name: holder.value for name, holder in holders.items()}
+        values["metrics"] = tuple(values["metrics"]) if values["metrics"] else None
+        given = frozenset(name for name, holder in holders.items() if holder.present)
+        return Options(workdir=workdir, given=given, **values)
 
     return options
 
@@ -79,13 +101,33 @@ def draws_pictures(options: Options) -> bool:
     """Whether a checkpoint, or a run on latents, is judged; ValueError if neither it nor another run is."""
     if (options.checkpoint is None) == (options.workdir is None):
         raise ValueError("Give either --workdir, the folder of a run, or --checkpoint, a published network.")
-    return options.checkpoint is not None or bundles.draws_latents(runs.read_config(options.workdir))
+    if options.checkpoint is not None:
+        options.refuse(_OF_RUNS, "a checkpoint has networks of its own, these are for --workdir.")
+        return True
+    if bundles.draws_latents(runs.read_config(options.workdir)):
+        return True
+    options.refuse([*_OF_PICTURES, "reference"], "this run draws no pictures that Inception could score.")
+    return False
 
 
-def make_image_judge(options: Options, num_samples: int, labels: str, seed: int) -> ImageJudge:
-    """The judge of a checkpoint's or a run's pictures; ValueError if something is missing or does not fit."""
-    check_measurable(options)
-    evaluation.check_metrics(options.metrics or evaluation.IMAGE_METRICS, num_samples)
+def make_image_judge(
+    options: Options,
+    cells: Sequence[Cell],
+    num_samples: int,
+    labels: str,
+    seed: int,
+    needed: Sequence[str] = (),
+    metrics: tuple[str, ...] | None = None,
+) -> tuple[ImageJudge, list[Cell]]:
+    """The judge of a checkpoint's or a run's pictures, and the cells as it draws them.
+
+    `metrics` are measured where the flags ask for none, and `needed` at least. ValueError if something is
+    missing or does not fit; what takes longest to load comes last.
+    """
+    measure.check_files(options.inception, options.reference, options.reference_out)
+    asked = options.metrics or metrics or evaluation.IMAGE_METRICS
+    evaluation.check_metrics(asked, num_samples)
+    _check_needed(asked, needed, "--metrics leaves out")
     if options.checkpoint is not None:
         pipe = pipeline.load(options.checkpoint)
     else:
@@ -98,31 +140,23 @@ def make_image_judge(options: Options, num_samples: int, labels: str, seed: int)
             f"{options.checkpoint} has no autoencoder (no folder vae/), so it draws no pictures; add one."
         )
     image_size = config.input_height_width[0] * autoencoder.config.downscale
-    extractor, reference = load_measurement(options, image_size)
-    return ImageJudge(
-        pipe, extractor, reference, num_samples=num_samples, labels=labels, seed=seed,
-        batch_size=options.batch_size, metrics=options.metrics, neighbours=options.neighbours,
-    )  # fmt: skip
-
-
-def check_measurable(options: Options) -> None:
-    """ValueError if a flag is missing that scores of pictures need, before anything is loaded."""
-    if not options.inception or not options.reference:
-        raise ValueError(
-            "Scores of pictures need --inception, the weights of FID's network, and --reference, an .npz of "
-            "ADM or of the authors, or a folder of images; the README says where they come from."
-        )
-    if options.reference_out and not options.reference_out.endswith(".npz"):
-        raise ValueError(f"--reference_out must end in .npz, but {options.reference_out!r} was given.")
+    load = functools.partial(load_measurement, options, image_size, num_samples, metrics)
+    judge = ImageJudge(pipe, load, num_samples, labels, seed, options.batch_size)
+    cells = [judge.resolve(cell) for cell in cells]
+    _check_needed(judge.measurement.metrics, needed, f"{options.reference} has no images or features for")
+    return judge, cells
 
 
 def load_measurement(
-    options: Options, image_size: int
-) -> tuple[evaluation.FeatureExtractor, evaluation.Reference]:
-    """Inception on all local devices, and the reference as it sees it."""
-    extractor = evaluation.FeatureExtractor(interop.load_inception(options.inception))
-    bar = functools.partial(tqdm, desc="reference", unit="batch")
-    reference = evaluation.load_reference(options.reference, extractor, image_size, progress=bar)
-    if options.reference_out:
-        evaluation.save_reference(options.reference_out, reference, extractor)
-    return extractor, reference
+    options: Options, image_size: int, num_samples: int, metrics: tuple[str, ...] | None = None
+) -> measure.Measurement:
+    return measure.load(
+        options.inception, options.reference, image_size, num_samples, options.metrics or metrics,
+        options.neighbours, options.reference_out,
+    )  # fmt: skip
+
+
+def _check_needed(metrics: Sequence[str], needed: Sequence[str], why: str) -> None:
+    lacking = [name for name in needed if name not in metrics]
+    if lacking:
+        raise ValueError(f"{why} {' and '.join(lacking)}, which this table cannot do without; give them.")

@@ -2,7 +2,7 @@
 
 import hashlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,59 +11,87 @@ from tqdm.auto import tqdm
 
 from experiments import cli, cluster, runs
 from experiments.provenance import versions
-from experiments.scoring import tables
+from experiments.scoring import measure, tables
 from experiments.scoring.cells import Cell
-from experiments.scoring.judges import ImageJudge, bar_of_blocks, measurement
-from experiments.scoring.options import Options, check_measurable, load_measurement
+from experiments.scoring.image_judge import ImageJudge
+from experiments.scoring.options import Options, load_measurement
 from gmflow_jax import data, evaluation
 
 _BATCH = 64
+_OF_DRAWING = ("batch_size", "autoencoder", "average", "ema_std")
 
 
-def report_pictures(judge: ImageJudge, cells: Sequence[Cell], out: pathlib.Path) -> None:
-    """Draw and score every cell, print the table and write the report, in the first process."""
-    with cluster.alike() as notes:
-        cells = [judge.resolve(cell) for cell in cells]
-        notes["settings"] = judge.settings
+def report_pictures(
+    judge: ImageJudge, cells: Sequence[Cell], origin: Mapping[str, Any], out: pathlib.Path
+) -> None:
+    """Draw and score every cell; the first process writes the report, after each, and prints the table.
+
+    `origin` tells where what is judged lies.
+    """
     total, quiet = len(cells) * judge.num_samples, jax.process_index() > 0
-    with tqdm(total=total, desc="evaluating", unit="image", disable=quiet) as bar, cluster.alike():
-        results = [(cell, judge.score(cell, bar.update)) for cell in cells]
+    results = []
+    with tqdm(total=total, desc="evaluating", unit="image", disable=quiet) as bar:
+        for cell in cells:
+            results.append((cell, judge.score(cell, bar.update)))
+            with cluster.alike():
+                if not quiet:  # what is done is not lost should a later cell fail
+                    _write(out, {"rows": tables.to_json(results), "origin": origin, **judge.settings})
     if not quiet:
-        print(tables.scores_table(results))
-        _write(out, {"rows": tables.to_json(results), **judge.settings})
+        _print(tables.scores_table(results), judge.measurement, out)
 
 
 def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> None:
     """Score the pictures of an .npz (uint8 arr_0) or a folder, print the scores and write the report."""
     with cli.user_input():
-        check_measurable(options)
-        source, num_images, image_size, batches = _open(path)
+        if jax.process_count() > 1:
+            raise ValueError("Samples are scored by one process; start this on one host, --nodistributed.")
+        options.refuse(_OF_DRAWING, "the samples have been drawn already.")
+        measure.check_files(options.inception, options.reference, options.reference_out)
+        digest = hashlib.sha256()
+        num_images, image_size, batches = _open(path, digest)
         evaluation.check_metrics(options.metrics or evaluation.IMAGE_METRICS, num_images)
-        extractor, reference = load_measurement(options, image_size)
-        metrics = options.metrics or evaluation.available_metrics(reference)
-        evaluation.check_metrics(metrics, num_images, reference)
+        measurement = load_measurement(options, image_size, num_images)
         bar = tqdm(batches, desc="samples", unit="batch", total=-(-num_images // _BATCH))
-        features = evaluation.image_features(extractor, bar)
-        scores = evaluation.image_scores(features, reference, metrics, options.neighbours, bar_of_blocks)
-    print(tables.aligned([["score", "value"], *([name, f"{v:.6g}"] for name, v in scores.items())]))
-    settings = {"samples": {"path": path, "num_images": num_images, **source}}
-    _write(out, {"scores": scores, **settings, **measurement(extractor, reference, options.neighbours)})
+        scores = measurement.scores(measurement.features(bar))
+    samples = {
+        "path": path, "num_images": num_images, "image_size": image_size, "sha256": digest.hexdigest(),
+    }  # fmt: skip
+    _write(out, {"scores": scores, "samples": samples, **measurement.settings})
+    lines = [["score", "value"], *([name, f"{v:.6g}"] for name, v in scores.items())]
+    _print(tables.aligned(lines), measurement, out)
 
 
 def _write(out: pathlib.Path, content: dict[str, Any]) -> None:
     runs.write_json(out, {**content, "versions": versions()})
+
+
+def _print(table: str, measurement: measure.Measurement, out: pathlib.Path) -> None:
+    print(table)
+    if measurement.left_out:
+        print(measurement.left_out)
     print(f"Wrote {out}.")
 
 
-def _open(path: str) -> tuple[dict[str, Any], int, int, Iterator[np.ndarray]]:
-    """Identity, number, height and batches of the pictures in a file or a folder."""
+def _open(path: str, digest: Any) -> tuple[int, int, Iterator[np.ndarray]]:
+    """Number, height and batches of the pictures in a file or a folder; `digest` is updated with them."""
     if not path.endswith(".npz"):
         images = data.open_images(path, need_classes=False)
-        size = min(images.open(0).size)
-        return images.description, len(images), size, data.read_images(images, size, _BATCH)
+        sizes = sorted({images.open(i).size for i in range(len(images))})
+        if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
+            found = " and ".join(f"{width} x {height}" for width, height in sizes[:2])
+            raise ValueError(
+                f"The pictures in {path} have {found} pixels, but samples are square and of one size; "
+                "crop them as they are to be judged."
+            )
+        size = sizes[0][0]
+        return len(images), size, data.read_images(images, size, _BATCH, digest=digest)
     batches = evaluation.npz_rows(path, "arr_0", _BATCH)
     shape, _ = evaluation.npz_shapes(path)["arr_0"]
     evaluation.check_images(next(evaluation.npz_rows(path, "arr_0", 1), np.empty((0, *shape[1:]))))
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest}, shape[0], shape[1], batches
+    return shape[0], shape[1], _hashed(batches, digest)
+
+
+def _hashed(batches: Iterator[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
+    for images in batches:
+        digest.update(images)
+        yield images

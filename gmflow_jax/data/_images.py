@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +39,12 @@ class ImageBatches:
 
 
 def read_images(
-    source: ImageSource, image_size: int, batch_size: int = 64, num_threads: int = 4
+    source: ImageSource, image_size: int, batch_size: int = 64, num_threads: int = 4, digest: Any = None
 ) -> Iterator[np.ndarray]:
     """Centre crops of all images, in order: uint8 [up to batch_size, image_size, image_size, 3].
 
-    `num_threads` read and crop ahead. Raises ValueError naming an image that is broken.
+    `num_threads` read and crop ahead. `digest`, an object of hashlib, is updated with the pixels. Raises
+    ValueError naming an image that is broken.
     """
     with ThreadPoolExecutor(num_threads) as pool:
         crops = ahead(
@@ -51,6 +53,8 @@ def read_images(
         rows = []
         for crop in crops:
             rows.append(crop.result())
+            if digest is not None:
+                digest.update(rows[-1].tobytes())
             if len(rows) == batch_size:
                 yield np.stack(rows)
                 rows = []

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
+
 from ._files import read_json, typed
 
 if TYPE_CHECKING:
@@ -104,10 +106,10 @@ class LatentMetadata:
 
 
 def autoencoder_fingerprint(autoencoder: "AutoencoderKL") -> str:
-    """`models.fingerprint` of its parameters: a copy of the weights in bfloat16 is the same autoencoder."""
+    """`models.fingerprint` of its parameters in bfloat16: a copy in that type is the same autoencoder."""
     from gmflow_jax.models import fingerprint, functional
 
-    return fingerprint(functional(autoencoder)[1])
+    return fingerprint(functional(autoencoder)[1], jnp.bfloat16)
 
 
 def check_autoencoder(metadata: LatentMetadata, autoencoder: "AutoencoderKL") -> None:

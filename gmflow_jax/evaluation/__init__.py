@@ -5,6 +5,7 @@ from ._checkerboard import checkerboard_floor as checkerboard_floor
 from ._checkerboard import checkerboard_scores as checkerboard_scores
 from ._checks import check_images as check_images
 from ._color import brightness as brightness
+from ._color import colour_statistics as colour_statistics
 from ._color import contrast as contrast
 from ._color import saturation as saturation
 from ._digits import DigitScores as DigitScores
@@ -41,8 +42,9 @@ __all__ = [
     "IMAGE_METRICS", "LABEL_RULES", "CheckerboardScores", "DigitScores", "FeatureExtractor",
     "FeatureStatistics", "ImageFeatures", "Moments", "Reference", "available_metrics", "bits_per_dim",
     "brightness", "check_images", "check_metrics", "checkerboard_floor", "checkerboard_scores",
-    "class_gaussian_scores", "contrast", "density_coverage", "digit_scores", "evaluation_labels",
-    "feature_statistics", "fit_digit_classifier", "frechet_distance", "image_features", "image_scores",
-    "inception_score", "kernel_distance", "load_reference", "npz_rows", "npz_shapes",
-    "precision_recall", "real_half_scores", "saturation", "save_reference", "seed_spread",
+    "class_gaussian_scores", "colour_statistics", "contrast", "density_coverage", "digit_scores",
+    "evaluation_labels", "feature_statistics", "fit_digit_classifier", "frechet_distance",
+    "image_features", "image_scores", "inception_score", "kernel_distance", "load_reference",
+    "npz_rows", "npz_shapes", "precision_recall", "real_half_scores", "saturation", "save_reference",
+    "seed_spread",
 ]

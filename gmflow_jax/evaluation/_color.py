@@ -1,6 +1,7 @@
 """Statistics of the colours of images, which guidance is known to move away from those of real images."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def brightness(images) -> np.ndarray:
     Raises:
       ValueError: If the shape does not fit or a value is outside the range.
     """
-    return np.array([_luminous_grey(image).mean() for image in _in_unit_range(images)])
+    return np.array([grey.mean() for grey in _greys(images)])
 
 
 def contrast(images) -> np.ndarray:
@@ -46,28 +47,38 @@ def contrast(images) -> np.ndarray:
 
     Takes and raises the same. [N], 0 for an image of one pixel, float64.
     """
-    return np.array([
-        _luminous_grey(image).std(ddof=min(1, image[..., 0].size - 1)) for image in _in_unit_range(images)
-    ])
+    return np.array([_spread(grey) for grey in _greys(images)])
 
 
-def _luminous_grey(image: np.ndarray) -> np.ndarray:
-    """[H, W] of an sRGB image [H, W, 3] in [0, 1]."""
-    linear = np.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ [0.2126, 0.7152, 0.0722]
-    return np.where(luminance <= 0.0031308, 12.92 * luminance, 1.055 * luminance ** (1 / 2.4) - 0.055)
+def colour_statistics(images) -> dict[str, np.ndarray]:
+    """`saturation`, `brightness` and `contrast` of each image, by name; faster than one after the other."""
+    greys = [(grey.mean(), _spread(grey)) for grey in _greys(images)]
+    mean, spread = np.array(greys).T
+    return {"saturation": saturation(images), "brightness": mean, "contrast": spread}
 
 
-def _in_unit_range(images):
-    """Yields images in [0, 1], float64, one by one."""
+def _spread(grey: np.ndarray) -> float:
+    return grey.std(ddof=min(1, grey.size - 1))
+
+
+def _greys(images) -> Iterator[np.ndarray]:
+    """The luminous grey of each image, [H, W] in [0, 1], float64."""
     images = _colors(images)
     if images.dtype != np.uint8 and images.max() > 1:
         raise ValueError(
             f"The images have values up to {images.max():.3g} and are {images.dtype}; give uint8, or floats "
             "in [0, 1]."
         )
-    unit = 255.0 if images.dtype == np.uint8 else 1.0
-    return (image.astype(np.float64) / unit for image in images)
+    table = _linear(np.arange(256) / 255)  # for uint8 a look-up is faster than a power
+    for image in images:
+        linear = table[image] if image.dtype == np.uint8 else _linear(image.astype(np.float64))
+        luminance = linear @ [0.2126, 0.7152, 0.0722]
+        yield np.where(luminance <= 0.0031308, 12.92 * luminance, 1.055 * luminance ** (1 / 2.4) - 0.055)
+
+
+def _linear(srgb: np.ndarray) -> np.ndarray:
+    """Linear light of sRGB values in [0, 1]."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def _colors(images) -> np.ndarray:

@@ -2,19 +2,20 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from ._checks import check_images
-from ._color import brightness, contrast, saturation
+from ._color import colour_statistics
 from ._statistics import FeatureStatistics
 
 if TYPE_CHECKING:
     from ._extract import FeatureExtractor
 
-COLOURS = {"saturation": saturation, "brightness": brightness, "contrast": contrast}
+COLOURS = ("saturation", "brightness", "contrast")
 _CHUNK = 512  # images
 
 
@@ -61,17 +62,36 @@ def image_features(
     no uint8 colours, or if there are none.
     """
     statistics, kept = None, []
-    for images in _joined(map(check_images, batches)):
-        features = extractor(images)
-        new = [FeatureStatistics.of(features.pool3), FeatureStatistics.of(features.spatial)]
+    for part in _measured(extractor, _joined(map(check_images, batches)), keep_rows):
+        new = (part.pool3, part.spatial)
         if statistics is not None:
-            new = [old.merge(part) for old, part in zip(statistics, new, strict=True)]
+            new = tuple(old.merge(more) for old, more in zip(statistics, new, strict=True))
         statistics = new
-        rows = (features.pool3, features.logits) if keep_rows else (None, None)
-        kept.append((*rows, {name: measure(images) for name, measure in COLOURS.items()}))
+        kept.append((part.rows, part.logits, part.colours))
     if statistics is None:
         raise ValueError("There are no images to measure; give at least one batch of them.")
     return ImageFeatures(*statistics, *jax.tree.map(lambda *parts: np.concatenate(parts), *kept))
+
+
+def _measured(
+    extractor: "FeatureExtractor", batches: Iterable[np.ndarray], keep_rows: bool
+) -> Iterator[ImageFeatures]:
+    """Features of each batch, measured by a thread while the caller draws the next batch."""
+
+    def measure(images: np.ndarray) -> ImageFeatures:
+        features = extractor(images)
+        statistics = (FeatureStatistics.of(part) for part in (features.pool3, features.spatial))
+        rows = (features.pool3, features.logits) if keep_rows else (None, None)
+        return ImageFeatures(*statistics, *rows, colour_statistics(images))
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for images in batches:
+            if pending is not None:
+                yield pending.result()
+            pending = pool.submit(measure, images)
+        if pending is not None:
+            yield pending.result()
 
 
 def _joined(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -32,10 +32,12 @@ def _precision(features) -> type[np.floating]:
 
 def _mean_within(features: np.ndarray) -> float:
     """Mean kernel of all pairs of different rows."""
-    with_themselves = sum(
-        _kernel(np.einsum("nd,nd->n", rows, rows), rows.shape[1]).sum() for rows in _blocks(features)
-    )
-    return (_sum(features, features) - with_themselves) / (len(features) * (len(features) - 1))
+    total, before = 0.0, features[:0]
+    for rows in _blocks(features):  # each pair of blocks once
+        with_themselves = _kernel(np.einsum("nd,nd->n", rows, rows), rows.shape[1]).sum()
+        total += 2 * _sum(before, rows) + _sum(rows, rows) - with_themselves
+        before = features[: len(before) + len(rows)]
+    return total / (len(features) * (len(features) - 1))
 
 
 def _sum(a: np.ndarray, b: np.ndarray) -> float:

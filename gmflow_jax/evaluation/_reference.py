@@ -89,9 +89,11 @@ def load_reference(
     images = data.open_images(path, need_classes=False)
     if image_size is None:
         raise ValueError(f"{path} holds images, but to which size they are to be cropped is not known.")
-    batches = progress(data.read_images(images, image_size, _BATCH))
-    source = {"path": str(path), **images.description, "image_size": image_size}
-    return _of_images(image_features(extractor, batches), source)
+    digest = hashlib.sha256()
+    batches = progress(data.read_images(images, image_size, _BATCH, digest=digest))
+    features = image_features(extractor, batches)
+    source = {"kind": images.kind, "image_size": image_size, "sha256": digest.hexdigest()}
+    return _of_images(features, {"path": str(path), **source})
 
 
 def save_reference(
@@ -142,7 +144,7 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
         {"path": str(path), "sha256": digest, "arrays": sorted(shapes)}
         | {name: int(arrays[name]) for name in (_COUNT,) if name in arrays},
     )
-    if not names["images"] or given.rows is not None:
+    if not names["images"] or (given.rows is not None and given.pool3 is not None):
         return given
     batches = progress(npz_rows(path, names["images"], _BATCH))
     seen = _of_images(image_features(extractor, batches), given.source)

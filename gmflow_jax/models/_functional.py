@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -56,11 +55,11 @@ def num_params(params: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def fingerprint(params: Params) -> str:
-    """SHA-256 of parameters: their sorted names, shapes, and values rounded to bfloat16, in hex digits."""
+def fingerprint(params: Params, dtype: Any = None) -> str:
+    """SHA-256 of parameters: their sorted names, shapes, and values as they are or in a type; hex digits."""
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for name, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         digest.update(f"{name} {leaf.shape} ".encode())
-        digest.update(np.asarray(leaf).astype(jnp.bfloat16).tobytes())
+        digest.update(np.asarray(leaf, dtype).tobytes())
     return digest.hexdigest()

@@ -130,6 +130,11 @@ class Pipeline:
                 batch = slice(start, start + size)
                 inputs = (self._params, keys[batch], padded[batch], jnp.float32(guidance_scale))
                 x = run.latents(inputs, num_steps, bar)
+                if not jnp.isfinite(x).all():
+                    raise ValueError(
+                        f"Latents of the images from {start} on are NaN or infinite after {num_steps} steps: "
+                        "the network diverges, or its weights or the guidance are not finite."
+                    )
                 drawn = np.asarray(run.images(self._params, x) if decode else x)
                 yield drawn[: len(ids) - start]
 

@@ -144,9 +144,15 @@ def test_the_authors_form(blind, save, features, statistics):
 
 
 def test_images_beside_features_are_not_looked_at(blind, save, images, features):
-    reference = load_reference(save(arr_0=images, pool3=features.rows), blind)
+    moments = {"mu": features.pool3.mean, "sigma": features.pool3.covariance}
+    reference = load_reference(save(arr_0=images, pool3=features.rows, **moments), blind)
     np.testing.assert_array_equal(reference.rows, features.rows)
-    assert reference.pool3 is reference.spatial is reference.colours is None
+    assert reference.spatial is reference.colours is None
+
+
+def test_images_beside_features_are_looked_at_where_statistics_are_missing(extractor, save, images, features):
+    reference = load_reference(save(arr_0=images, pool3=features.rows), extractor)
+    np.testing.assert_allclose(reference.pool3.mean, features.pool3.mean, rtol=1e-12)
 
 
 @pytest.mark.parametrize("folders", [("", ""), ("n01/", "n02/")], ids=["plain", "classes"])
@@ -161,6 +167,7 @@ def test_a_folder_is_its_crops(extractor, save, tmp_path, folders):
     assert_same(reference, load_reference(save(arr_0=crops), extractor))
     assert reference.source["path"] == str(tmp_path / "photos")
     assert reference.source["image_size"] == 16 and reference.source["num_images"] == 7
+    assert reference.source["sha256"] == hashlib.sha256(crops.tobytes()).hexdigest()
     json.dumps(reference.source)
     with pytest.raises(ValueError, match="to which size they are to be cropped is not known"):
         load_reference(tmp_path / "photos", extractor)

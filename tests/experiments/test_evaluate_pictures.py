@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import cli
 from gmflow_jax import evaluation
@@ -102,6 +103,10 @@ def test_two_processes_draw_together(of_checkpoint, checkpoint, inception, kept,
         (["--samples=nowhere"], "no folder or file nowhere"),
         (["--samples=nowhere.npz", "--inception="], "need --inception"),
         (["--samples=nowhere.npz", "--reference_out=kept.pkl"], "must end in .npz"),
+        (["--samples=nowhere.npz", "--reference_out=no/kept.npz"], "folder of no/kept.npz does not exist"),
+        (["--samples=nowhere.npz", "--guidance_scale=0.1"], "--guidance_scale is for pictures that are"),
+        (["--samples=nowhere.npz", "--solvers=gm_pc"], "no effect on samples"),
+        (["--samples=nowhere.npz", "--average=best"], "--average: the samples have been drawn already"),
         (["--samples=nowhere.npz", "--out=report.txt"], "must end in .json"),
         (["--samples=nowhere.npz", "--metrics=nll"], "no likelihood"),
     ],
@@ -117,6 +122,11 @@ def test_what_cannot_work_is_a_sentence(evaluate, arguments, said):
         (["--metrics=fun"], "no metric 'fun'"),
         (["--num_samples=5"], "5 images are too few for inception_score"),
         (["--guidance=cfg"], "at least 1 for classifier-free"),
+        (["--orthogonal=7"], "a share from 0 to 1"),
+        (["--num_steps=4,4"], "both called"),
+        (["--ema_std=0.1"], "--ema_std: a checkpoint has networks of its own"),
+        (["--metrics=nll"], "has no likelihood"),
+        (["--seed=-1"], "seed is -1"),
         (["--solvers=magic"], "no solver 'magic'"),
         (["--num_steps=0"], "num_steps must be at least 1"),
         (["--num_steps=a"], "--num_steps must be a list"),
@@ -125,6 +135,13 @@ def test_what_cannot_work_is_a_sentence(evaluate, arguments, said):
 def test_what_cannot_be_drawn_is_refused_before_it_is(evaluate, checkpoint, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         evaluate(f"--checkpoint={checkpoint}", *arguments)
+
+
+def test_a_folder_of_pictures_of_several_sizes_is_refused(evaluate, tmp_path):
+    for i, size in enumerate((16, 20)):
+        Image.new("RGB", (size, size)).save(tmp_path / f"{i}.png")
+    with pytest.raises(cli.UserError, match="have 16 x 16 and 20 x 20 pixels"):
+        evaluate(f"--samples={tmp_path}")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,16 @@ def test_scores_while_training_say_of_how_many_pictures(workdir):
     assert all(np.isfinite(value) for value in scores.values())
 
 
+def test_the_likelihood_of_latents_is_that_of_the_network(workdir, run_main, tmp_path):
+    """Time-averaged bits/dim of a network that has learned nothing yet are near those of unit noise."""
+    out = tmp_path / "nll.json"
+    run_main("evaluate", "--metrics=nll", f"--workdir={workdir}", f"--out={out}")
+    report = json.loads(out.read_text())
+    assert report["num_samples"] == 12 and report["num_dims"] == 8 * 8 * 4
+    assert [row["spectrum"] for row in report["rows"]] == [False, True]
+    assert 0 < report["rows"][0]["nll"]["mean"] < 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

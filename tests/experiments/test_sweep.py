@@ -98,6 +98,37 @@ def test_a_sweep_can_be_extended_but_not_changed(swept, sweep, workdir):
     (out / "settings.json").write_text(json.dumps(settings))
 
 
+def test_the_same_run_by_another_path_goes_on(swept, sweep, workdir):
+    assert sweep(swept[0], f"--workdir={workdir}/")["cells"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reference", "said"),
+    [
+        ("colours", "images", "--metrics leaves out fid and precision_recall"),
+        ("fid,precision_recall", "statistics", "precision_recall cannot be measured, for the reference"),
+        (None, "statistics", "has no images or features for precision_recall"),
+    ],
+)
+def test_a_table_that_could_not_be_made_is_refused_before_drawing(
+    checkpoint, inception, run_main, tmp_path, metrics, reference, said
+):
+    arrays = {"mu": np.zeros(2048), "sigma": np.eye(2048)} if reference == "statistics" else {}
+    np.savez(tmp_path / "reference.npz", **arrays)
+    with pytest.raises(cli.UserError, match=said):
+        run_main(
+            "sweep", *_ROWS, f"--checkpoint={checkpoint}", f"--inception={inception}",
+            f"--reference={tmp_path / 'reference.npz'}", f"--out={tmp_path / 'out'}",
+            *([f"--metrics={metrics}"] if metrics else []),
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_configuration_is_no_sweep(run_main, tmp_path):
+    with pytest.raises(cli.UserError, match="is no sweep"):
+        run_main("sweep", "--config=experiments/configs/digits.py", f"--out={tmp_path}")
+
+
 def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
     reference = tmp_path / "reference.npz"
     np.savez(reference, arr_0=np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8))
@@ -124,6 +155,10 @@ def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
         ([f"--config.rows=({_ONE}, {_ONE})"], "both called A"),
         (["--row=GM-SDE 1"], "no row 'GM-SDE 1' in this sweep. Its rows are: GM-ODE 2; GM-SDE 2"),
         (["--workdir=nowhere"], "nowhere does not exist"),
+        (["--metrics=fid"], "--metrics: runs on digits have scores of their own"),
+        (["--inception=x.npz"], "--inception: this run draws no pictures"),
+        (["--config.rows=({'name': 3, 'solver': 'euler'},)"], "name is 3, which is of the wrong kind"),
+        (["--config.rows=({'name': 'A', 'solver': 'euler', 'orthogonal': 2},)"], "a share from 0 to 1"),
     ],
 )
 def test_what_cannot_work_is_a_sentence(sweep, tmp_path, arguments, said):

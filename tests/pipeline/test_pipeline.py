@@ -111,6 +111,14 @@ def test_other_guidance_is_that_of_the_guided_denoiser(single, bundle, method, o
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_a_network_that_diverges_draws_no_pictures(bundle):
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, bundle.params)
+    model = models.from_params(models.GMDiT, bundle.config, params)
+    pipe = pipeline.Pipeline(dataclasses.replace(bundle, model=model), devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match="Latents of the images from 0 on are NaN or infinite after 1 step"):
+        pipe([1], num_steps=1, solver="euler", guidance_scale=0.0, progress=False)
+
+
 def test_classifier_free_guidance_of_scale_1_is_off(single):
     off, cfg = (single([0, 5, 1], guidance_scale=w, guidance=g, **ASKED)
                 for g, w in (("probabilistic", 0.0), ("cfg", 1.0)))  # fmt: skip
