@@ -43,8 +43,6 @@ def report_pictures(
 def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> None:
     """Score the pictures of an .npz (uint8 arr_0) or a folder, print the scores and write the report."""
     with cli.user_input():
-        if jax.process_count() > 1:
-            raise ValueError("Samples are scored by one process; start this on one host, --nodistributed.")
         options.refuse(_OF_DRAWING, "the samples have been drawn already.")
         measure.check_files(options.inception, options.reference, options.reference_out)
         digest = hashlib.sha256()
@@ -56,7 +54,8 @@ def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> No
     samples = {
         "path": path, "num_images": num_images, "image_size": image_size, "sha256": digest.hexdigest(),
     }  # fmt: skip
-    _write(out, {"scores": scores, "samples": samples, **measurement.settings})
+    content = {"scores": scores, "samples": samples, "origin": options.origin}
+    _write(out, {**content, **measurement.settings})
     lines = [["score", "value"], *([name, f"{v:.6g}"] for name, v in scores.items())]
     _print(tables.aligned(lines), measurement, out)
 

@@ -130,7 +130,7 @@ class Pipeline:
                 batch = slice(start, start + size)
                 inputs = (self._params, keys[batch], padded[batch], jnp.float32(guidance_scale))
                 x = run.latents(inputs, num_steps, bar)
-                if not jnp.isfinite(x).all():
+                if not np.isfinite(x).all():
                     raise ValueError(
                         f"Latents of the images from {start} on are NaN or infinite after {num_steps} steps: "
                         "the network diverges, or its weights or the guidance are not finite."
