@@ -123,7 +123,7 @@ class LatentTask(FakeTask):
             config.reference,
             self._latents.metadata.image_size,
             config.score_samples,
-            measure.SWEPT_METRICS,
+            defaults=measure.SWEPT_METRICS,
         )
 
     def _check_network(self) -> None:

@@ -95,6 +95,7 @@ def load(
     image_size: int,
     num_samples: int,
     metrics: Sequence[str] | None = None,
+    defaults: Sequence[str] = evaluation.IMAGE_METRICS,
     neighbours: str = "float32",
     reference_out: str | None = None,
 ) -> Measurement:
@@ -103,8 +104,7 @@ def load(
     Args:
       image_size: What pictures of a folder are cropped to.
       num_samples: How many pictures are to be scored.
-      metrics: All that the reference allows where None; else these, or of `SWEPT_METRICS` those that it
-        allows.
+      metrics: What is measured; where None, what the reference allows of `defaults`.
       reference_out: Where the first process keeps the reference's features.
 
     Raises:
@@ -117,9 +117,7 @@ def load(
         evaluation.save_reference(reference_out, found, extractor)
     allowed = evaluation.available_metrics(found)
     if metrics is None:
-        metrics = allowed
-    elif metrics is SWEPT_METRICS:
-        metrics = [name for name in metrics if name in allowed]
+        metrics = [name for name in defaults if name in allowed]
     evaluation.check_metrics(metrics, num_samples, found)
     return Measurement(extractor, found, tuple(metrics), neighbours)
 

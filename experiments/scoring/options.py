@@ -117,15 +117,15 @@ def make_image_judge(
     labels: str,
     seed: int,
     needed: Sequence[str] = (),
-    metrics: tuple[str, ...] | None = None,
+    defaults: Sequence[str] = evaluation.IMAGE_METRICS,
 ) -> tuple[ImageJudge, list[Cell]]:
     """The judge of a checkpoint's or a run's pictures, and the cells as it draws them.
 
-    `metrics` are measured where the flags ask for none, and `needed` at least. ValueError if something is
-    missing or does not fit; what takes longest to load comes last.
+    `defaults` are measured where the flags ask for no metrics, and `needed` at least. ValueError if
+    something is missing or does not fit; what takes longest to load comes last.
     """
     measure.check_files(options.inception, options.reference, options.reference_out)
-    asked = options.metrics or metrics or evaluation.IMAGE_METRICS
+    asked = options.metrics or defaults
     evaluation.check_metrics(asked, num_samples)
     _check_needed(asked, needed, "--metrics leaves out")
     if options.checkpoint is not None:
@@ -140,7 +140,7 @@ def make_image_judge(
             f"{options.checkpoint} has no autoencoder (no folder vae/), so it draws no pictures; add one."
         )
     image_size = config.input_height_width[0] * autoencoder.config.downscale
-    load = functools.partial(load_measurement, options, image_size, num_samples, metrics)
+    load = functools.partial(load_measurement, options, image_size, num_samples, defaults)
     judge = ImageJudge(pipe, load, num_samples, labels, seed, options.batch_size)
     cells = [judge.resolve(cell) for cell in cells]
     _check_needed(judge.measurement.metrics, needed, f"{options.reference} has no images or features for")
@@ -148,10 +148,14 @@ def make_image_judge(
 
 
 def load_measurement(
-    options: Options, image_size: int, num_samples: int, metrics: tuple[str, ...] | None = None
+    options: Options,
+    image_size: int,
+    num_samples: int,
+    defaults: Sequence[str] = evaluation.IMAGE_METRICS,
 ) -> measure.Measurement:
+    """What the flags name, see `measure.load`."""
     return measure.load(
-        options.inception, options.reference, image_size, num_samples, options.metrics or metrics,
+        options.inception, options.reference, image_size, num_samples, options.metrics, defaults,
         options.neighbours, options.reference_out,
     )  # fmt: skip
 
