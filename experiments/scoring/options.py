@@ -12,8 +12,8 @@ from experiments.scoring.cells import Cell
 from experiments.scoring.image_judge import ImageJudge
 from gmflow_jax import evaluation, pipeline
 
-_OF_RUNS = ("autoencoder", "average", "ema_std")
-_OF_PICTURES = ("inception", "reference_out", "batch_size", "neighbours", *_OF_RUNS)
+OF_RUNS = ("autoencoder", "average", "ema_std")
+_OF_PICTURES = ("inception", "reference_out", "batch_size", "neighbours", *OF_RUNS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def draws_pictures(options: Options) -> bool:
     if (options.checkpoint is None) == (options.workdir is None):
         raise ValueError("Give either --workdir, the folder of a run, or --checkpoint, a published network.")
     if options.checkpoint is not None:
-        options.refuse(_OF_RUNS, "a checkpoint has networks of its own, these are for --workdir.")
+        options.refuse(OF_RUNS, "a checkpoint has networks of its own, these are for --workdir.")
         return True
     if bundles.draws_latents(runs.read_config(options.workdir)):
         return True

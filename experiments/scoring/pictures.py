@@ -14,11 +14,10 @@ from experiments.provenance import versions
 from experiments.scoring import measure, tables
 from experiments.scoring.cells import Cell
 from experiments.scoring.image_judge import ImageJudge
-from experiments.scoring.options import Options, load_measurement
+from experiments.scoring.options import OF_RUNS, Options, load_measurement
 from gmflow_jax import data, evaluation
 
 _BATCH = 64
-_OF_DRAWING = ("batch_size", "autoencoder", "average", "ema_std")
 
 
 def report_pictures(
@@ -43,7 +42,7 @@ def report_pictures(
 def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> None:
     """Score the pictures of an .npz (uint8 arr_0) or a folder, print the scores and write the report."""
     with cli.user_input():
-        options.refuse(_OF_DRAWING, "the samples have been drawn already.")
+        options.refuse(["batch_size", *OF_RUNS], "the samples have been drawn already.")
         measure.check_files(options.inception, options.reference, options.reference_out)
         digest = hashlib.sha256()
         num_images, image_size, batches = _open(path, digest)

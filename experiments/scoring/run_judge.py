@@ -31,7 +31,7 @@ class RunJudge:
         """Drawn for each cell."""
         return len(self.seeds) * len(self._labels)
 
-    @property
+    @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """What decides the scores beside the cell."""
         (run,) = provenance.of_runs([self._workdir], [self._run])

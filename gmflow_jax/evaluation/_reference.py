@@ -136,10 +136,11 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
             f"The features in {path} were made by another Inception; make them again with this one, or give "
             "the weights that made them."
         )
+    widths = extractor.widths
     given = Reference(
-        _moments(path, stored, "mean", "covariance", extractor.widths.pool3),
-        _moments(path, stored, "spatial_mean", "spatial_covariance", extractor.widths.spatial),
-        _rows(path, stored.get("rows"), extractor.widths.pool3),
+        _moments(path, stored, "mean", "covariance", widths.pool3),
+        _moments(path, stored, "spatial_mean", "spatial_covariance", widths.spatial),
+        _rows(path, stored.get("rows"), widths.pool3),
         {name: float(arrays[name]) for name in COLOURS if name in arrays} or None,
         {"path": str(path), "sha256": digest, "arrays": sorted(shapes)}
         | {name: int(arrays[name]) for name in (_COUNT,) if name in arrays},
