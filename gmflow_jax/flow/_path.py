@@ -19,7 +19,7 @@ from gmflow_jax._numerics import (
     safe_sqrt,
 )
 from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._tilt import tilt_checked
+from gmflow_jax.gm._tilt import tilt_checked, tilted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
 
 Prediction = GaussianMixture | Gaussian | jax.Array
@@ -151,10 +151,20 @@ def posterior(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> Gauss
 
 
 def posterior_checked(q, x_t, t, x_s, s) -> GaussianMixture:
-    """`posterior` for arguments of one dtype, times of the batch's rank, and any s <= t.
+    """`posterior` for arguments of one dtype, times of the batch's rank, and any s <= t."""
+    return tilt_checked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
-    The factor p(x_s | x_0) / p(x_t | x_0), times s^2, is written about c = mean(q) in displacements:
-    the textbook alpha_s x_s - (s / t)^2 alpha_t x_t cancels at small t, and dividing by s^2 fails at 0.
+
+def posterior_mean(q, x_t, t, x_s, s) -> jax.Array:
+    """The mean of `posterior_checked`, [B, ..., D], in half the time."""
+    return tilted_mean(q, *_transition_ratio(q, x_t, t, x_s, s))
+
+
+def _transition_ratio(q, x_t, t, x_s, s) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """p(x_s | x_0) / p(x_t | x_0) as a factor to tilt by: linear, precision, scale and center.
+
+    Written about c = mean(q) in displacements, and times s^2: the textbook
+    alpha_s x_s - (s / t)^2 alpha_t x_t cancels at small t, and dividing by s^2 fails at 0.
     """
     r = jnp.square(safe_divide(s, t))
     center = weighted_mean(q)
@@ -162,7 +172,7 @@ def posterior_checked(q, x_t, t, x_s, s) -> GaussianMixture:
     pull = (1 - s_) * ((x_s - center) + s_ * center)
     push = (1 - t_) * r_ * ((x_t - center) + t_ * center)
     precision = safe_divide((t - s) * (t + s - 2 * t * s), jnp.square(t))
-    return tilt_checked(q, pull - push, precision, jnp.square(s), center)
+    return pull - push, precision, jnp.square(s), center
 
 
 def denoiser(velocity_fn: Callable[[jax.Array, jax.Array], Prediction]):

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes
+from gmflow_jax._numerics import append_axes, log_normaliser, sum_slices
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -20,7 +20,8 @@ def mean(q: GaussianMixture | Gaussian) -> jax.Array:
 
 def weighted_mean(q: GaussianMixture) -> jax.Array:
     """The mean of a checked mixture. A sum, not a matmul: it fuses and stays float32 on TPU."""
-    return jnp.sum(jnp.exp(q.log_weights)[..., None] * q.means, axis=-2)
+    weights = jnp.exp(q.log_weights)
+    return sum_slices(lambda k: weights[..., k, None] * q.means[..., k, :], weights.shape[-1], axis=-2)
 
 
 def moment_match(q: GaussianMixture) -> Gaussian:
@@ -31,8 +32,11 @@ def moment_match(q: GaussianMixture) -> Gaussian:
     q = as_mixture(q)
     check_normalised(q)
     m = weighted_mean(q)
-    deviation = jnp.mean(jnp.square(q.means - m[..., None, :]), axis=-1)
-    between = jnp.sum(jnp.exp(q.log_weights) * deviation, axis=-1)
+    weights, (*_, size, dim) = jnp.exp(q.log_weights), q.means.shape
+    square = sum_slices(
+        lambda k: weights[..., k, None] * jnp.square(q.means[..., k, :] - m[..., None, :]), size, axis=-2
+    )
+    between = sum_slices(lambda i: square[..., i], dim, axis=-1) / dim
     return Gaussian(m, between + jnp.exp(2 * q.log_std))
 
 
@@ -50,7 +54,8 @@ def covariance_of_means(q: GaussianMixture) -> jax.Array:
     """The part of a checked mixture's covariance that its components' spread makes, [*batch, D, D]."""
     delta = q.means - weighted_mean(q)[..., None, :]
     weighted = jnp.exp(q.log_weights)[..., None] * delta
-    return jnp.einsum("...ki,...kj->...ij", weighted, delta, precision="highest")
+    size = delta.shape[-2]
+    return sum_slices(lambda k: weighted[..., k, :, None] * delta[..., k, None, :], size, axis=-3)
 
 
 def log_prob(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
@@ -80,10 +85,12 @@ def log_density(q: GaussianMixture, x: jax.Array) -> jax.Array:
     means = q.means.reshape(lead + q.means.shape)
     log_weights = q.log_weights.reshape(lead + q.log_weights.shape)
     log_std = q.log_std if q.log_std.ndim == 0 else q.log_std.reshape(lead + q.log_std.shape)
-    scaled = (x[..., None, :] - means) * append_axes(jnp.exp(-log_std), 2)
-    log_components = log_weights - 0.5 * jnp.sum(jnp.square(scaled), axis=-1)
-    dim = means.shape[-1]
-    return jax.nn.logsumexp(log_components, axis=-1) - dim * (log_std + 0.5 * _LOG_2PI)
+    dim, inverse_std = means.shape[-1], append_axes(jnp.exp(-log_std), 2)
+    square = sum_slices(
+        lambda i: jnp.square((x[..., None, i] - means[..., i]) * inverse_std), dim, axis=-1
+    )
+    log_total = log_normaliser(log_weights - 0.5 * square)[..., 0]
+    return log_total - dim * (log_std + 0.5 * _LOG_2PI)
 
 
 def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | None = None):
@@ -122,7 +129,8 @@ def select(q: GaussianMixture, component: jax.Array, normal: jax.Array) -> jax.A
     """The sample made of given draws: a component index [*batch] and a standard normal [*batch, D]."""
     # A one-hot sum instead of a gather: it fuses with the arithmetic around it on accelerators.
     one_hot = jax.nn.one_hot(component, q.means.shape[-2], dtype=q.means.dtype)
-    centre = jnp.sum(one_hot[..., None] * q.means, axis=-2)
+    size = one_hot.shape[-1]
+    centre = sum_slices(lambda k: one_hot[..., k, None] * q.means[..., k, :], size, axis=-2)
     return centre + append_axes(jnp.exp(q.log_std), 1) * normal
 
 

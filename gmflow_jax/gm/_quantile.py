@@ -1,18 +1,23 @@
 """The map between a 1-D mixture and the standard normal: z = Phi^-1(F(x)) and its inverse.
 
-All in log-probabilities of the smaller tail, so that nothing is clipped: z keeps its digits where F(x)
+Tails are formed relative to their own size, so that nothing is clipped: z keeps its digits where F(x)
 rounds to 0 or 1.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jax.nn import logsumexp
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+import numpy as np
+from jax.scipy.special import log_ndtr
 
+from gmflow_jax._numerics import log_normaliser, shifted_exp, sum_slices
+
+_SQRT_2PI = math.sqrt(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)
-# Each iteration halves the bracket or the step; this many bisections alone resolve any float32 or float64.
+_LOG_2 = math.log(2)
+# Two iterations halve the bracket or the step; half as many bisections resolve any float32 or float64.
 _MAX_ITERATIONS = 200
 
 
@@ -21,100 +26,216 @@ def to_normal(x: jax.Array, means: jax.Array, log_weights: jax.Array, std: jax.A
 
     Args:
       x: [...].
-      means, log_weights: [..., K], weights normalised.
+      means, log_weights: [K, ...], weights normalised.
       std: broadcastable to [...], positive.
     """
-    u = (x[..., None] - means) / std[..., None]
-    upper = jnp.sum(jnp.exp(log_weights) * ndtr(u), axis=-1) > 0.5
-    tail = logsumexp(log_weights + log_ndtr(jnp.where(upper[..., None], -u, u)), axis=-1)
-    z = _normal_of_log_cdf(jnp.minimum(tail, -math.log(2)))
-    return jnp.where(upper, -z, z)
+    return _to_normal(x, means, log_weights, jnp.broadcast_to(std, x.shape))
 
 
 @jax.custom_jvp
-def from_normal(z: jax.Array, means: jax.Array, log_weights: jax.Array, std: jax.Array) -> jax.Array:
+def _to_normal(x, means, log_weights, std) -> jax.Array:
+    u = (x[None] - means) / std[None]
+    # The tail that most components do not lie in is at most 3/4.
+    below = _total(jnp.where(u > 0, jnp.exp(log_weights), 0.0))
+    side = jnp.where(below > 0.5, 1.0, -1.0).astype(x.dtype)
+    # Within a factor of 2 and their Mills ratio, the components' parts of the tail.
+    bounds = log_weights - 0.5 * jnp.square(jnp.maximum(side[None] * u, 0.0))
+    largest = shifted_exp(bounds, axis=0)[1][0]
+    logits = log_weights - largest[None]
+    tail, *_ = _tail(u, logits, _finite_exp(logits), side)
+    return side * _normal_of_log_tail(largest + jnp.log(tail))[0]
+
+
+@_to_normal.defjvp
+def _to_normal_jvp(primals, tangents):
+    z = _to_normal(*primals)
+    dx, dmeans, dlog_weights, dstd = tangents
+    log_slope, share, u, side, log_tails = _derivatives(z, *primals)
+    dz = jnp.exp(-log_slope) * (dx - _total(share * (dmeans + u * dstd[None])))
+    return z, dz - side * _total(jnp.exp(log_tails) * dlog_weights)
+
+
+def from_normal(
+    z: jax.Array,
+    means: jax.Array,
+    log_weights: jax.Array,
+    std: jax.Array,
+    start: jax.Array | None = None,
+    max_iterations: int = _MAX_ITERATIONS,
+) -> jax.Array:
     """The inverse of `to_normal` in x: the quantile of the mixture at Phi(z).
 
-    Newton's method on z(x), kept inside a bracket and replaced by bisection where it does not halve its
-    step; it always converges. Differentiable by the implicit function theorem.
+    Halley's method on z(x), kept inside a bracket and replaced by bisection where it does not halve its
+    step within two iterations; it always converges. Differentiable by the implicit function theorem. `start` is a guess of x
+    of which no gradient is taken; few iterations give a rough result.
     """
-    # All components lie between: F is a mean of Phi((x - mu_k) / std), and each is Phi(z) at mu_k + std z.
-    low, high = jnp.min(means, -1) + std * z, jnp.max(means, -1) + std * z
-    resolution = jnp.finfo(z.dtype).eps
+    std = jnp.broadcast_to(std, z.shape)
+    if start is None:
+        start = _guess(*jax.lax.stop_gradient((z, means, log_weights, std)))
+    return _from_normal(z, means, log_weights, std, jax.lax.stop_gradient(start), max_iterations)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _from_normal(z, means, log_weights, std, start, max_iterations) -> jax.Array:
+    low, high = _bracket(z, means, std)
+    side, eps = jnp.where(z > 0, 1.0, -1.0).astype(z.dtype), jnp.finfo(z.dtype).eps
+    log_target = log_tail(jnp.abs(z))
+    logits = log_weights - log_target[None]
+    weights = _finite_exp(logits)
 
     def unfinished(carry):
-        step, x, *_, iteration = carry
-        return (iteration < _MAX_ITERATIONS) & jnp.any(jnp.abs(step) > resolution * (jnp.abs(x) + std))
+        *_, active, iteration = carry
+        return (iteration < max_iterations) & jnp.any(active)
 
     def improve(carry):
-        step, x, low, high, iteration = carry
-        found = to_normal(x, means, log_weights, std)
+        step, last_step, x, low, high, active, iteration = carry
+        found, move = _halley(z, x, means, logits, weights, std, side, log_target)
         low, high = jnp.where(found < z, x, low), jnp.where(found < z, high, x)
-        newton = (z - found) * _slope(found, x, means, log_weights, std)
-        fits = (jnp.abs(newton) <= 0.5 * jnp.abs(step)) & (x + newton >= low) & (x + newton <= high)
-        new = jnp.where(fits, x + newton, low + 0.5 * (high - low))
-        return new - x, new, low, high, iteration + 1
+        # The error that is left after a step is as its third power.
+        close = jnp.abs(move) <= 0.3 * eps ** (1 / 3) * std + 2 * eps * jnp.abs(x)
+        fits = (jnp.abs(move) <= 0.5 * jnp.abs(last_step)) & (x + move >= low) & (x + move <= high)
+        new = jnp.where(active, jnp.where(close | fits, x + move, low + 0.5 * (high - low)), x)
+        resolved = jnp.abs(new - x) <= eps * (jnp.abs(x) + std)
+        return new - x, step, new, low, high, active & ~close & ~resolved, iteration + 1
 
-    spread = jnp.sum(jnp.exp(log_weights) * jnp.square(means), -1) - jnp.square(_mean(means, log_weights))
-    start = _mean(means, log_weights) + z * jnp.sqrt(jnp.maximum(spread, 0) + jnp.square(std))
-    start = jnp.clip(start, low, high)
-    carry = (high - low, start, low, high, jnp.int32(0))
-    return jax.lax.while_loop(unfinished, improve, carry)[1]
+    start, everywhere = jnp.clip(start, low, high), jnp.full_like(z, True, bool)
+    carry = (high - low, high - low, start, low, high, everywhere, jnp.int32(0))
+    return jax.lax.while_loop(unfinished, improve, carry)[2]
 
 
-@from_normal.defjvp
-def _from_normal_jvp(primals, tangents):
-    z, means, log_weights, std = primals
-    dz, dmeans, dlog_weights, dstd = tangents
-    x = from_normal(*primals)
-    u = (x[..., None] - means) / std[..., None]
-    share = jax.nn.softmax(log_weights - 0.5 * jnp.square(u), axis=-1)
+@_from_normal.defjvp
+def _from_normal_jvp(max_iterations, primals, tangents):
+    z, means, log_weights, std, start = primals
+    dz, dmeans, dlog_weights, dstd, _ = tangents
+    x = _from_normal(z, means, log_weights, std, start, max_iterations)
+    log_slope, share, u, side, log_tails = _derivatives(z, x, means, log_weights, std)
+    of_weights = side * _total(_finite_exp(log_slope[None] + log_tails) * dlog_weights)
+    return x, _finite_exp(log_slope) * dz + _total(share * (dmeans + u * dstd[None])) + of_weights
+
+
+def _bracket(z, means, std) -> tuple[jax.Array, jax.Array]:
+    """F is a mean of Phi((x - mu_k) / std), each Phi(z) at mu_k + std z: the quantile lies between these."""
+    return jnp.min(means, 0) + std * z, jnp.max(means, 0) + std * z
+
+
+def _guess(z, means, log_weights, std) -> jax.Array:
+    """A start: the quantile of the component that Phi(z) falls to, or of a Gaussian where std is large."""
+    weights = jnp.exp(log_weights)
+
+    def weight_below(k):  # of component k, for each of the components
+        return jnp.where(means[k, None] < means[None], weights[k, None], 0.0)
+
+    # Which share of each component lies below the quantile, were they apart; between 0 and 1 for one of them.
+    tail = jnp.exp(log_tail(jnp.abs(z)))
+    target = jnp.where(z > 0, 1 - tail, tail)
+    shares = (target[None] - sum_slices(weight_below, means.shape[0], axis=0)) / weights
+    chosen = (shares >= 0) & (shares < 1)
+    share = jnp.clip(_total(jnp.where(chosen, shares, 0.0)), 1e-6, 1 - 1e-6)
+    within = _rough_normal(jnp.log(jnp.minimum(share, 1 - share)))
+    narrow = _total(jnp.where(chosen, means, 0.0)) + std * jnp.where(share > 0.5, within, -within)
+    mean = _total(weights * means)
+    var = _total(weights * jnp.square(means - mean[None]))
+    wide = mean + z * jnp.sqrt(var + jnp.square(std))
+    return jnp.where(jnp.any(chosen, axis=0) & (var > jnp.square(std)), narrow, wide)
+
+
+def _halley(z, x, means, logits, weights, std, side, log_target) -> tuple[jax.Array, jax.Array]:
+    """z(x), and the step of Halley's method towards z; tails in units of exp(log_target), z's own."""
+    u = (x[None] - means) / std[None]
+    tail, density, moment = _tail(u, logits, weights, side)
+    # Where the tail underflows only its direction counts.
+    found, log_smaller = _normal_of_log_tail(log_target + jnp.log(jnp.maximum(tail, 1e-37)))
+    found = side * found
+    # phi(z) is the smaller tail over its Mills ratio.
+    smaller = _finite_exp(log_smaller - log_target)
+    slope = std * _SQRT_2PI * smaller / (density * _mills_ratio(jnp.abs(found)))
+    newton = jnp.where(found == z, 0.0, (z - found) * slope)
+    bend = found / slope - moment / (density * std)
+    return found, newton / jnp.clip(1 + 0.5 * newton * bend, 0.5, 2.0)
+
+
+def _tail(u, logits, weights, side) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The mixture's probability beyond x on a side, and sums over k of w_k exp(-u_k^2 / 2) (1, u_k).
+
+    In units of any scale that the log-weights are given in; weights are `_finite_exp` of them, and the side
+    is 1 for above, -1 for below.
+    """
+    density = _finite_exp(logits - 0.5 * jnp.square(u))
+    smaller = density * (_mills_ratio(jnp.abs(u)) / _SQRT_2PI)
+    # Beyond x lies a component's smaller part, or at least half of it: so where exponents were cut, too.
+    tails = jnp.where(side[None] * u > 0, smaller, jnp.maximum(weights - smaller, 0.5 * weights))
+    return _total(tails), _total(density), _total(density * u)
+
+
+def _derivatives(z, x, means, log_weights, std):
+    """What both directions' derivatives are made of; all finite, or zero where densities vanish.
+
+    log(dx/dz); the components' shares of the density; u; which tail z lies in; the log of the
+    components' parts of that tail, over phi(z).
+    """
+    u = (x[None] - means) / std[None]
+    log_joint = log_weights - 0.5 * jnp.square(u)
+    log_density = log_normaliser(log_joint, axis=0)
+    log_phi = -0.5 * jnp.square(z)
+    log_slope = log_phi + jnp.log(std) - log_density[0]
     # The weights move the tail that z lies in; both tails give the same where the weights stay normalised.
-    side = jnp.where(z > 0, -1.0, 1.0)[..., None].astype(x.dtype)
-    log_tails = log_weights + log_ndtr(side * u)
-    log_density = _log_density(u, log_weights, std)[..., None]
-    of_weights = -side * _finite_exp(log_tails - log_density)
-    dx = _slope(z, x, means, log_weights, std) * dz
-    dx = dx + jnp.sum(share * (dmeans + u * dstd[..., None]), axis=-1)
-    return x, dx + jnp.sum(of_weights * dlog_weights, axis=-1)
+    side = jnp.where(z > 0, 1.0, -1.0).astype(x.dtype)
+    log_tails = log_weights + log_ndtr(-side[None] * u) - (log_phi - 0.5 * _LOG_2PI)[None]
+    return log_slope, jnp.exp(log_joint - log_density), u, side, log_tails
 
 
-def _mean(means, log_weights):
-    return jnp.sum(jnp.exp(log_weights) * means, axis=-1)
-
-
-def _log_density(u, log_weights, std):
-    return logsumexp(log_weights - 0.5 * jnp.square(u), axis=-1) - 0.5 * _LOG_2PI - jnp.log(std)
-
-
-def _slope(z, x, means, log_weights, std):
-    """dx/dz = phi(z) / f(x): huge between components far apart, but finite."""
-    log_density = _log_density((x[..., None] - means) / std[..., None], log_weights, std)
-    return _finite_exp(-0.5 * jnp.square(z) - 0.5 * _LOG_2PI - log_density)
+def _total(values: jax.Array) -> jax.Array:
+    return sum_slices(lambda k: values[k], values.shape[0], axis=0)
 
 
 def _finite_exp(x: jax.Array) -> jax.Array:
-    return jnp.exp(jnp.minimum(x, 60.0))
+    return jnp.exp(jnp.minimum(x, 60.0))  # of 88 and more it overflows float32
 
 
-@jax.custom_jvp
-def _normal_of_log_cdf(log_p: jax.Array) -> jax.Array:
-    """Phi^-1(exp(log_p)) for log_p <= log 0.5, accurate however small exp(log_p) is."""
-    central = ndtri(jnp.exp(jnp.maximum(log_p, -5.0)))
-    square = jnp.maximum(-2 * log_p - _LOG_2PI, 4.0)
-    z = jnp.where(log_p > -5.0, central, -jnp.sqrt(square - jnp.log(square) * (1 - 1 / square)))
-    for _ in range(2 if z.dtype == jnp.float32 else 3):  # Newton's method on the concave log Phi
-        found = log_ndtr(z)
-        z = z - (found - log_p) * _mills_ratio(z, found)
-    return z
+def log_tail(z: jax.Array) -> jax.Array:
+    """log Phi(-z) for z >= 0."""
+    return jnp.log(_mills_ratio(z)) - 0.5 * (jnp.square(z) + _LOG_2PI)
 
 
-@_normal_of_log_cdf.defjvp
-def _normal_of_log_cdf_jvp(primals, tangents):
-    z = _normal_of_log_cdf(*primals)
-    return z, _mills_ratio(z, log_ndtr(z)) * tangents[0]
+def _normal_of_log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The z with log Phi(-z) = log_p, and the logarithm of the smaller of Phi(-z) and Phi(z)."""
+    complement = jnp.log(-jnp.expm1(jnp.minimum(log_p, -1e-7)))
+    upper = log_p <= -_LOG_2
+    smaller = jnp.where(upper, log_p, jnp.minimum(complement, -_LOG_2))
+    z = _rough_normal(smaller)
+    for _ in range(1 if z.dtype == jnp.float32 else 3):  # Newton's method on the concave log Phi
+        z = jnp.maximum(z, 0.0)
+        z = z - (smaller - log_tail(z)) * _mills_ratio(z)
+    return jnp.where(upper, z, -z), smaller
 
 
-def _mills_ratio(z: jax.Array, log_cdf: jax.Array) -> jax.Array:
-    """Phi(z) / phi(z), from log Phi(z)."""
-    return jnp.exp(log_cdf + 0.5 * jnp.square(z) + 0.5 * _LOG_2PI)
+def _rough_normal(log_p: jax.Array) -> jax.Array:
+    """The z >= 0 with log Phi(-z) = log_p, within 5e-4 (Hastings; Abramowitz and Stegun 26.2.23)."""
+    s = jnp.sqrt(-2 * log_p)
+    top = 2.515517 + s * (0.802853 + s * 0.010328)
+    return s - top / (1 + s * (1.432788 + s * (0.189269 + s * 0.001308)))
+
+
+def _mills_ratio(u: jax.Array) -> jax.Array:
+    """Phi(-u) / phi(u) for u >= 0, within 4e-7 in float32 and 1e-14 in float64.
+
+    The Chebyshev series of its ratio to r = 6 / (u + 3), in 1 - r, which is fast as all of [0, inf) is
+    r in (0, 2]: one division, where the error functions of jax choose between several ranges.
+    """
+    degree = 10 if u.dtype == jnp.float32 else 22
+    r = 6 / (u + 3)
+    value = 0.0
+    for coefficient in np.polynomial.chebyshev.cheb2poly(_MILLS_SERIES[: degree + 1])[::-1]:
+        value = value * (1 - r) + float(coefficient)
+    return value * r
+
+
+# Fitted to exp(u^2 / 2) erfc(u / sqrt(2)) sqrt(pi / 2) (u + 3) / 6 in float64.
+_MILLS_SERIES = (
+    0.3511098545557974, -0.2259825953711029, 0.04602689870730205, -0.0041502066150327374,
+    -0.00048335923803393343, 0.00014232546289144653, 8.856721299269109e-06, -4.901239737342317e-06,
+    -4.101041582190827e-07, 1.8286760045844565e-07, 2.8926293025542845e-08, -6.202714833588662e-09,
+    -2.0222406080360336e-09, 9.204473096665949e-11, 1.2111968209907266e-10, 1.2004626232022267e-11,
+    -5.228867945227107e-12, -1.6030746484198706e-12, 4.0493953226563674e-14, 1.1115298761513837e-13,
+    1.9588695337923705e-14, -3.4689228940455673e-15, -2.190760084391862e-15,
+)

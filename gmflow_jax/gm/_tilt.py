@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._numerics import append_axes, concrete, promote, safe_divide, safe_log
+from gmflow_jax._numerics import (
+    append_axes,
+    concrete,
+    log_normaliser,
+    promote,
+    safe_divide,
+    safe_log,
+    shifted_exp,
+    sum_slices,
+)
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
 
 
@@ -43,18 +52,40 @@ def tilt(
 
 def tilt_checked(q, linear, precision, scale, center) -> GaussianMixture:
     """`tilt` for arguments of one dtype and fitting shapes."""
+    keep, pull, logits = _tilt(q, linear, precision, scale, center)
+    delta = q.means - center[..., None, :]
+    means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear[..., None, :]
+    return GaussianMixture(means, logits - log_normaliser(logits), q.log_std + 0.5 * safe_log(keep))
+
+
+def tilted_mean(q, linear, precision, scale, center) -> jax.Array:
+    """The mean of `tilt_checked`, [*batch, D], in half the time."""
+    keep, pull, logits = _tilt(q, linear, precision, scale, center)
+    weights, _ = shifted_exp(logits)
+
+    def weighted(k):
+        return weights[..., k, None] * (q.means[..., k, :] - center[..., None, :])
+
+    total = sum_slices(lambda k: weights[..., k], weights.shape[-1], axis=-1)
+    delta = sum_slices(weighted, weights.shape[-1], axis=-2) / total[..., None]
+    return center + append_axes(keep, 1) * delta + append_axes(pull, 1) * linear
+
+
+def _tilt(q, linear, precision, scale, center) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How far components keep their place and follow linear, and their log-weights before normalising."""
     var = jnp.exp(2 * q.log_std)
     d = scale + var * precision
     # d = 0 only where scale and variance both vanish: the components are points and stay.
     keep = safe_divide(scale, d, otherwise=1.0)
     pull = safe_divide(var, d)
-    delta = q.means - center[..., None, :]
-    linear = linear[..., None, :]
-    means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear
-    exponent = jnp.sum(delta * (linear - 0.5 * append_axes(precision, 2) * delta), axis=-1)
-    log_weights = q.log_weights + safe_divide(exponent, append_axes(d, 1))
-    log_std = q.log_std + 0.5 * safe_log(keep)
-    return GaussianMixture(means, jax.nn.log_softmax(log_weights, axis=-1), log_std)
+    half = 0.5 * append_axes(precision, 2)
+
+    def exponent(i):
+        delta = q.means[..., i] - center[..., None, i]
+        return delta * (linear[..., None, i] - half * delta)
+
+    exponents = sum_slices(exponent, linear.shape[-1], axis=-1)
+    return keep, pull, q.log_weights + safe_divide(exponents, append_axes(d, 1))
 
 
 def multiply(

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax.gm._moments import covariance_of_means, weighted_mean
+from gmflow_jax._numerics import fold_slices, log_normaliser, sum_slices
+from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._quantile import from_normal, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
 
@@ -30,16 +31,14 @@ def to_standard_normal(
       distance to the nearest component is, in standard deviations.
     """
     q, x, rotation = _prepare(q, x, rotation, "x")
-    deltas = _rotate(x[..., None, :] - q.means, rotation)
-
-    def along_axis(log_weights, delta):
-        zeros = jnp.zeros(delta.shape[:-1], delta.dtype)
-        z = to_normal(zeros, -delta, log_weights, std)
-        return _condition(log_weights, delta, std), z
-
+    deltas = _along_axes(x[..., None, :] - q.means, rotation)
     std = _std(q, deltas)
-    _, z = jax.lax.scan(along_axis, q.log_weights, jnp.moveaxis(deltas, -1, 0))
-    return jnp.moveaxis(z, 0, -1)
+
+    log_weights, z = jnp.moveaxis(q.log_weights, -1, 0), []
+    for delta in deltas:
+        z.append(to_normal(jnp.zeros_like(delta[0]), -delta, log_weights, std))
+        log_weights = _condition(log_weights, delta, std)
+    return jnp.stack(z, axis=-1)
 
 
 def from_standard_normal(
@@ -47,35 +46,37 @@ def from_standard_normal(
 ) -> jax.Array:
     """Map z ~ N(0, I) to x ~ q: the exact inverse of `to_standard_normal`, same arguments.
 
-    Newton's method with bisection as a fallback, so it converges for any mixture. Gradients come from
+    Halley's method with bisection as a fallback, so it converges for any mixture. Gradients come from
     the implicit function theorem.
     """
     q, z, rotation = _prepare(q, z, rotation, "z")
-    rough = _transport(*jax.lax.stop_gradient((q, z, rotation, weighted_mean(q))))
-    # Once more in the frame of the nearest component: the digits of x that are below the distance
-    # between components count where these are narrow.
-    return _transport(q, z, rotation, _nearest_mean(q, rough))
+    fixed = jax.lax.stop_gradient((q, z, rotation))
+    rough = _transport(*fixed, weighted_mean(fixed[0]), None, max_iterations=2)
+    # Once more, and fully, in the frame of the nearest component: the digits of x that are below the
+    # distance between components count where these are narrow.
+    return _transport(q, z, rotation, _nearest_mean(q, rough), rough)
 
 
-def _transport(q: GaussianMixture, z: jax.Array, rotation: jax.Array, center: jax.Array) -> jax.Array:
-    """`from_standard_normal` computed in displacements from center, [*batch, D]."""
-    offsets = _rotate(q.means - center[..., None, :], rotation)
+def _transport(q, z, rotation, center, start, **options) -> jax.Array:
+    """`from_standard_normal` computed in displacements from center, [*batch, D]; start is a guess of it."""
+    offsets = _along_axes(q.means - center[..., None, :], rotation)
     std = _std(q, offsets)
+    guesses = None if start is None else _along_axes((start - center)[..., None, :], rotation)[:, 0]
 
-    def along_axis(log_weights, inputs):
-        offset, z_i = inputs
-        y = from_normal(z_i, offset, log_weights, std)
-        return _condition(log_weights, y[..., None] - offset, std), y
-
-    axes = (jnp.moveaxis(offsets, -1, 0), jnp.moveaxis(z, -1, 0))
-    _, y = jax.lax.scan(along_axis, q.log_weights, axes)
-    return center + jnp.einsum("...ij,...j->...i", rotation, jnp.moveaxis(y, 0, -1), precision="highest")
+    log_weights, y = jnp.moveaxis(q.log_weights, -1, 0), []
+    for i, offset in enumerate(offsets):
+        guess = None if guesses is None else guesses[i]
+        y.append(from_normal(z[..., i], offset, log_weights, std, guess, **options))
+        log_weights = _condition(log_weights, y[-1][None] - offset, std)
+    back = _along_axes(jnp.stack(y, axis=-1)[..., None, :], jnp.swapaxes(rotation, -1, -2))
+    return center + jnp.moveaxis(back[:, 0], 0, -1)
 
 
 def _nearest_mean(q: GaussianMixture, x: jax.Array) -> jax.Array:
-    distance = jnp.sum(jnp.square(x[..., None, :] - q.means), axis=-1)
-    nearest = jnp.argmin(distance, axis=-1)[..., None, None]
-    return jnp.take_along_axis(q.means, nearest, axis=-2)[..., 0, :]
+    delta, size = x[..., None, :] - q.means, q.means.shape[-2]
+    distance = sum_slices(lambda i: jnp.square(delta[..., i]), delta.shape[-1], axis=-1)
+    nearest = jax.nn.one_hot(jnp.argmin(distance, axis=-1), size, dtype=delta.dtype)
+    return sum_slices(lambda k: nearest[..., k, None] * q.means[..., k, :], size, axis=-2)
 
 
 def _prepare(q, point, rotation, name):
@@ -105,27 +106,52 @@ def _default_rotation(q: GaussianMixture) -> jax.Array:
     """Principal axes of each sample; the components' own variance turns none of them."""
     # The barriers keep XLA from rounding this differently in different programs: where eigenvalues are
     # equal up to rounding, the inverse transport must still find the same axes.
-    cov = covariance_of_means(jax.lax.optimization_barrier(q))
-    cov = jnp.mean(cov, axis=tuple(range(1, cov.ndim - 2)), keepdims=True)
+    q = jax.lax.optimization_barrier(q)
+    delta = q.means - weighted_mean(q)[..., None, :]
+    weighted = jnp.exp(q.log_weights)[..., None] * delta
+    *batch, size, dim = delta.shape
+    samples = batch[:1]
+    delta, weighted = (v.reshape(*samples, -1, dim) for v in (delta, weighted))
+    cov = jnp.einsum("...ni,...nj->...ij", weighted, delta, precision="highest") * size / delta.shape[-2]
+    cov = cov.reshape(*samples, *(1,) * (len(batch) - 1), dim, dim)
     return principal_axes(jax.lax.optimization_barrier(cov))
 
 
-def _rotate(deltas: jax.Array, rotation: jax.Array) -> jax.Array:
-    """Coordinates of [*batch, K, D] along the columns of rotation."""
-    return jnp.einsum("...kj,...ji->...ki", deltas, rotation, precision="highest")
+def _along_axes(deltas: jax.Array, rotation: jax.Array) -> jax.Array:
+    """Coordinates of [*batch, K, D] along the columns of rotation, [D, K, *batch].
+
+    As one product for each sample where its pixels share their axes: what is made of the coordinates uses
+    them many times, and XLA would compute sums written out as many times.
+    """
+    *batch, size, dim = deltas.shape
+    if rotation.shape[1:-2] != (1,) * len(batch[1:]):
+        rotated = jnp.einsum("...kj,...ji->...ki", deltas, rotation, precision="highest")
+        return jnp.moveaxis(rotated, (-1, -2), (0, 1))
+    samples, pixels = batch[:1], batch[1:]
+    # Components before pixels, so that the result needs no transposition of small pieces.
+    rows = jnp.moveaxis(deltas, -2, len(samples)).reshape(*samples, -1, dim)
+    rotation = rotation.reshape(*rotation.shape[:-2][:1], dim, dim)
+    columns = jnp.einsum("...nj,...ji->i...n", rows, rotation, precision="highest")
+    return jnp.moveaxis(columns.reshape(dim, *samples, size, *pixels), len(batch[:1]) + 1, 1)
 
 
 def _std(q: GaussianMixture, offsets: jax.Array) -> jax.Array:
-    """The std for each batch entry, raised to what the dtype resolves: points are told apart by it."""
-    limits = jnp.finfo(offsets.dtype)
-    spread = jnp.max(jnp.abs(offsets), axis=(-2, -1))
-    floor = jax.lax.stop_gradient(limits.eps * (spread - jnp.min(jnp.abs(offsets), axis=(-2, -1))))
+    """The std for each batch entry, raised to what the dtype resolves: points are told apart by it.
+
+    offsets [D, K, *batch].
+    """
+    sizes = jnp.abs(offsets).reshape(-1, *offsets.shape[2:])
+    largest, smallest = (
+        fold_slices(extreme, sizes.__getitem__, len(sizes), axis=0)[0] for extreme in (jnp.maximum, jnp.minimum)
+    )
+    floor = jax.lax.stop_gradient(jnp.finfo(offsets.dtype).eps * (largest - smallest))
     return jnp.maximum(jnp.broadcast_to(jnp.exp(q.log_std), floor.shape), jnp.maximum(floor, _MIN_STD))
 
 
 def _condition(log_weights: jax.Array, delta: jax.Array, std: jax.Array) -> jax.Array:
-    """The weights [*batch, K] given the coordinate at distance delta from each component."""
-    return jax.nn.log_softmax(log_weights - 0.5 * jnp.square(delta / std[..., None]), axis=-1)
+    """The weights [K, *batch] given the coordinate at distance delta from each component."""
+    logits = log_weights - 0.5 * jnp.square(delta / std[None])
+    return logits - log_normaliser(logits, axis=0)
 
 
 @jax.custom_jvp

@@ -1,68 +1,89 @@
 """How fast one host makes batches of latents, and what a pod needs.
 
-  python -m experiments.benchmarks.latents
+  python -m experiments.benchmarks.data
 
-Writes latents of random numbers in every format and container, reads them shuffled through
-`LatentBatches` and `prefetch`, and prints records and megabytes a second for several numbers of threads.
-The floor is a plain copy of the same bytes from memory-mapped files. The files are read once before, so
-that the disk plays no part where they fit into memory.
+Writes latents of random numbers in every format and container, and reads them shuffled through
+`LatentBatches` and `prefetch` with several numbers of threads. The floor is a plain copy of the same bytes
+from memory-mapped files, made in turn with the rest; `copy_share` is the share of its speed. The files are
+read once before, so that the disk plays no part where they fit into memory. `steps_per_s` are those of a pod
+whose hosts all read as fast.
 """
 
 import contextlib
+import functools
 import pathlib
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
 
 from experiments import cli
+from experiments.benchmarks import inputs, timing
+from experiments.benchmarks.report import OUT_HELP, Report
 from gmflow_jax import data
 from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype
 from gmflow_jax.data._shards import shard_name, write_records
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where latents go for a while; temporary by default.")
-_RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents in each set.")
-_SHARDS = flags.DEFINE_integer("num_shards", 16, "Files of each set; ImageNet has 313.")
+_RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents in each set.", lower_bound=1)
+_SHARDS = flags.DEFINE_integer("num_shards", 16, "Files of each set; ImageNet has 313.", lower_bound=1)
 _THREADS = flags.DEFINE_list("num_threads", ["0", "1", "2", "4", "8"], "Numbers of threads to try.")
 _WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes that make batches, with those threads in each.")
 _BATCH = flags.DEFINE_integer("global_batch_size", 4096, "Images of a step.")
-_HOSTS = flags.DEFINE_integer("num_hosts", 16, "Hosts that share a step; a TPU v4-128 has 16.")
-_RATE = flags.DEFINE_float("steps_per_second", 5, "Steps a second that the pod shall make.")
+_HOSTS = flags.DEFINE_integer("num_hosts", 16, "Hosts that share a step; a TPU v4-128 has 16.", 1)
+_RATE = flags.DEFINE_float("steps_per_second", 5, "Steps a second that the pod shall make.", 0.01)
+_SECONDS = flags.DEFINE_float("seconds", 10.0, "Time for each format, with all ways to read.", 0.0)
+_OUT = flags.DEFINE_string("out", None, OUT_HELP)
 
 _LATENT_SHAPE = (32, 32, 4)  # of an image of 256 pixels
-_REPEATS = 3
+_FORMATS, _CONTAINERS = ("moments", "sample"), ("npy", "array_record")
 
 
 def main() -> None:
     with cli.user_input():
-        threads = [int(number) for number in _THREADS.value]
-        if min(_RECORDS.value, _SHARDS.value, _HOSTS.value) < 1 or _BATCH.value < _HOSTS.value:
-            raise ValueError("Give at least 1 record, shard and host, and 1 image for each host.")
+        threads = inputs.whole_numbers(_THREADS, smallest=0)
+        if _BATCH.value < _HOSTS.value:
+            raise ValueError(f"A batch of {_BATCH.value} images cannot be shared by {_HOSTS.value} hosts.")
         if _FOLDER.value and not pathlib.Path(_FOLDER.value).is_dir():
             raise ValueError(f"There is no folder {_FOLDER.value}; make it first, or leave --folder out.")
+        report = Report("data", _OUT.value)
     per_host = _BATCH.value // _HOSTS.value
-    need = per_host * _RATE.value
-    print(
+    report.say(
         f"Each of {_HOSTS.value} hosts, at batch {_BATCH.value} and {_RATE.value:g} steps/s, needs "
-        f"{need:,.0f} records/s."
+        f"{per_host * _RATE.value:,.0f} records/s."
     )
-    print(f"{'format':8} {'container':13} {'threads':>7} {'records/s':>10} {'MB/s':>7} {'steps/s':>8}")
-    for format in ("moments", "sample"):
+    for format in _FORMATS:
         with _folder() as folder:
-            for container in ("npy", "array_record"):
-                _write(folder / container, format, container)
-            files = sorted((folder / "npy").glob("*.npy"))
-            _copy(files)
-            _show(format, "floor", "", _fastest(lambda files=files: _copy(files)), per_host)
-            for container in ("npy", "array_record"):
-                latents = data.Latents(folder / container)
-                for number in threads:
-                    rate = _fastest(lambda latents=latents, number=number: _read(latents, per_host, number))
-                    _show(format, container, number, rate, per_host)
+            _measure(report, format, folder, threads, per_host)
+    report.finish()
+
+
+def _measure(report: Report, format: str, folder: pathlib.Path, threads: list[int], per_host: int) -> None:
+    """The rows of one format."""
+    for container in _CONTAINERS:
+        _write(folder / container, format, container)
+    ways = {"floor": (None, functools.partial(_copy, sorted((folder / "npy").glob("*.npy"))))}
+    for container in _CONTAINERS:
+        latents = data.Latents(folder / container)
+        for number in threads:
+            call = functools.partial(_read, latents, per_host, number)
+            ways[f"{container}, {number} threads"] = (number, call)
+    timings = timing.measure({name: call for name, (_, call) in ways.items()}, _SECONDS.value, say=report.say)
+    for name, (number, _) in ways.items():
+        rate = _RECORDS.value / timings.seconds(name).median
+        report.add(
+            format=format,
+            container=name.partition(",")[0],
+            threads=number,
+            records_per_s=rate,
+            mb_per_s=rate * record_dtype(format, _LATENT_SHAPE).itemsize / 1e6,
+            copy_share=timings.ratio("floor", name),
+            steps_per_s=rate / per_host,
+            of_needed=rate / per_host / _RATE.value,
+        )
 
 
 @contextlib.contextmanager
@@ -107,21 +128,6 @@ def _read(latents: data.Latents, batch_size: int, num_threads: int) -> int:
         num_threads=num_threads, num_workers=_WORKERS.value,
     )  # fmt: skip
     return sum(len(batch["labels"]) for batch in batches)
-
-
-def _fastest(run: Callable[[], int]) -> float:
-    """Records a second, in the best of some runs: others share the machine."""
-    rates = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        rates.append(run() / (time.perf_counter() - start))
-    return max(rates)
-
-
-def _show(format: str, container: str, threads: int | str, rate: float, per_host: int) -> None:
-    size = record_dtype(format, _LATENT_SHAPE).itemsize
-    megabytes, steps = rate * size / 1e6, rate / per_host
-    print(f"{format:8} {container:13} {threads:>7} {rate:10,.0f} {megabytes:7,.0f} {steps:8.1f}", flush=True)
 
 
 if __name__ == "__main__":

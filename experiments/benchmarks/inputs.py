@@ -1,0 +1,74 @@
+"""What is measured: numbers and networks that flags name, and mixtures such as a network predicts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from gmflow_jax import models
+from gmflow_jax.gm import GaussianMixture
+
+NETWORK_HELP = "such as DiT-S/2 or DiT-XL/2; tiny is one to try the program with"
+
+# The flags that are defined here are those of the program that asks for them, and in its --help.
+flags.disclaim_key_flags()
+
+
+def define_network_flags() -> Callable[..., models.GMDiTConfig]:
+    """Defines the flags of a network but for its name; returns config(name, **fields), which reads them."""
+    holders = {
+        "input_size": flags.DEFINE_integer("input_size", 32, "Height and width of a latent.", lower_bound=1),
+        "num_components": flags.DEFINE_integer(
+            "num_components", 8, "Components K of each mixture.", lower_bound=1
+        ),
+        "dtype": flags.DEFINE_enum(
+            "dtype", "float32", ["float32", "bfloat16", "float16"], "Type that the blocks compute in."
+        ),
+        "attention": flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Of the network."),
+        "scan_layers": flags.DEFINE_bool(
+            "scan_layers", True, "Whether the blocks run in a loop, which compiles faster."
+        ),
+    }
+
+    def config(name: str, **fields: Any) -> models.GMDiTConfig:
+        fields |= {key: holder.value for key, holder in holders.items()}
+        if fields["attention"] == "cudnn" and fields["dtype"] == "float32":
+            raise ValueError("--attention=cudnn knows no float32; give --dtype=bfloat16 too.")
+        return network_config(name, **fields)
+
+    return config
+
+
+def whole_numbers(flag: flags.FlagHolder, smallest: int = 1) -> list[int]:
+    """The values of a list flag; ValueError if one is no number or less than `smallest`."""
+    for text in flag.value:
+        if not text.isdecimal() or int(text) < smallest:
+            raise ValueError(f"--{flag.name} holds {text!r}; give whole numbers from {smallest} on.")
+    if not flag.value:
+        raise ValueError(f"--{flag.name} is empty; give at least one number.")
+    return [int(text) for text in flag.value]
+
+
+def network_config(name: str, **fields: Any) -> models.GMDiTConfig:
+    """`models.gm_dit_config`, which also knows 'tiny'."""
+    if name == "tiny":
+        return models.GMDiTConfig(hidden_size=16, depth=2, num_heads=2, log_std_dim=8, **fields)
+    return models.gm_dit_config(name, **fields)
+
+
+def random_network(network: type, config: Any) -> tuple[Callable[..., Any], Any]:
+    """`models.functional` of a network with random weights."""
+    draw = jax.jit(models.init_params, static_argnums=(0, 1))  # not one by one, which takes longer
+    return models.abstract(network, config)[0], draw(network, config, jax.random.key(0))
+
+
+def random_mixture(key: jax.Array, shape: tuple[int, int, int, int, int]) -> GaussianMixture:
+    """A mixture with means of shape [B, H, W, K, D] whose components overlap, one log_std for each sample."""
+    means_key, weights_key = jax.random.split(key)
+    return GaussianMixture(
+        0.6 * jax.random.normal(means_key, shape),
+        jax.nn.log_softmax(jax.random.normal(weights_key, shape[:-1])),
+        jnp.full((shape[0], 1, 1), -1.0),
+    )

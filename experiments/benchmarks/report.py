@@ -1,0 +1,105 @@
+"""What a benchmark found: a line a row while it runs, a table at its end, and a JSON file."""
+
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+import jax
+import jaxlib
+from absl import flags
+
+from experiments import provenance, runs
+from experiments.benchmarks.timing import Spread
+
+OUT_HELP = "A .json file for the rows, with their quartiles, and where they come from."
+
+Value = str | int | float | Spread | None
+
+
+class Report:
+    """Rows of a benchmark, which are dicts; a column that a row lacks, or where it has None, stays empty."""
+
+    def __init__(self, name: str, out: str | None):
+        """ValueError if `out`, a .json file or None, cannot be written."""
+        self._name, self._out = name, pathlib.Path(out) if out else None
+        if self._out is not None:
+            provenance.check_out(self._out)
+        self.rows: list[dict[str, Value]] = []
+
+    def say(self, text: str) -> None:
+        """Tells what the program is at; the table alone goes to the standard output."""
+        print(text, file=sys.stderr, flush=True)
+
+    def add(self, **row: Value) -> None:
+        """Adds a row; the file is written anew, so that a run that is stopped leaves what it has."""
+        self.rows.append(row)
+        self.say("  ".join(f"{name} {_text(value)}" for name, value in row.items() if value is not None))
+        if self._out is not None:
+            runs.write_text(self._out, json.dumps(self._content(), indent=1) + "\n")
+
+    def finish(self) -> None:
+        """Prints the table."""
+        machine = environment()
+        print(f"{machine['devices']} ({machine['processor']}), jax {machine['jax']}")
+        print(table(self.rows), flush=True)
+        if self._out is not None:
+            print(f"Wrote {self._out}.")
+
+    def _content(self) -> dict[str, Any]:
+        rows = [{name: _plain(value) for name, value in row.items()} for row in self.rows]
+        return {
+            "benchmark": self._name, "command": sys.argv, "environment": environment(),
+            "settings": _settings(), "rows": rows,
+        }  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """The machine, and the versions of what ran on it."""
+    return provenance.versions() | {
+        "jaxlib": jaxlib.__version__,
+        "python": platform.python_version(),
+        "platform": jax.default_backend(),
+        "processor": _processor(),
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def table(rows: list[dict[str, Value]]) -> str:
+    """Rows as an aligned Markdown table."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_text(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, Spread):
+        low, median, high = (_text(v) for v in value)
+        return f"{median} ({low} to {high})"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else value
+
+
+def _plain(value: Value) -> Any:
+    return value._asdict() if isinstance(value, Spread) else value
+
+
+def _settings() -> dict[str, Any]:
+    """The values of the flags that the benchmarks define."""
+    defined = flags.FLAGS.flags_by_module_dict().items()
+    ours = (found for module, found in defined if module == sys.argv[0] or module.startswith("experiments."))
+    return {flag.name: flag.value for found in ours for flag in found}
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,180 @@
+"""Sampling end to end with random weights: images a second, compile and dispatch time, the network's share.
+
+  python -m experiments.benchmarks.sampling
+  python -m experiments.benchmarks.sampling --network=DiT-XL/2 --batch_size=125 --dtype=bfloat16 \\
+    --attention=cudnn --solver=gm_sde --num_steps=32
+
+Three things are measured in turn, on one device: `pipeline`, a call of the pipeline; `sampler`, all steps as
+one compiled function; and `network`, such a function with as many network calls but Euler's method and
+classifier-free guidance, which take next to nothing beside them. `first_s` is a first call, that is trace,
+compile and run, and `first_cached_s` that in a new process, which finds what another has compiled in JAX's
+persistent cache. `dispatch_ms` is the time until the compiled function returns, before its result is there;
+`network_share` is the network's time in units of the row's. Operations are the network's, a multiply-add
+being two; `of_matmul` is their share of the rate of a large product measured before.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import multiprocessing
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import cli
+from experiments.benchmarks import floors, inputs, timing
+from experiments.benchmarks.report import OUT_HELP, Report
+from gmflow_jax import interop, models, pipeline, solvers
+from gmflow_jax.pipeline._sampler import Sampler
+
+_NETWORK = flags.DEFINE_string("network", "DiT-S/2", f"The network, {inputs.NETWORK_HELP}.")
+_CONFIG = inputs.define_network_flags()
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images drawn together.", lower_bound=1)
+_SOLVER = flags.DEFINE_enum("solver", "gm_ode", solvers.NAMES, "The solver.")
+_ORDER = flags.DEFINE_integer("order", 2, "Of gm_ode and gm_sde, 1 or 2.")
+_STEPS = flags.DEFINE_integer("num_steps", 8, "Steps of the solver.", lower_bound=1)
+_SUBSTEPS = flags.DEFINE_integer("num_substeps", 16, "Sub-steps of gm_ode and gm_pc.", lower_bound=1)
+_SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Of probabilistic guidance; 0 is none.", 0.0, 0.99)
+_DECODE = flags.DEFINE_bool("decode", False, "Whether the pipeline also decodes images.")
+_CACHED = flags.DEFINE_bool("cached_start", True, "Whether to start new processes for first_cached_s.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "Time for all three together.", lower_bound=0.0)
+_OUT = flags.DEFINE_string("out", None, OUT_HELP)
+
+_CFG_SCALE = 2.0  # any that is on: the time does not depend on it
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is sampled."""
+
+    config: models.GMDiTConfig
+    recipe: pipeline.Recipe
+    guidance_scale: float
+    num_steps: int
+    batch_size: int
+    decode: bool
+
+    @property
+    def calls(self) -> int:
+        """Network calls for each image, of which guidance makes two at a time."""
+        return self.num_steps * (2 if self.recipe.solver == "heun" else 1) * (2 if self.recipe.guided else 1)
+
+    def network_alone(self) -> "Job":
+        """As many network calls, made in the same way, with next to nothing else."""
+        recipe = pipeline.Recipe("euler", guided=self.recipe.guided, guidance="cfg")
+        num_steps = self.calls // (2 if self.recipe.guided else 1)
+        return dataclasses.replace(self, recipe=recipe, guidance_scale=_CFG_SCALE, num_steps=num_steps)
+
+    @property
+    def labels(self) -> list[int]:
+        return [i % self.config.num_classes for i in range(self.batch_size)]
+
+    def bundle(self) -> interop.Bundle:
+        size, channels = self.config.input_size, self.config.in_channels
+        return interop.init_bundle(
+            jax.random.key(0),
+            self.config,
+            models.SpectrumMLPConfig(size, channels),
+            models.AutoencoderKLConfig(latent_channels=channels) if self.decode else None,
+        )
+
+    def pipeline_call(self, bundle: interop.Bundle) -> timing.Call:
+        pipe = pipeline.Pipeline(bundle, devices=jax.local_devices()[:1])
+        return functools.partial(
+            pipe, self.labels, num_steps=self.num_steps, solver=self.recipe.solver, order=self.recipe.order,
+            num_substeps=self.recipe.num_substeps, guidance_scale=self.guidance_scale,
+            batch_size=self.batch_size, decode=self.decode, progress=False,
+        )  # fmt: skip
+
+
+def main() -> None:
+    with cli.user_input():
+        report = Report("sampling", _OUT.value)
+        job = _job()
+    # The processes come first, for on some devices only one process can be at work.
+    cached = seconds_with_cache(job) if _CACHED.value else None
+    jax.config.update("jax_enable_compilation_cache", False)
+    rate, bundle = floors.matmul_rate(job.config.dtype), job.bundle()
+    sampler, compiling = compile_sampler(job, bundle)
+    network, compiling_network = compile_sampler(job.network_alone(), bundle)
+    calls = {"pipeline": job.pipeline_call(bundle), "sampler": sampler, "network": network}
+    timings = timing.measure(calls, _SECONDS.value, say=report.say)
+    extra = {
+        "pipeline": {"first_s": timings.first["pipeline"], "first_cached_s": cached},
+        "sampler": {**compiling, "dispatch_ms": dispatch_seconds(sampler).scaled(1e3)},
+        "network": compiling_network,
+    }
+    work = job.batch_size * job.calls * models.forward_flops(job.config)
+    for name in calls:
+        seconds = timings.seconds(name)
+        report.add(
+            measured=name,
+            images_per_s=job.batch_size / seconds.median,
+            s=seconds,
+            ms_per_step=seconds.scaled(1e3 / job.num_steps),
+            tflop_per_s=work / seconds.median / 1e12,
+            of_matmul=work / seconds.median / rate,
+            network_share=timings.ratio("network", name) if name != "network" else None,
+            **extra[name],
+        )
+    report.finish()
+
+
+def _job() -> Job:
+    recipe = pipeline.Recipe(_SOLVER.value, _ORDER.value, _SUBSTEPS.value, guided=_SCALE.value > 0)
+    solvers.by_name(recipe.solver, recipe.order, recipe.num_substeps)
+    config = _CONFIG(_NETWORK.value)
+    return Job(config, recipe, _SCALE.value, _STEPS.value, _BATCH_SIZE.value, _DECODE.value)
+
+
+def compile_sampler(job: Job, bundle: interop.Bundle) -> tuple[timing.Call, dict[str, float]]:
+    """All steps as one compiled function, and the seconds that tracing, lowering and compiling it took."""
+    sampler = Sampler(bundle, job.recipe)
+    params = {name: models.functional(network)[1] for name, network in bundle.networks.items()}
+    keys = jax.random.split(jax.random.key(0), job.batch_size)
+    arguments = (params, keys, jnp.asarray(job.labels), jnp.float32(job.guidance_scale))
+    clock = [time.perf_counter()]
+    traced = jax.jit(sampler.sample, static_argnums=4).trace(*arguments, job.num_steps)
+    clock.append(time.perf_counter())
+    lowered = traced.lower()
+    clock.append(time.perf_counter())
+    compiled = lowered.compile()
+    clock.append(time.perf_counter())
+    seconds = dict(zip(("trace_s", "lower_s", "compile_s"), np.diff(clock).tolist(), strict=True))
+    return functools.partial(compiled, *arguments), seconds
+
+
+def dispatch_seconds(call: timing.Call) -> timing.Spread:
+    """Seconds until a call returns, while its result is being computed."""
+    samples = []
+    for _ in range(timing.MIN_ROUNDS):
+        start = time.perf_counter()
+        result = call()
+        samples.append(time.perf_counter() - start)
+        jax.block_until_ready(result)
+    return timing.Spread.of(samples)
+
+
+def seconds_with_cache(job: Job) -> float:
+    """Seconds of the first call in a new process, after another one has filled the compile cache."""
+    with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
+        for _ in range(2):
+            context = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(1, context) as process:
+                seconds = process.submit(_first_call, job, folder).result()
+    return seconds
+
+
+def _first_call(job: Job, cache: str) -> float:
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    call = job.pipeline_call(job.bundle())
+    return timing.seconds_of(call)
+
+
+if __name__ == "__main__":
+    cli.run(main)
