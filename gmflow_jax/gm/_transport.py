@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._numerics import fold_slices, log_normaliser, sum_slices
-from gmflow_jax.gm._moments import weighted_mean
+from gmflow_jax.gm._moments import covariance_of_means, weighted_mean
 from gmflow_jax.gm._quantile import from_normal, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
 
@@ -106,14 +106,14 @@ def _default_rotation(q: GaussianMixture) -> jax.Array:
     """Principal axes of each sample; the components' own variance turns none of them."""
     # The barriers keep XLA from rounding this differently in different programs: where eigenvalues are
     # equal up to rounding, the inverse transport must still find the same axes.
-    q = jax.lax.optimization_barrier(q)
-    delta = q.means - weighted_mean(q)[..., None, :]
-    weighted = jnp.exp(q.log_weights)[..., None] * delta
-    *batch, size, dim = delta.shape
-    samples = batch[:1]
-    delta, weighted = (v.reshape(*samples, -1, dim) for v in (delta, weighted))
-    cov = jnp.einsum("...ni,...nj->...ij", weighted, delta, precision="highest") * size / delta.shape[-2]
-    cov = cov.reshape(*samples, *(1,) * (len(batch) - 1), dim, dim)
+    cov = covariance_of_means(jax.lax.optimization_barrier(q))
+    *batch, dim, _ = cov.shape
+    if len(batch) > 1:
+        # A product: XLA's reduction of so many axes takes several times as long on a CPU.
+        pixels = cov.reshape(batch[0], -1, dim**2)
+        shares = jnp.full(pixels.shape[:2], 1 / pixels.shape[1], cov.dtype)
+        cov = jnp.einsum("bp,bpc->bc", shares, pixels, precision="highest")
+        cov = cov.reshape(batch[0], *(1,) * (len(batch) - 1), dim, dim)
     return principal_axes(jax.lax.optimization_barrier(cov))
 
 
