@@ -85,12 +85,37 @@ def log_density(q: GaussianMixture, x: jax.Array) -> jax.Array:
     means = q.means.reshape(lead + q.means.shape)
     log_weights = q.log_weights.reshape(lead + q.log_weights.shape)
     log_std = q.log_std if q.log_std.ndim == 0 else q.log_std.reshape(lead + q.log_std.shape)
+    return _log_density(x, means, log_weights, log_std)
+
+
+@jax.custom_jvp
+def _log_density(x, means, log_weights, log_std) -> jax.Array:
+    return _log_components(x, means, log_weights, log_std)[0]
+
+
+@_log_density.defjvp
+def _log_density_jvp(primals, tangents):
+    # Written for its transpose, of which the slices of the value would make a chain of padded sums.
+    x, means, _, log_std = primals
+    dx, dmeans, dlog_weights, dlog_std = tangents
+    value, log_components, square = _log_components(*primals)
+    share = jnp.exp(log_components - value[..., None])
+    pull = (x[..., None, :] - means) * append_axes(jnp.exp(-2 * log_std), 2)
+    moved = jnp.sum(share[..., None] * pull * (dmeans - dx[..., None, :]), axis=(-2, -1))
+    spread = jnp.sum(share * square, axis=-1) - means.shape[-1]
+    return value, moved + jnp.sum(share * dlog_weights, axis=-1) + spread * dlog_std
+
+
+def _log_components(x, means, log_weights, log_std) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The log-density; of each component with its weight, up to the value's constant; (x - mu)^2 / var."""
     dim, inverse_std = means.shape[-1], append_axes(jnp.exp(-log_std), 2)
     square = sum_slices(
         lambda i: jnp.square((x[..., None, i] - means[..., i]) * inverse_std), dim, axis=-1
     )
-    log_total = log_normaliser(log_weights - 0.5 * square)[..., 0]
-    return log_total - dim * (log_std + 0.5 * _LOG_2PI)
+    constant = dim * (log_std + 0.5 * _LOG_2PI)
+    log_components = log_weights - 0.5 * square
+    log_total = log_normaliser(log_components)[..., 0]
+    return log_total - constant, log_components - append_axes(constant, 1), square
 
 
 def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | None = None):
