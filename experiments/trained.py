@@ -32,13 +32,15 @@ class TrainedRun:
         """
         if not self.task.class_names:
             return flow.denoiser(lambda x_t, t: self.apply(self.params, x_t, t))
-        null = jnp.full_like(labels, self.config.network.num_classes)
-        conditional, unconditional = (
-            flow.denoiser(lambda x_t, t, y=y: self.apply(self.params, x_t, t, y)) for y in (labels, null)
-        )
+
+        def predict(x_t, t, labels):
+            return flow.denoiser(lambda x, t: self.apply(self.params, x, t, labels))(x_t, t)
+
         if guidance_scale is None:
-            return conditional
-        return guidance.guided_denoiser(conditional, unconditional, guidance_scale, **options)
+            return lambda x_t, t: predict(x_t, t, labels)
+        null = jnp.full_like(labels, self.config.network.num_classes)
+        both = guidance.in_one_batch(predict, labels, null)
+        return guidance.guided_denoiser(both, None, guidance_scale, **options)
 
     def spectrum(self, solver: str, wanted: bool | None = None) -> Callable | None:
         """Surrogate over x_0 -> log power for `make_solver`, or None where it is not wanted.

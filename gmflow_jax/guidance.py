@@ -148,9 +148,42 @@ def classifier_free_guidance(
     return cond + shift
 
 
+def in_one_batch(denoise: Callable, condition, null_condition) -> Callable:
+    """Both predictions from one call on twice the batch, each sample next to its unconditional twin.
+
+    Args:
+      denoise: (x_t, t, condition) -> prediction, for conditions [2 B, ...].
+      condition, null_condition: pytrees of arrays [B, ...], such as labels.
+
+    Returns:
+      (x_t, t) -> (conditional, unconditional prediction), for `guided_denoiser`; x_t is [B, ..., D].
+    """
+    # Neighbours rather than halves: a batch that is split over devices stays where it is.
+    both = jax.tree.map(_interleave, condition, null_condition)
+
+    def predict(x_t: jax.Array, t: jax.Array):
+        t = jnp.asarray(t)
+        times = _interleave(t, t) if t.ndim else t
+        prediction = denoise(_interleave(x_t, x_t), times, both)
+
+        def half(i):
+            def of(leaf):  # a spread that all samples share has no batch
+                return leaf[i::2] if leaf.ndim and leaf.shape[0] == 2 * x_t.shape[0] else leaf
+
+            return jax.tree.map(of, prediction)
+
+        return half(0), half(1)
+
+    return predict
+
+
+def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+
 def guided_denoiser(
     denoise: Callable,
-    denoise_uncond: Callable,
+    denoise_uncond: Callable | None,
     scale: jax.Array | float,
     method: str = "probabilistic",
     orthogonal: float = 1.0,
@@ -160,7 +193,8 @@ def guided_denoiser(
     """Combine a conditional and an unconditional denoiser into one guided denoise(x_t, t).
 
     Args:
-      denoise, denoise_uncond: (x_t, t) -> GaussianMixture over x_0.
+      denoise, denoise_uncond: (x_t, t) -> GaussianMixture over x_0. Where `denoise_uncond` is None,
+        `denoise` gives both, as `in_one_batch` makes it.
       scale: guidance scale; in [0, 1) for 'probabilistic' (0 is off), >= 1 usual for 'cfg' (1 is off).
         May be traced: another scale needs no new compilation.
       method: 'probabilistic' or 'cfg' (mean extrapolation of x_0).
@@ -182,7 +216,8 @@ def guided_denoiser(
     off = METHODS[method]
 
     def guided(x_t: jax.Array, t: jax.Array):
-        cond, uncond = denoise(x_t, t), denoise_uncond(x_t, t)
+        prediction = denoise(x_t, t)
+        cond, uncond = prediction if denoise_uncond is None else (prediction, denoise_uncond(x_t, t))
         inside = (jnp.asarray(t) >= low) & (jnp.asarray(t) <= high)
         active = jnp.where(inside, scale, off)
         return combine(cond, uncond, active, orthogonal, sample_axes)

@@ -29,7 +29,6 @@ from experiments import cli
 from experiments.benchmarks import floors, inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
 from gmflow_jax import interop, models, pipeline, solvers
-from gmflow_jax.pipeline._sampler import Sampler
 
 _NETWORK = flags.DEFINE_string("network", "DiT-S/2", f"The network, {inputs.NETWORK_HELP}.")
 _CONFIG = inputs.define_network_flags()
@@ -133,12 +132,13 @@ def _job() -> Job:
 
 def compile_sampler(job: Job, bundle: interop.Bundle) -> tuple[timing.Call, dict[str, float]]:
     """All steps as one compiled function, and the seconds that tracing, lowering and compiling it took."""
-    sampler = Sampler(bundle, job.recipe)
+    sampler = pipeline.Sampler(bundle, job.recipe)
     params = {name: models.functional(network)[1] for name, network in bundle.networks.items()}
     keys = jax.random.split(jax.random.key(0), job.batch_size)
-    arguments = (params, keys, jnp.asarray(job.labels), jnp.float32(job.guidance_scale))
+    times = sampler.times(job.num_steps)
+    arguments = (params, keys, jnp.asarray(job.labels), jnp.float32(job.guidance_scale), times)
     clock = [time.perf_counter()]
-    traced = jax.jit(sampler.sample, static_argnums=4).trace(*arguments, job.num_steps)
+    traced = jax.jit(sampler.sample).trace(*arguments)
     clock.append(time.perf_counter())
     lowered = traced.lower()
     clock.append(time.perf_counter())

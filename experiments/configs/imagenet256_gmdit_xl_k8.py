@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         dtype="bfloat16",
         scan_layers=True,
         remat="full",
+        attention="auto",
     ))
     config.spectrum = ml_collections.ConfigDict(dict(
         base_size=32,

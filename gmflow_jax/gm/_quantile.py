@@ -66,8 +66,8 @@ def from_normal(
     """The inverse of `to_normal` in x: the quantile of the mixture at Phi(z).
 
     Halley's method on z(x), kept inside a bracket and replaced by bisection where it does not halve its
-    step within two iterations; it always converges. Differentiable by the implicit function theorem. `start` is a guess of x
-    of which no gradient is taken; few iterations give a rough result.
+    step within two iterations; it always converges. Differentiable by the implicit function theorem.
+    `start` is a guess of x, of which no gradient is taken; few iterations give a rough result.
     """
     std = jnp.broadcast_to(std, z.shape)
     if start is None:
@@ -125,7 +125,7 @@ def _guess(z, means, log_weights, std) -> jax.Array:
     def weight_below(k):  # of component k, for each of the components
         return jnp.where(means[k, None] < means[None], weights[k, None], 0.0)
 
-    # Which share of each component lies below the quantile, were they apart; between 0 and 1 for one of them.
+    # The share of each component that lies below the quantile, were they apart; for one it is in [0, 1).
     tail = jnp.exp(log_tail(jnp.abs(z)))
     target = jnp.where(z > 0, 1 - tail, tail)
     shares = (target[None] - sum_slices(weight_below, means.shape[0], axis=0)) / weights

@@ -141,9 +141,8 @@ def _std(q: GaussianMixture, offsets: jax.Array) -> jax.Array:
     offsets [D, K, *batch].
     """
     sizes = jnp.abs(offsets).reshape(-1, *offsets.shape[2:])
-    largest, smallest = (
-        fold_slices(extreme, sizes.__getitem__, len(sizes), axis=0)[0] for extreme in (jnp.maximum, jnp.minimum)
-    )
+    extremes = (jnp.maximum, jnp.minimum)
+    largest, smallest = (fold_slices(f, sizes.__getitem__, len(sizes), axis=0)[0] for f in extremes)
     floor = jax.lax.stop_gradient(jnp.finfo(offsets.dtype).eps * (largest - smallest))
     return jnp.maximum(jnp.broadcast_to(jnp.exp(q.log_std), floor.shape), jnp.maximum(floor, _MIN_STD))
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_ATTENTION = ("xla", "cudnn")
+_ATTENTION = ("xla", "cudnn", "auto")
 _HEADS = ("joint", "separate")
 _REMAT = (False, True, "none", "full", "dots")
 # (hidden_size, depth, num_heads) of table 1 of Peebles and Xie 2023 (arXiv 2212.09748).
@@ -81,8 +81,8 @@ class GMDiTConfig:
           depth, or unrolled, which runs faster. Does not change the parameters.
       remat: What the backward pass recomputes of each block, to save memory: 'none' or False,
           'dots' for all but the products with parameters, 'full' or True for everything.
-      attention: 'xla', or 'cudnn' for the fused kernel of NVIDIA GPUs, which needs
-          `dtype='bfloat16'` or 'float16'.
+      attention: 'xla'; 'cudnn' for the fused kernel of NVIDIA GPUs, which needs `dtype='bfloat16'` or
+          'float16'; or 'auto' for 'cudnn' where the default device has it.
     """
 
     input_size: int | tuple[int, int] = 32
@@ -125,7 +125,7 @@ class GMDiTConfig:
             self.remat in _REMAT, f"remat is {self.remat!r}; give 'none', 'dots' or 'full', or a bool."
         )
         _require(
-            self.attention in _ATTENTION, f"attention is {self.attention!r}; give 'xla' or 'cudnn'."
+            self.attention in _ATTENTION, f"attention is {self.attention!r}; give 'xla', 'cudnn' or 'auto'."
         )
 
     def _require_sizes(self) -> None:

@@ -45,14 +45,24 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
 def attention(query: Array, key: Array, value: Array, implementation: str) -> Array:
     """Softmax attention over all tokens of [B, T, heads, head_dim], with weights formed in float32.
 
-    `implementation` is 'xla', or 'cudnn' for the fused kernel, which needs a 16-bit type and a GPU.
+    `implementation` is 'xla', or 'cudnn' for the fused kernel, which needs a 16-bit type and a GPU; 'auto' is
+    'cudnn' where that works and the program is made on such a device.
     """
-    if implementation == "cudnn":
+    if implementation == "cudnn" or (implementation == "auto" and _fits_cudnn(query)):
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     # Written out: the 'xla' form of jax.nn refuses bfloat16 under strict dtype promotion.
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1).astype(query.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def _fits_cudnn(query: Array) -> bool:
+    """Whether cuDNN's kernel takes this query on the default device: NVIDIA's Ampere or newer."""
+    device, head_dim = jax.devices()[0], query.shape[-1]
+    capability = getattr(device, "compute_capability", "0") if device.platform == "gpu" else "0"
+    is_nvidia = capability.replace(".", "", 1).isdigit()  # AMD's are names, such as gfx90a
+    fits = query.dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
+    return is_nvidia and float(capability) >= 8 and fits
 
 
 def gather_block(params):

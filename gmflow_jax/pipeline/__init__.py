@@ -6,4 +6,5 @@ from gmflow_jax.pipeline._pipeline import Pipeline as Pipeline
 from gmflow_jax.pipeline._pipeline import load as load
 from gmflow_jax.pipeline._pipeline import load_bundle as load_bundle
 from gmflow_jax.pipeline._sampler import Recipe as Recipe
+from gmflow_jax.pipeline._sampler import Sampler as Sampler
 from gmflow_jax.pipeline._sampler import to_uint8 as to_uint8

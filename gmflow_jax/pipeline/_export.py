@@ -65,7 +65,7 @@ def export_sampler(
     def sample(params: dict[str, Any], seed, indices, labels, guidance_scale):
         nested = nest({tuple(name.split("/")): leaf for name, leaf in params.items()})
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-        x = sampler.sample(nested, keys, labels, guidance_scale, num_steps)
+        x = sampler.sample(nested, keys, labels, guidance_scale, sampler.times(num_steps))
         # One image at a time, to bound memory: the size of the batch is not known here.
         return jax.lax.map(lambda latent: sampler.images(nested, latent[None])[0], x)
 

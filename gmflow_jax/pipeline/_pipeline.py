@@ -101,7 +101,8 @@ class Pipeline:
           batch_size: Images at a time on all devices together, at least one on each; by default up to 16
             on each.
           decode: Whether to return images, or the latents as the transformer knows them.
-          progress: Whether to show a bar of steps.
+          progress: Whether to show a bar of steps, each of which is then started on its own. Without, all
+            steps of a batch are one call of the devices, compiled for each number of steps.
 
         Returns:
           uint8 images [n, H, W, 3]; or float32 latents [n, h, w, C]. There are as many as labels in all.
@@ -125,11 +126,15 @@ class Pipeline:
         which = jnp.asarray(np.resize(which, size * num_batches), jnp.uint32)
         padded = jnp.asarray(np.resize(ids, size * num_batches), jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), which)
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        over_devices = NamedSharding(self._mesh, PartitionSpec("data"))
+        times, scale = jax.device_put((run.times(num_steps), jnp.float32(guidance_scale)), everywhere)
         with _bar(num_batches * num_steps, progress) as bar:
             for start in range(0, len(ids), size):
                 batch = slice(start, start + size)
-                inputs = (self._params, keys[batch], padded[batch], jnp.float32(guidance_scale))
-                x = run.latents(inputs, num_steps, bar)
+                drawn_from = jax.device_put((keys[batch], padded[batch]), over_devices)
+                inputs = (self._params, *drawn_from, scale)
+                x = run.latents(inputs, times, bar)
                 if not np.isfinite(x).all():
                     raise ValueError(
                         f"Latents of the images from {start} on are NaN or infinite after {num_steps} steps: "
@@ -170,26 +175,33 @@ class _Compiled:
     """A sampler whose batch is shared by the devices of a mesh; compiled once for each shape."""
 
     def __init__(self, sampler: Sampler, mesh: Mesh):
-        self._times = sampler.times
+        self.times = sampler.times
         all_same, shared = PartitionSpec(), PartitionSpec("data")
         inputs = (all_same, shared, shared, all_same)
 
-        def over_devices(function, in_specs):
+        def over_devices(function, in_specs, out_specs=shared):
             mapped = jax.shard_map(
-                function, mesh=mesh, in_specs=in_specs, out_specs=shared, check_vma=False
+                function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
             )
             return jax.jit(mapped)
 
+        step_inputs = (*inputs, all_same, all_same, shared, shared)
         self._start = over_devices(sampler.start, inputs)
-        self._step = over_devices(sampler.step, (*inputs, all_same, all_same, all_same, shared, shared))
+        self._step = over_devices(sampler.step, step_inputs, (all_same, shared, shared))
+        self._sample = over_devices(sampler.sample, (*inputs, all_same))
         self.images = over_devices(sampler.images, (all_same, shared))
 
-    def latents(self, inputs: tuple, num_steps: int, bar) -> jax.Array:
-        """Latents of a batch; `inputs` are those of `Sampler.start`. A step is compiled, not the loop."""
-        times = np.asarray(self._times(num_steps))
+    def latents(self, inputs: tuple, times: jax.Array, bar) -> jax.Array:
+        """Latents of a batch; `inputs` are those of `Sampler.start`. With a bar a step is compiled.
+
+        Nothing is sent to the devices on the way if all that is given lies there.
+        """
+        if bar.disable:
+            return self._sample(*inputs, times)
+        index = jax.device_put(jnp.int32(0), times.sharding)
         x, state = self._start(*inputs)
-        for i in range(num_steps):
-            x, state = self._step(*inputs, times[i], times[i + 1], np.int32(i), x, state)
+        for _ in range(times.size - 1):
+            index, x, state = self._step(*inputs, times, index, x, state)
             jax.block_until_ready(x)  # so that the bar tells of steps that are done
             bar.update()
         return x

@@ -28,6 +28,7 @@ class Recipe:
       guided: Whether there is guidance, which takes a second network call.
       guidance, orthogonal: `method` and `orthogonal` of `guidance.guided_denoiser`.
       spectrum: Whether gm_sde draws with the spectrum network; None if there is one.
+      one_batch: Whether guidance calls the network once, on classes and "no class" together, or twice.
     """
 
     solver: str | solvers.Solver = "gm_ode"
@@ -37,6 +38,7 @@ class Recipe:
     guidance: str = "probabilistic"
     orthogonal: float = 1.0
     spectrum: bool | None = None
+    one_batch: bool = True
 
 
 class Sampler:
@@ -58,17 +60,16 @@ class Sampler:
 
     def start(self, params: Params, keys: Array, labels: Array, guidance_scale: Array):
         """Noise [B, H, W, C], and the solver's state."""
-        shape = (*self._config.input_height_width, self._config.in_channels)
-        noise_keys = fold_in_keys(keys, 0)
-        x = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
+        x = self._noise(keys)
         denoise = self._denoiser(params, labels, guidance_scale)
         return x, self._solver(params).init(denoise, x)
 
-    def step(self, params, keys, labels, guidance_scale, t, s, index, x, state):
-        """One step of the solver, number `index`, from time t to s."""
+    def step(self, params, keys, labels, guidance_scale, times, index, x, state):
+        """One step of the solver, from times[index] to the next; gives index + 1, x and the state."""
         denoise = self._denoiser(params, labels, guidance_scale)
         step_keys = fold_in_keys(fold_in_keys(keys, 1), index)
-        return self._solver(params).step(step_keys, denoise, x, t, s, state)
+        x, state = self._solver(params).step(step_keys, denoise, x, times[index], times[index + 1], state)
+        return index + 1, x, state
 
     def images(self, params: Params, x: Array) -> Array:
         """uint8 images [B, H, W, 3] of latents."""
@@ -78,14 +79,18 @@ class Sampler:
         decoded = self._decode(params["autoencoder"], x / self._scaling_factor, batch_size=size)
         return to_uint8(decoded)
 
-    def sample(self, params: Params, keys: Array, labels: Array, guidance_scale: Array, num_steps: int):
-        """Latents in one go: the same as `start` and num_steps times `step`."""
-        x, _ = self.start(params, keys, labels, guidance_scale)
+    def sample(self, params: Params, keys: Array, labels: Array, guidance_scale: Array, times: Array):
+        """Latents in one go: the same as `start` and then `step` for each of the times but the last."""
+        x = self._noise(keys)
         denoise, solver = self._denoiser(params, labels, guidance_scale), self._solver(params)
-        return solvers.sample(fold_in_keys(keys, 1), denoise, x, solver, self.times(num_steps))
+        return solvers.sample(fold_in_keys(keys, 1), denoise, x, solver, times)
 
     def times(self, num_steps: int) -> Array:
         return flow.time_grid(num_steps, self._shift)
+
+    def _noise(self, keys: Array) -> Array:
+        shape = (*self._config.input_height_width, self._config.in_channels)
+        return jax.vmap(lambda key: jax.random.normal(key, shape))(fold_in_keys(keys, 0))
 
     def _solver(self, params: Params | None) -> solvers.Solver:
         recipe = self._recipe
@@ -99,16 +104,19 @@ class Sampler:
         )
 
     def _denoiser(self, params: Params, labels: Array, guidance_scale: Array):
-        def of(labels):
-            return flow.denoiser(lambda x_t, t: self._model(params["model"], x_t, t, labels))
+        def predict(x_t, t, labels):
+            return flow.denoiser(lambda x, t: self._model(params["model"], x, t, labels))(x_t, t)
 
-        if not self._recipe.guided:
+        def of(labels):
+            return lambda x_t, t: predict(x_t, t, labels)
+
+        recipe = self._recipe
+        if not recipe.guided:
             return of(labels)
         null = jnp.full_like(labels, self._config.num_classes)
-        recipe = self._recipe
-        return guidance.guided_denoiser(
-            of(labels), of(null), guidance_scale, recipe.guidance, recipe.orthogonal
-        )
+        both = (guidance.in_one_batch(predict, labels, null), None)
+        both = both if recipe.one_batch else (of(labels), of(null))
+        return guidance.guided_denoiser(*both, guidance_scale, recipe.guidance, recipe.orthogonal)
 
 
 def to_uint8(images: Array) -> Array:

@@ -102,4 +102,4 @@ def test_flags_out_of_range_are_named(prepare):
 
 def test_the_benchmark_needs_its_folder(run_main):
     with pytest.raises(cli.UserError, match=r"no folder /nonexistent; make it"):
-        run_main("benchmarks.latents", "--folder=/nonexistent")
+        run_main("benchmarks.data", "--folder=/nonexistent")
