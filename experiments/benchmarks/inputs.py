@@ -26,14 +26,18 @@ def define_network_flags() -> Callable[..., models.GMDiTConfig]:
         "dtype": flags.DEFINE_enum(
             "dtype", "float32", ["float32", "bfloat16", "float16"], "Type that the blocks compute in."
         ),
-        "attention": flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Of the network."),
+        "attention": flags.DEFINE_enum(
+            "attention", "auto", ["auto", "xla", "cudnn"], "Of the network; auto is cudnn where it works."
+        ),
+        "depth": flags.DEFINE_integer("depth", None, "Blocks, if other than named.", lower_bound=1),
         "scan_layers": flags.DEFINE_bool(
             "scan_layers", True, "Whether the blocks run in a loop, which compiles faster."
         ),
     }
 
     def config(name: str, **fields: Any) -> models.GMDiTConfig:
-        fields |= {key: holder.value for key, holder in holders.items()}
+        given = {key: holder.value for key, holder in holders.items()}
+        fields |= {key: value for key, value in given.items() if value is not None}
         if fields["attention"] == "cudnn" and fields["dtype"] == "float32":
             raise ValueError("--attention=cudnn knows no float32; give --dtype=bfloat16 too.")
         return network_config(name, **fields)
@@ -54,7 +58,8 @@ def whole_numbers(flag: flags.FlagHolder, smallest: int = 1) -> list[int]:
 def network_config(name: str, **fields: Any) -> models.GMDiTConfig:
     """`models.gm_dit_config`, which also knows 'tiny'."""
     if name == "tiny":
-        return models.GMDiTConfig(hidden_size=16, depth=2, num_heads=2, log_std_dim=8, **fields)
+        sizes = {"hidden_size": 16, "depth": 2, "num_heads": 2, "log_std_dim": 8}
+        return models.GMDiTConfig(**sizes | fields)
     return models.gm_dit_config(name, **fields)
 
 

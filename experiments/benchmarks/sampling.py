@@ -38,6 +38,7 @@ _ORDER = flags.DEFINE_integer("order", 2, "Of gm_ode and gm_sde, 1 or 2.")
 _STEPS = flags.DEFINE_integer("num_steps", 8, "Steps of the solver.", lower_bound=1)
 _SUBSTEPS = flags.DEFINE_integer("num_substeps", 16, "Sub-steps of gm_ode and gm_pc.", lower_bound=1)
 _SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Of probabilistic guidance; 0 is none.", 0.0, 0.99)
+_ONE_BATCH = flags.DEFINE_bool("one_batch", True, "Whether guidance makes one network call or two.")
 _DECODE = flags.DEFINE_bool("decode", False, "Whether the pipeline also decodes images.")
 _CACHED = flags.DEFINE_bool("cached_start", True, "Whether to start new processes for first_cached_s.")
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "Time for all three together.", lower_bound=0.0)
@@ -64,7 +65,8 @@ class Job:
 
     def network_alone(self) -> "Job":
         """As many network calls, made in the same way, with next to nothing else."""
-        recipe = pipeline.Recipe("euler", guided=self.recipe.guided, guidance="cfg")
+        plain = {"solver": "euler", "guidance": "cfg", "spectrum": None}
+        recipe = dataclasses.replace(self.recipe, **plain)
         num_steps = self.calls // (2 if self.recipe.guided else 1)
         return dataclasses.replace(self, recipe=recipe, guidance_scale=_CFG_SCALE, num_steps=num_steps)
 
@@ -124,7 +126,9 @@ def main() -> None:
 
 
 def _job() -> Job:
-    recipe = pipeline.Recipe(_SOLVER.value, _ORDER.value, _SUBSTEPS.value, guided=_SCALE.value > 0)
+    recipe = pipeline.Recipe(
+        _SOLVER.value, _ORDER.value, _SUBSTEPS.value, guided=_SCALE.value > 0, one_batch=_ONE_BATCH.value
+    )
     solvers.by_name(recipe.solver, recipe.order, recipe.num_substeps)
     config = _CONFIG(_NETWORK.value)
     return Job(config, recipe, _SCALE.value, _STEPS.value, _BATCH_SIZE.value, _DECODE.value)
