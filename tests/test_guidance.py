@@ -300,7 +300,8 @@ def test_one_batch_gives_what_two_calls_give(times):
     def denoise(x_t, t, label):
         t = jnp.broadcast_to(t, label.shape)[:, None, None, None, None]
         log_weights = jnp.full((*x_t.shape[:3], 3), -np.log(3.0), jnp.float32)
-        return gm.GaussianMixture(t * x_t[..., None, :] + means[label][:, None, None], log_weights, jnp.zeros(()))
+        moved = t * x_t[..., None, :] + means[label][:, None, None]
+        return gm.GaussianMixture(moved, log_weights, jnp.zeros(()))
 
     labels, null, t = jnp.asarray([0, 3, 1]), jnp.full(3, 4), jnp.asarray(times, jnp.float32)
     found = guidance.in_one_batch(denoise, labels, null)(x, t)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from gmflow_jax import _numerics
 
@@ -54,3 +55,29 @@ def test_values_are_checked_only_where_they_are_known():
     with pytest.raises(ValueError, match=r"s = 0\.5 and t = 0\.5"):
         _numerics.check_times_ordered(0.5, 0.5)
     jax.jit(lambda t: _numerics.check_times_ordered(t, 2.0))(1.0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 17, 20, 64, 135])
+@pytest.mark.parametrize("axis", [0, -1, -2])
+def test_sums_of_slices_are_sums(size, axis):
+    shape = [3, 4, 5]
+    shape[axis] = size
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+    def term(part):
+        index = [slice(None)] * 3
+        index[axis] = part
+        return jnp.asarray(x)[tuple(index)] ** 2
+
+    found = _numerics.sum_slices(term, size, axis)
+    np.testing.assert_allclose(found, np.sum(x.astype(np.float64) ** 2, axis), rtol=1e-6)
+    largest = _numerics.fold_slices(jnp.maximum, term, size, axis)
+    np.testing.assert_array_equal(largest, np.max(x**2, axis, keepdims=True))
+
+
+def test_log_normaliser_of_large_small_and_no_weights():
+    logits = np.asarray([[1e4, 1e4, -np.inf], [-1e4, -1e4 - 1, -1e4], [-np.inf] * 3], np.float32)
+    found = _numerics.log_normaliser(jnp.asarray(logits))
+    np.testing.assert_allclose(found, special.logsumexp(logits, axis=-1, keepdims=True), rtol=1e-7)
+    transposed = _numerics.log_normaliser(jnp.asarray(logits.T), axis=0)
+    np.testing.assert_array_equal(transposed, found.T)

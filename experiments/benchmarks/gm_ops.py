@@ -99,7 +99,8 @@ def operations(shape: tuple[int, int, int, int, int]) -> list[Operation]:
     transition = (q, x_t, x_s, t, s)
     return [
         Operation("posterior", flow.posterior, from_t),
-        Operation("posterior mean", lambda *arguments: gm.mean(flow.posterior(*arguments)), from_t),
+        Operation("posterior, then its mean", lambda *arguments: gm.mean(flow.posterior(*arguments)), from_t),
+        Operation("posterior mean", flow.posterior_mean, from_t),
         Operation("mean", gm.mean, (q,)),
         Operation("mixture x Gaussian", gm.multiply, (q, narrow)),
         Operation("reweight", gm.reweight, (q, narrow, wide)),

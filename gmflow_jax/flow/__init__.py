@@ -4,6 +4,7 @@ from gmflow_jax.flow._path import denoiser as denoiser
 from gmflow_jax.flow._path import forward_transition as forward_transition
 from gmflow_jax.flow._path import interpolate as interpolate
 from gmflow_jax.flow._path import posterior as posterior
+from gmflow_jax.flow._path import posterior_mean as posterior_mean
 from gmflow_jax.flow._path import reverse_transition as reverse_transition
 from gmflow_jax.flow._path import to_data as to_data
 from gmflow_jax.flow._path import to_velocity as to_velocity

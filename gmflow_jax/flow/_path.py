@@ -143,11 +143,19 @@ def posterior(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> Gauss
     Returns:
       Mixture over x_0 at (x_s, s), same K; q itself for s = t and x_s = x_t.
     """
+    return posterior_checked(*_check_posterior(q, x_t, t, x_s, s))
+
+
+def posterior_mean(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> jax.Array:
+    """The mean of `posterior`, [B, ..., D], without forming the mixture; same arguments."""
+    return posterior_mean_checked(*_check_posterior(q, x_t, t, x_s, s))
+
+
+def _check_posterior(q, x_t, t, x_s, s):
     check_times_ordered(t, s, allow_equal=True)
     q, x_t, t, x_s, s = as_mixture(q, x_t, t, x_s, s)
     check_same_shape(x_t=x_t, x_s=x_s)
-    t, s = _time_of(q, x_t, t), expand_time(s, x_t.shape[:-1], "s")
-    return posterior_checked(q, x_t, t, x_s, s)
+    return q, x_t, _time_of(q, x_t, t), x_s, expand_time(s, x_t.shape[:-1], "s")
 
 
 def posterior_checked(q, x_t, t, x_s, s) -> GaussianMixture:
@@ -155,8 +163,8 @@ def posterior_checked(q, x_t, t, x_s, s) -> GaussianMixture:
     return tilt_checked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 
-def posterior_mean(q, x_t, t, x_s, s) -> jax.Array:
-    """The mean of `posterior_checked`, [B, ..., D], in half the time."""
+def posterior_mean_checked(q, x_t, t, x_s, s) -> jax.Array:
+    """`posterior_mean` for such arguments as `posterior_checked` takes."""
     return tilted_mean(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 

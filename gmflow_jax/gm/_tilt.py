@@ -59,7 +59,7 @@ def tilt_checked(q, linear, precision, scale, center) -> GaussianMixture:
 
 
 def tilted_mean(q, linear, precision, scale, center) -> jax.Array:
-    """The mean of `tilt_checked`, [*batch, D], in half the time."""
+    """The mean of `tilt_checked`, [*batch, D], without forming the mixture."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     weights, _ = shifted_exp(logits)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._numerics import append_axes, expand_time, promote, safe_divide, safe_sqrt
-from gmflow_jax.flow._path import posterior_mean
+from gmflow_jax.flow._path import posterior_mean_checked
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._tilt import tilt_checked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture
@@ -91,7 +91,7 @@ def extrapolate(
     surrogate = prediction.surrogate if guided else surrogate_of(base, sample_axes)
     damping = (prediction.scale * cb) ** 2 + ca if guided else ca
 
-    previous = posterior_mean(memory.mixture, memory.x, memory_t, x_t, t)
+    previous = posterior_mean_checked(memory.mixture, memory.x, memory_t, x_t, t)
     gain = 0.5 * h / h_prev
     gain = gain * safe_sqrt(1 - surrogate.var * damping / jnp.square(h_prev))
     change = append_axes(gain, 1) * (weighted_mean(now) - previous)

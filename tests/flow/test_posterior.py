@@ -158,3 +158,26 @@ def test_component_order_does_not_matter(random_mixture, random_state):
     a, b = posterior(shuffled, x_t, 0.7, x_s, 0.3), posterior(q, x_t, 0.7, x_s, 0.3)
     np.testing.assert_allclose(a.means, b.means[:, order], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(a.log_weights, b.log_weights[:, order], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_components", [1, 3, 16, 19, 64])
+def test_its_mean_alone_is_the_mean_of_it(x64, random_mixture, random_state, num_components):
+    """Also for points, for components of no weight, at s = 0 and s = t, and in the gradient."""
+    x_t, x_s = random_state(41, 4, 2), random_state(42, 4, 2)
+    t, s = jnp.asarray([0.9, 0.5, 1e-3, 0.7]), jnp.asarray([0.2, 0.0, 1e-4, 0.7])
+    q = random_mixture(40, (4,), num_components, 2, np.float64)
+    if num_components > 1:
+        log_weights = jax.nn.log_softmax(q.log_weights.at[:, 1].set(-jnp.inf), axis=-1)
+        q = gm.GaussianMixture(q.means, log_weights, q.log_std.at[3].set(-jnp.inf))
+
+    def value_and_gradient(function):
+        def total(means, x_s):
+            moved = function(gm.GaussianMixture(means, q.log_weights, q.log_std), x_t, t, x_s, s)
+            return jnp.sum(jnp.sin(moved)), moved
+
+        return jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(q.means, x_s)
+
+    found = value_and_gradient(flow.posterior_mean)
+    expected = value_and_gradient(lambda *arguments: gm.mean(flow.posterior(*arguments)))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.isfinite(ours).all() and error(ours, theirs) < 1e-11

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from scipy.special import ndtr
 
 from gmflow_jax import gm
@@ -196,3 +197,15 @@ def test_no_samples_are_refused(random_mixture, assert_sentence):
     with pytest.raises(ValueError) as error:
         gm.sample(jax.random.key(0), random_mixture(12, (2,), 3, 3), 0)
     assert_sentence(error, "num_samples", "0")
+
+
+def test_the_log_density_has_its_own_gradient(x64, random_mixture):
+    """Against central differences in float64, forward, backward and twice; also several points for each q."""
+    q = random_mixture(21, (3,), 4, 2, np.float64)
+    x = jnp.asarray(np.random.default_rng(22).normal(size=(5, 3, 2)))
+    arguments = (q.means, q.log_weights, q.log_std, x)
+
+    def total(means, log_weights, log_std, x):
+        return jnp.sum(jnp.sin(gm.log_prob(gm.GaussianMixture(means, log_weights, log_std), x)))
+
+    check_grads(jax.jit(total), arguments, order=2, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6, eps=1e-6)

@@ -53,7 +53,7 @@ def test_a_batch_is_one_call_and_with_a_bar_one_for_each_step(pipe, programs):
 
 
 def test_the_guard_of_these_tests_sees_what_is_sent_to_a_device():
-    with jax.transfer_guard_host_to_device("disallow"), pytest.raises(Exception, match="[Dd]isallowed"):
+    with jax.transfer_guard_host_to_device("disallow"), pytest.raises(Exception, match=r"[Dd]isallowed"):
         jnp.add(np.ones(3, np.float32), 1.0)
 
 
