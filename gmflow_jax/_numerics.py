@@ -74,7 +74,7 @@ def sum_slices(term: Callable[[slice], jax.Array], size: int, axis: int) -> jax.
 
 
 def fold_slices(combine: Callable, term: Callable[[slice], jax.Array], size: int, axis: int) -> jax.Array:
-    """`sum_slices` for another associative operation than a sum; the axis stays with size 1."""
+    """`sum_slices` for any associative and commutative operation; the axis stays with size 1."""
     if size <= _MAX_SLICES:
         return functools.reduce(combine, [term(slice(i, i + 1)) for i in range(size)])
     step = size // 8
@@ -83,10 +83,16 @@ def fold_slices(combine: Callable, term: Callable[[slice], jax.Array], size: int
     return functools.reduce(combine, rest, fold_slices(combine, _parts(folded, axis), step, axis))
 
 
-def log_normaliser(logits: jax.Array, axis: int = -1) -> jax.Array:
-    """log(sum(exp(logits))) over an axis, which stays with size 1; -inf where all are."""
+def log_softmax(logits: jax.Array, axis: int = -1) -> jax.Array:
+    """logits - log(sum(exp(logits))) over an axis."""
     powers, largest = shifted_exp(logits, axis)
-    return largest + jnp.log(fold_slices(jnp.add, _parts(powers, axis), powers.shape[axis], axis))
+    # The shift first: together with a large one the logarithm would lose its digits.
+    return (logits - largest) - jnp.log(sum_keeping(powers, axis))
+
+
+def sum_keeping(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The sum over an axis, slice by slice; the axis stays with size 1."""
+    return fold_slices(jnp.add, _parts(x, axis), x.shape[axis], axis)
 
 
 def shifted_exp(logits: jax.Array, axis: int = -1) -> tuple[jax.Array, jax.Array]:

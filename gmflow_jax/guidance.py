@@ -163,6 +163,12 @@ def in_one_batch(denoise: Callable, condition, null_condition) -> Callable:
 
     def predict(x_t: jax.Array, t: jax.Array):
         t = jnp.asarray(t)
+        sizes = [leaf.shape[0] // 2 for leaf in jax.tree.leaves(both)] + list(t.shape[:1])
+        if set(sizes) - {x_t.shape[0]}:
+            raise ValueError(
+                f"x_t has {x_t.shape[0]} samples, but conditions and times are for {sizes}: give one "
+                "condition for each sample, and a scalar time or one for each."
+            )
         times = _interleave(t, t) if t.ndim else t
         prediction = denoise(_interleave(x_t, x_t), times, both)
 

@@ -312,3 +312,5 @@ def test_one_batch_gives_what_two_calls_give(times):
         lambda x, t: denoise(x, t, labels), lambda x, t: denoise(x, t, null), 0.3
     )(x, t)
     jax.tree.map(close, one, two)
+    with pytest.raises(ValueError, match=r"x_t has 3 samples.* \[3, 2\].*one for each"):
+        guidance.in_one_batch(denoise, labels, null)(x, jnp.ones(2))

@@ -75,9 +75,12 @@ def test_sums_of_slices_are_sums(size, axis):
     np.testing.assert_array_equal(largest, np.max(x**2, axis, keepdims=True))
 
 
-def test_log_normaliser_of_large_small_and_no_weights():
-    logits = np.asarray([[1e4, 1e4, -np.inf], [-1e4, -1e4 - 1, -1e4], [-np.inf] * 3], np.float32)
-    found = _numerics.log_normaliser(jnp.asarray(logits))
-    np.testing.assert_allclose(found, special.logsumexp(logits, axis=-1, keepdims=True), rtol=1e-7)
-    transposed = _numerics.log_normaliser(jnp.asarray(logits.T), axis=0)
-    np.testing.assert_array_equal(transposed, found.T)
+def test_log_softmax_is_normalised_however_large_the_logits():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(50, 8)).astype(np.float32) + np.float32([[1e4], [-1e4]] * 25)
+    logits[:, 3] = -np.inf
+    found = np.asarray(_numerics.log_softmax(jnp.asarray(logits)), np.float64)
+    np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(found, special.log_softmax(logits.astype(np.float64), axis=-1), rtol=1e-6)
+    transposed = _numerics.log_softmax(jnp.asarray(logits.T), axis=0)
+    np.testing.assert_array_equal(transposed.T, found.astype(np.float32))

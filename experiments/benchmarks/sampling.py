@@ -6,7 +6,7 @@
 
 Three things are measured in turn, on one device: `pipeline`, a call of the pipeline; `sampler`, all steps as
 one compiled function; and `network`, such a function with as many network calls but Euler's method and
-classifier-free guidance, which take next to nothing beside them. `first_s` is a first call, that is trace,
+classifier-free guidance, a sampler with next to nothing else. `first_s` is a first call, that is trace,
 compile and run, and `first_cached_s` that in a new process, which finds what another has compiled in JAX's
 persistent cache. `dispatch_ms` is the time until the compiled function returns, before its result is there;
 `network_share` is the network's time in units of the row's. Operations are the network's, a multiply-add
@@ -88,7 +88,7 @@ class Job:
         return functools.partial(
             pipe, self.labels, num_steps=self.num_steps, solver=self.recipe.solver, order=self.recipe.order,
             num_substeps=self.recipe.num_substeps, guidance_scale=self.guidance_scale,
-            batch_size=self.batch_size, decode=self.decode, progress=False,
+            one_batch=self.recipe.one_batch, batch_size=self.batch_size, decode=self.decode, progress=False,
         )  # fmt: skip
 
 

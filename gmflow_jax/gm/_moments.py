@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes, log_normaliser, sum_slices
+from gmflow_jax._numerics import append_axes, shifted_exp, sum_keeping, sum_slices
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -98,8 +98,7 @@ def _log_density_jvp(primals, tangents):
     # Written for its transpose, of which the slices of the value would make a chain of padded sums.
     x, means, _, log_std = primals
     dx, dmeans, dlog_weights, dlog_std = tangents
-    value, log_components, square = _log_components(*primals)
-    share = jnp.exp(log_components - value[..., None])
+    value, share, square = _log_components(*primals)
     pull = (x[..., None, :] - means) * append_axes(jnp.exp(-2 * log_std), 2)
     moved = jnp.sum(share[..., None] * pull * (dmeans - dx[..., None, :]), axis=(-2, -1))
     spread = jnp.sum(share * square, axis=-1) - means.shape[-1]
@@ -107,15 +106,15 @@ def _log_density_jvp(primals, tangents):
 
 
 def _log_components(x, means, log_weights, log_std) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The log-density; of each component with its weight, up to the value's constant; (x - mu)^2 / var."""
+    """The log-density, the components' shares of the density, and (x - mu)^2 / var, the last two [..., K]."""
     dim, inverse_std = means.shape[-1], append_axes(jnp.exp(-log_std), 2)
     square = sum_slices(
         lambda i: jnp.square((x[..., None, i] - means[..., i]) * inverse_std), dim, axis=-1
     )
-    constant = dim * (log_std + 0.5 * _LOG_2PI)
-    log_components = log_weights - 0.5 * square
-    log_total = log_normaliser(log_components)[..., 0]
-    return log_total - constant, log_components - append_axes(constant, 1), square
+    powers, largest = shifted_exp(log_weights - 0.5 * square)
+    total = sum_keeping(powers)
+    value = (largest + jnp.log(total))[..., 0] - dim * (log_std + 0.5 * _LOG_2PI)
+    return value, powers / total, square
 
 
 def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | None = None):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
-from gmflow_jax._numerics import log_normaliser, shifted_exp, sum_slices
+from gmflow_jax._numerics import shifted_exp, sum_keeping, sum_slices
 
 _SQRT_2PI = math.sqrt(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)
@@ -43,7 +43,7 @@ def _to_normal(x, means, log_weights, std) -> jax.Array:
     largest = shifted_exp(bounds, axis=0)[1][0]
     logits = log_weights - largest[None]
     tail, *_ = _tail(u, logits, _finite_exp(logits), side)
-    return side * _normal_of_log_tail(largest + jnp.log(tail))[0]
+    return side * _normal_of__log_tail(largest + jnp.log(tail))[0]
 
 
 @_to_normal.defjvp
@@ -79,7 +79,7 @@ def from_normal(
 def _from_normal(z, means, log_weights, std, start, max_iterations) -> jax.Array:
     low, high = _bracket(z, means, std)
     side, eps = jnp.where(z > 0, 1.0, -1.0).astype(z.dtype), jnp.finfo(z.dtype).eps
-    log_target = log_tail(jnp.abs(z))
+    log_target = _log_tail(jnp.abs(z))
     logits = log_weights - log_target[None]
     weights = _finite_exp(logits)
 
@@ -95,8 +95,8 @@ def _from_normal(z, means, log_weights, std, start, max_iterations) -> jax.Array
         close = jnp.abs(move) <= 0.3 * eps ** (1 / 3) * std + 2 * eps * jnp.abs(x)
         fits = (jnp.abs(move) <= 0.5 * jnp.abs(last_step)) & (x + move >= low) & (x + move <= high)
         new = jnp.where(active, jnp.where(close | fits, x + move, low + 0.5 * (high - low)), x)
-        resolved = jnp.abs(new - x) <= eps * (jnp.abs(x) + std)
-        return new - x, step, new, low, high, active & ~close & ~resolved, iteration + 1
+        unresolved = jnp.abs(new - x) > eps * (jnp.abs(x) + std)  # what is NaN is not
+        return new - x, step, new, low, high, active & ~close & unresolved, iteration + 1
 
     start, everywhere = jnp.clip(start, low, high), jnp.full_like(z, True, bool)
     carry = (high - low, high - low, start, low, high, everywhere, jnp.int32(0))
@@ -126,7 +126,7 @@ def _guess(z, means, log_weights, std) -> jax.Array:
         return jnp.where(means[k, None] < means[None], weights[k, None], 0.0)
 
     # The share of each component that lies below the quantile, were they apart; for one it is in [0, 1).
-    tail = jnp.exp(log_tail(jnp.abs(z)))
+    tail = jnp.exp(_log_tail(jnp.abs(z)))
     target = jnp.where(z > 0, 1 - tail, tail)
     shares = (target[None] - sum_slices(weight_below, means.shape[0], axis=0)) / weights
     chosen = (shares >= 0) & (shares < 1)
@@ -144,7 +144,7 @@ def _halley(z, x, means, logits, weights, std, side, log_target) -> tuple[jax.Ar
     u = (x[None] - means) / std[None]
     tail, density, moment = _tail(u, logits, weights, side)
     # Where the tail underflows only its direction counts.
-    found, log_smaller = _normal_of_log_tail(log_target + jnp.log(jnp.maximum(tail, 1e-37)))
+    found, log_smaller = _normal_of__log_tail(log_target + jnp.log(jnp.maximum(tail, 1e-37)))
     found = side * found
     # phi(z) is the smaller tail over its Mills ratio.
     smaller = _finite_exp(log_smaller - log_target)
@@ -174,14 +174,14 @@ def _derivatives(z, x, means, log_weights, std):
     components' parts of that tail, over phi(z).
     """
     u = (x[None] - means) / std[None]
-    log_joint = log_weights - 0.5 * jnp.square(u)
-    log_density = log_normaliser(log_joint, axis=0)
+    powers, largest = shifted_exp(log_weights - 0.5 * jnp.square(u), axis=0)
+    density = sum_keeping(powers, axis=0)
     log_phi = -0.5 * jnp.square(z)
-    log_slope = log_phi + jnp.log(std) - log_density[0]
+    log_slope = log_phi + jnp.log(std) - (largest + jnp.log(density))[0]
     # The weights move the tail that z lies in; both tails give the same where the weights stay normalised.
     side = jnp.where(z > 0, 1.0, -1.0).astype(x.dtype)
     log_tails = log_weights + log_ndtr(-side[None] * u) - (log_phi - 0.5 * _LOG_2PI)[None]
-    return log_slope, jnp.exp(log_joint - log_density), u, side, log_tails
+    return log_slope, powers / density, u, side, log_tails
 
 
 def _total(values: jax.Array) -> jax.Array:
@@ -192,12 +192,12 @@ def _finite_exp(x: jax.Array) -> jax.Array:
     return jnp.exp(jnp.minimum(x, 60.0))  # of 88 and more it overflows float32
 
 
-def log_tail(z: jax.Array) -> jax.Array:
+def _log_tail(z: jax.Array) -> jax.Array:
     """log Phi(-z) for z >= 0."""
     return jnp.log(_mills_ratio(z)) - 0.5 * (jnp.square(z) + _LOG_2PI)
 
 
-def _normal_of_log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _normal_of__log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The z with log Phi(-z) = log_p, and the logarithm of the smaller of Phi(-z) and Phi(z)."""
     complement = jnp.log(-jnp.expm1(jnp.minimum(log_p, -1e-7)))
     upper = log_p <= -_LOG_2
@@ -205,7 +205,7 @@ def _normal_of_log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
     z = _rough_normal(smaller)
     for _ in range(1 if z.dtype == jnp.float32 else 3):  # Newton's method on the concave log Phi
         z = jnp.maximum(z, 0.0)
-        z = z - (smaller - log_tail(z)) * _mills_ratio(z)
+        z = z - (smaller - _log_tail(z)) * _mills_ratio(z)
     return jnp.where(upper, z, -z), smaller
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from gmflow_jax._numerics import (
     append_axes,
     concrete,
-    log_normaliser,
+    log_softmax,
     promote,
     safe_divide,
     safe_log,
@@ -55,7 +55,7 @@ def tilt_checked(q, linear, precision, scale, center) -> GaussianMixture:
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     delta = q.means - center[..., None, :]
     means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear[..., None, :]
-    return GaussianMixture(means, logits - log_normaliser(logits), q.log_std + 0.5 * safe_log(keep))
+    return GaussianMixture(means, log_softmax(logits), q.log_std + 0.5 * safe_log(keep))
 
 
 def tilted_mean(q, linear, precision, scale, center) -> jax.Array:

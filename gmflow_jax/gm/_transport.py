@@ -1,9 +1,11 @@
 """The Knothe-Rosenblatt transport between a mixture and the standard normal, axis by axis."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import fold_slices, log_normaliser, sum_slices
+from gmflow_jax._numerics import fold_slices, log_softmax, sum_slices
 from gmflow_jax.gm._moments import covariance_of_means, weighted_mean
 from gmflow_jax.gm._quantile import from_normal, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
@@ -110,7 +112,7 @@ def _default_rotation(q: GaussianMixture) -> jax.Array:
     *batch, dim, _ = cov.shape
     if len(batch) > 1:
         # A product: XLA's reduction of so many axes takes several times as long on a CPU.
-        pixels = cov.reshape(batch[0], -1, dim**2)
+        pixels = cov.reshape(batch[0], math.prod(batch[1:]), dim**2)
         shares = jnp.full(pixels.shape[:2], 1 / pixels.shape[1], cov.dtype)
         cov = jnp.einsum("bp,bpc->bc", shares, pixels, precision="highest")
         cov = cov.reshape(batch[0], *(1,) * (len(batch) - 1), dim, dim)
@@ -129,7 +131,7 @@ def _along_axes(deltas: jax.Array, rotation: jax.Array) -> jax.Array:
         return jnp.moveaxis(rotated, (-1, -2), (0, 1))
     samples, pixels = batch[:1], batch[1:]
     # Components before pixels, so that the result needs no transposition of small pieces.
-    rows = jnp.moveaxis(deltas, -2, len(samples)).reshape(*samples, -1, dim)
+    rows = jnp.moveaxis(deltas, -2, len(samples)).reshape(*samples, math.prod(pixels) * size, dim)
     rotation = rotation.reshape(*rotation.shape[:-2][:1], dim, dim)
     columns = jnp.einsum("...nj,...ji->i...n", rows, rotation, precision="highest")
     return jnp.moveaxis(columns.reshape(dim, *samples, size, *pixels), len(batch[:1]) + 1, 1)
@@ -140,7 +142,7 @@ def _std(q: GaussianMixture, offsets: jax.Array) -> jax.Array:
 
     offsets [D, K, *batch].
     """
-    sizes = jnp.abs(offsets).reshape(-1, *offsets.shape[2:])
+    sizes = jnp.abs(jax.lax.collapse(offsets, 0, 2))
     extremes = (jnp.maximum, jnp.minimum)
     largest, smallest = (fold_slices(f, sizes.__getitem__, len(sizes), axis=0)[0] for f in extremes)
     floor = jax.lax.stop_gradient(jnp.finfo(offsets.dtype).eps * (largest - smallest))
@@ -149,8 +151,7 @@ def _std(q: GaussianMixture, offsets: jax.Array) -> jax.Array:
 
 def _condition(log_weights: jax.Array, delta: jax.Array, std: jax.Array) -> jax.Array:
     """The weights [K, *batch] given the coordinate at distance delta from each component."""
-    logits = log_weights - 0.5 * jnp.square(delta / std[None])
-    return logits - log_normaliser(logits, axis=0)
+    return log_softmax(log_weights - 0.5 * jnp.square(delta / std[None]), axis=0)
 
 
 @jax.custom_jvp

@@ -82,7 +82,7 @@ class GMDiTConfig:
       remat: What the backward pass recomputes of each block, to save memory: 'none' or False,
           'dots' for all but the products with parameters, 'full' or True for everything.
       attention: 'xla'; 'cudnn' for the fused kernel of NVIDIA GPUs, which needs `dtype='bfloat16'` or
-          'float16'; or 'auto' for 'cudnn' where the default device has it.
+          'float16'; or 'auto' for 'cudnn' where jax's default device has it when the program is made.
     """
 
     input_size: int | tuple[int, int] = 32

@@ -46,20 +46,22 @@ def attention(query: Array, key: Array, value: Array, implementation: str) -> Ar
     """Softmax attention over all tokens of [B, T, heads, head_dim], with weights formed in float32.
 
     `implementation` is 'xla', or 'cudnn' for the fused kernel, which needs a 16-bit type and a GPU; 'auto' is
-    'cudnn' where that works and the program is made on such a device.
+    'cudnn' where jax's default device has it, which a program made for another device cannot use.
     """
     if implementation == "cudnn" or (implementation == "auto" and _fits_cudnn(query)):
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     # Written out: the 'xla' form of jax.nn refuses bfloat16 under strict dtype promotion, and on a CPU takes
     # three times as long as this one, which multiplies [tokens, head_dim] matrices and divides at the end.
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    products = {"preferred_element_type": jnp.float32}
-    logits = jnp.einsum("bhqd,bhdk->bhqk", query, jnp.swapaxes(key, 2, 3), **products)
+    logits = jnp.einsum(
+        "bhqd,bhdk->bhqk", query, jnp.swapaxes(key, 2, 3), preferred_element_type=jnp.float32
+    )
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp((logits - largest) * query.shape[-1] ** -0.5)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value, **products) / total
-    return jnp.swapaxes(y, 1, 2).astype(value.dtype)
+    # In the type of the values, so that the products of the backward pass are too.
+    y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
+    return jnp.swapaxes((y.astype(jnp.float32) / total).astype(value.dtype), 1, 2)
 
 
 def _fits_cudnn(query: Array) -> bool:

@@ -1,5 +1,6 @@
 """The whole sampler as one file that needs jax alone to run."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import leaf_at, nest, paths
-from gmflow_jax.models import functional
+from gmflow_jax.models import GMDiT, from_params, functional
 from gmflow_jax.pipeline._sampler import Recipe, Sampler
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -58,6 +59,9 @@ def export_sampler(
     path = pathlib.Path(path)
     if path.suffix != ".jaxexport" or path.is_dir():
         raise ValueError(f"{path} must be a file that ends in .jaxexport, beside which the parameters go.")
+    # Written out attention, which all platforms know.
+    config = dataclasses.replace(bundle.config, attention="xla")
+    bundle = dataclasses.replace(bundle, model=from_params(GMDiT, config, bundle.params))
     sampler = Sampler(bundle, recipe or Recipe())
     tree = {name: functional(network)[1] for name, network in bundle.networks.items()}
     params = {"/".join(keys): leaf_at(tree, keys) for keys in paths(tree)}

@@ -81,6 +81,7 @@ class Pipeline:
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         spectrum: bool | None = None,
+        one_batch: bool = True,
         decode: bool = True,
         progress: bool = True,
     ) -> Iterator[np.ndarray]:
@@ -92,7 +93,7 @@ class Pipeline:
           labels: Class ids or words, see `label_ids`.
           num_steps: Steps of the solver.
           solver: One of `solvers.NAMES`, or a `Solver`.
-          order, num_substeps, spectrum: See `Recipe`.
+          order, num_substeps, spectrum, one_batch: See `Recipe`.
           guidance_scale: Of probabilistic guidance in [0, 1), 0 is off; of 'cfg' from 1 on, 1 is off. Off
             takes half the time.
           guidance, orthogonal: `method` and `orthogonal` of `guidance.guided_denoiser`.
@@ -117,7 +118,8 @@ class Pipeline:
         if which.shape != (len(ids),):
             raise ValueError(f"There are {len(ids)} labels and {which.size} indices; give one for each.")
         guided = guidance_scale != METHODS[guidance]
-        run = self._compile(Recipe(solver, order, num_substeps, guided, guidance, orthogonal, spectrum))
+        recipe = Recipe(solver, order, num_substeps, guided, guidance, orthogonal, spectrum, one_batch)
+        run = self._compile(recipe)
         return self._draw(run, ids, which, num_steps, guidance_scale, seed, batch_size, decode, progress)
 
     def _draw(self, run, ids, which, num_steps, guidance_scale, seed, batch_size, decode, progress):
@@ -241,8 +243,9 @@ def load_bundle(folder: str | os.PathLike[str], dtype: Any = None, platform: str
         return bundle
     # Unrolled, sampling on a CPU is no faster, compiles for 14 s instead of 4 and takes 3 GB more.
     config = dataclasses.replace(
-        bundle.config, scan_layers=True, dtype="float32" if on_cpu else bundle.config.param_dtype
-    )
+        bundle.config, scan_layers=True, dtype="float32" if on_cpu else bundle.config.param_dtype,
+        attention="xla" if on_cpu else "auto",
+    )  # fmt: skip
     return dataclasses.replace(bundle, model=from_params(GMDiT, config, bundle.params))
 
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from scipy import stats
+from scipy import special, stats
 
 from gmflow_jax import gm
+from gmflow_jax.gm import _quantile
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "algebra"
 to_normal, from_normal = jax.jit(gm.to_standard_normal), jax.jit(gm.from_standard_normal)
@@ -203,3 +204,26 @@ def test_bad_input(random_mixture, assert_sentence):
     with pytest.raises(ValueError) as error:
         gm.to_standard_normal(q, jnp.zeros((2, 3, 3)), jnp.zeros((5, 1, 3, 3)))
     assert_sentence(error, "rotation", "(5, 1, 3, 3)")
+
+
+def test_numbers_that_are_none_and_batches_that_are_empty_harm_nobody(random_mixture):
+    q, z = random_mixture(51, (6, 2), 4, 3), jnp.asarray(np.random.default_rng(52).normal(size=(6, 2, 3)))
+    z = z.astype(jnp.float32)
+    rotation = jnp.eye(3)
+    expected, found = (np.asarray(from_normal(q, v, rotation)) for v in (z, z.at[1, 0, 0].set(jnp.nan)))
+    others = np.ones((6, 2), bool)
+    others[1, 0] = False
+    np.testing.assert_allclose(found[others], expected[others], rtol=0, atol=1e-6)
+    assert np.isnan(found[1, 0]).any()
+    nobody = jax.tree.map(lambda leaf: leaf[:0], q)
+    for transport in (from_normal, to_normal):
+        assert transport(nobody, z[:0]).shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mills_ratio(x64, dtype):
+    u = np.concatenate([np.linspace(0, 40, 4001), np.geomspace(40, 1e6, 50)]).astype(dtype)
+    exact = np.sqrt(np.pi / 2) * special.erfcx(u.astype(np.float64) / np.sqrt(2))
+    error = np.asarray(_quantile._mills_ratio(jnp.asarray(u)), np.float64) / exact - 1
+    assert np.abs(error).max() < {np.float32: 5e-7, np.float64: 1e-14}[dtype]
+    assert _quantile._mills_ratio(jnp.asarray(np.inf, dtype)) == 0
