@@ -3,10 +3,10 @@
   python -m experiments.benchmarks.data
 
 Writes latents of random numbers in every format and container, and reads them shuffled through
-`LatentBatches` and `prefetch` with several numbers of threads. The floor is a plain copy of the same bytes
-from memory-mapped files, made in turn with the rest; `copy_share` is the share of its speed. The files are
-read once before, so that the disk plays no part where they fit into memory. `steps_per_s` are those of a pod
-whose hosts all read as fast.
+`LatentBatches` and `prefetch` with several numbers of threads. The floor of all is a plain copy of the
+records from memory-mapped .npy files, made in turn with the rest; `copy_share` is the share of its speed. The
+files are read once before, so that the disk plays no part where they fit into memory. `steps_per_s` are
+those of a pod whose hosts all read as fast.
 """
 
 import contextlib

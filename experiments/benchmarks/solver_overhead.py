@@ -7,8 +7,8 @@
 Solvers run over stored predictions in place of the network's: those of mixtures with probabilistic guidance,
 the plain ones with classifier-free guidance on plain velocities. `of_forward_percent` is their time a step
 in units of ONE forward of the same batch, `of_step_percent` in units of all `forwards` of the step, for
-guidance needs two. Where the whole network would take too long for --seconds, one with fewer of its blocks
-is measured and scaled by the operations; the last column says so.
+guidance needs two (which it makes as one of twice the batch). Where the whole network would take too long for
+--seconds, one with fewer of its blocks is measured and scaled by the operations; the last column says so.
 """
 
 import dataclasses
@@ -152,10 +152,16 @@ def sampling_call(entry: Entry, config: models.GMDiTConfig) -> timing.Call:
 def _sample(entry: Entry, apply_spectrum: Callable, params, key, x, stored, zero, scale) -> jax.Array:
     spectrum = functools.partial(apply_spectrum, params) if entry.spectrum else None
     solver = solvers.by_name(entry.solver, entry.order, _SUBSTEPS.value, spectrum=spectrum)
-    denoise, unconditional = (flow.denoiser(_stand_in(prediction, zero)) for prediction in stored)
+
+    def predict(x_t, t, prediction):
+        return flow.denoiser(_stand_in(prediction, zero))(x_t, t)
+
     if _SCALE.value:
-        method = "cfg" if entry.plain else "probabilistic"
-        denoise = guidance.guided_denoiser(denoise, unconditional, scale, method)
+        # The predictions are the conditions: so the copies that one call for both needs are counted.
+        both = guidance.in_one_batch(predict, *stored)
+        denoise = guidance.guided_denoiser(both, None, scale, "cfg" if entry.plain else "probabilistic")
+    else:
+        denoise = functools.partial(predict, prediction=stored[0])
     return solvers.sample(key, denoise, x, solver, flow.time_grid(_STEPS.value))
 
 

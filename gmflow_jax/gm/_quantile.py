@@ -43,7 +43,7 @@ def _to_normal(x, means, log_weights, std) -> jax.Array:
     largest = shifted_exp(bounds, axis=0)[1][0]
     logits = log_weights - largest[None]
     tail, *_ = _tail(u, logits, _finite_exp(logits), side)
-    return side * _normal_of__log_tail(largest + jnp.log(tail))[0]
+    return side * _normal_of_log_tail(largest + jnp.log(tail))[0]
 
 
 @_to_normal.defjvp
@@ -144,7 +144,7 @@ def _halley(z, x, means, logits, weights, std, side, log_target) -> tuple[jax.Ar
     u = (x[None] - means) / std[None]
     tail, density, moment = _tail(u, logits, weights, side)
     # Where the tail underflows only its direction counts.
-    found, log_smaller = _normal_of__log_tail(log_target + jnp.log(jnp.maximum(tail, 1e-37)))
+    found, log_smaller = _normal_of_log_tail(log_target + jnp.log(jnp.maximum(tail, 1e-37)))
     found = side * found
     # phi(z) is the smaller tail over its Mills ratio.
     smaller = _finite_exp(log_smaller - log_target)
@@ -197,7 +197,7 @@ def _log_tail(z: jax.Array) -> jax.Array:
     return jnp.log(_mills_ratio(z)) - 0.5 * (jnp.square(z) + _LOG_2PI)
 
 
-def _normal_of__log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _normal_of_log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The z with log Phi(-z) = log_p, and the logarithm of the smaller of Phi(-z) and Phi(z)."""
     complement = jnp.log(-jnp.expm1(jnp.minimum(log_p, -1e-7)))
     upper = log_p <= -_LOG_2

@@ -30,7 +30,7 @@ def to_standard_normal(
 
     Returns:
       z, [*batch, D], in axis coordinates: z_i belongs to column i. Never clipped: finite wherever the
-      distance to the nearest component is, in standard deviations.
+      square of the distance to the nearest component is, in standard deviations.
     """
     q, x, rotation = _prepare(q, x, rotation, "x")
     deltas = _along_axes(x[..., None, :] - q.means, rotation)
