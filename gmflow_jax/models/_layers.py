@@ -59,7 +59,7 @@ def attention(query: Array, key: Array, value: Array, implementation: str) -> Ar
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp((logits - largest) * query.shape[-1] ** -0.5)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    # In the type of the values, so that the products of the backward pass are too.
+    # In the type of the values, so that its products in the backward pass are too.
     y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
     return jnp.swapaxes((y.astype(jnp.float32) / total).astype(value.dtype), 1, 2)
 

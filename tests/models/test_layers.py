@@ -1,0 +1,65 @@
+"""Attention: against its definition in float64, in every type, and what 'auto' chooses."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from gmflow_jax.models import _layers
+
+
+def draw(dtype, size=1.0, shape=(2, 5, 3, 8)):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(size * rng.normal(size=shape), dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("float16", 1e-3)])
+@pytest.mark.parametrize("size", [1.0, 12.0])
+def test_attention_is_a_softmax_weighted_mean(dtype, tolerance, size):
+    """Also of large queries and keys, whose exponentials overflow float16 and bfloat16's digits."""
+    query, key, value = draw(dtype, size)
+    q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
+    weights = special.softmax(np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8), axis=-1)
+    expected = np.einsum("bhqk,bkhd->bqhd", weights, v)
+    for implementation in ("xla", "auto"):
+        found = _layers.attention(query, key, value, implementation)
+        assert found.dtype == query.dtype and found.shape == query.shape
+        assert np.abs(np.asarray(found, np.float64) - expected).max() < tolerance * size
+
+
+def test_16_bit_attention_multiplies_its_values_in_16_bits_back_too():
+    query, key, value = draw("bfloat16")
+
+    def total(*arguments):
+        return jnp.sum(_layers.attention(*arguments, "xla").astype(jnp.float32))
+
+    text = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(query, key, value).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    operands = [line.split(":")[-1].split("->")[0] for line in products]
+    # Both forward, and the two that go back through the values; float32 meets 16 bits in the logits' two.
+    assert len(operands) == 6 and sum("f32" not in pair for pair in operands) == 4
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "dtype", "head_dim", "fits"),
+    [
+        ("gpu", "9.0", "bfloat16", 72, True),
+        ("gpu", "8.0", "float16", 64, True),
+        ("gpu", "7.5", "float16", 64, False),  # Turing
+        ("gpu", "9.0", "float32", 64, False),
+        ("gpu", "9.0", "bfloat16", 36, False),
+        ("gpu", "9.0", "bfloat16", 160, False),
+        ("gpu", "gfx90a", "bfloat16", 64, False),  # AMD
+        ("cpu", None, "bfloat16", 64, False),
+        ("tpu", None, "bfloat16", 64, False),
+    ],
+)
+def test_auto_is_the_fused_kernel_where_it_works(monkeypatch, platform, capability, dtype, head_dim, fits):
+    device = types.SimpleNamespace(platform=platform)
+    if capability:
+        device.compute_capability = capability
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert _layers._fits_cudnn(jax.ShapeDtypeStruct((1, 4, 2, head_dim), jnp.dtype(dtype))) is fits
