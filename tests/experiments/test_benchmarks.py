@@ -98,11 +98,12 @@ def test_the_table_has_a_column_for_whatever_a_row_has():
 def test_mixture_operations_and_their_bytes(measured):
     sizes = ("--input_size=4", "--num_components=3", "--in_channels=2")
     rows, gm_ops = measured("gm_ops", "--batch_size=2", *sizes)
-    assert len(rows) == 13 and rows[0]["shape"] == "[2, 4, 4, 3, 2]"
+    assert len(rows) == 14 and rows[0]["shape"] == "[2, 4, 4, 3, 2]"
     table = {row["operation"]: row for row in rows}
     means, log_weights, log_std, x, t = 192, 96, 2, 64, 2
     mixture = means + log_weights + log_std
     assert table["posterior"]["bytes"] == 4 * (2 * mixture + 2 * x + 2 * t)
+    assert table["posterior mean"]["bytes"] == 4 * (mixture + 3 * x + 2 * t)
     assert table["mean"]["bytes"] == 4 * (mixture + x)
     assert table["transition loss and gradient"]["bytes"] == 4 * (2 * mixture + 2 * x + 2 * t + 1)
     for row in rows:
