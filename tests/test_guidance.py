@@ -290,27 +290,3 @@ def test_wrong_arguments_are_refused(name):
     with pytest.raises(ValueError, match=r"\.$") as error:
         call()
     assert given in str(error.value) and len(str(error.value).split()) > 8, error.value
-
-
-@pytest.mark.parametrize("times", [0.5, [0.5, 0.4, 0.3]], ids=["scalar", "per sample"])
-def test_one_batch_gives_what_two_calls_give(times):
-    rng = np.random.default_rng(31)
-    x, means = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in ((3, 2, 2, 2), (5, 3, 2)))
-
-    def denoise(x_t, t, label):
-        t = jnp.broadcast_to(t, label.shape)[:, None, None, None, None]
-        log_weights = jnp.full((*x_t.shape[:3], 3), -np.log(3.0), jnp.float32)
-        moved = t * x_t[..., None, :] + means[label][:, None, None]
-        return gm.GaussianMixture(moved, log_weights, jnp.zeros(()))
-
-    labels, null, t = jnp.asarray([0, 3, 1]), jnp.full(3, 4), jnp.asarray(times, jnp.float32)
-    found = guidance.in_one_batch(denoise, labels, null)(x, t)
-    for prediction, condition in zip(found, (labels, null), strict=True):
-        jax.tree.map(close, prediction, denoise(x, t, condition))
-    one = guidance.guided_denoiser(guidance.in_one_batch(denoise, labels, null), None, 0.3)(x, t)
-    two = guidance.guided_denoiser(
-        lambda x, t: denoise(x, t, labels), lambda x, t: denoise(x, t, null), 0.3
-    )(x, t)
-    jax.tree.map(close, one, two)
-    with pytest.raises(ValueError, match=r"x_t has 3 samples.* \[3, 2\].*one for each"):
-        guidance.in_one_batch(denoise, labels, null)(x, jnp.ones(2))

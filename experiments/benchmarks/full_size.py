@@ -7,7 +7,6 @@ The first call writes a checkpoint with random weights, in the layout of the pub
 parameters, its floor, and the time against the floating-point operations of the network calls.
 """
 
-import math
 import multiprocessing
 import pathlib
 import resource
@@ -18,6 +17,7 @@ import jax
 from absl import flags
 
 from experiments import cli
+from experiments.benchmarks import floors
 from gmflow_jax import interop, models, pipeline
 
 _FOLDER = flags.DEFINE_string("folder", None, "Checkpoint to measure; made with random weights if missing.")
@@ -69,8 +69,7 @@ def write_random(folder: str, config: models.GMDiTConfig) -> None:
 
 
 def _num_bytes(bundle: interop.Bundle) -> int:
-    leaves = (leaf for net in bundle.networks.values() for leaf in jax.tree.leaves(models.functional(net)[1]))
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    return floors.num_bytes(*(models.functional(network)[1] for network in bundle.networks.values()))
 
 
 def _seconds(call) -> float:

@@ -114,8 +114,10 @@ class Sampler:
         if not recipe.guided:
             return of(labels)
         null = jnp.full_like(labels, self._config.num_classes)
-        both = (guidance.in_one_batch(predict, labels, null), None)
-        both = both if recipe.one_batch else (of(labels), of(null))
+        if recipe.one_batch:
+            both = guidance.in_one_batch(predict, labels, null), None
+        else:
+            both = of(labels), of(null)
         return guidance.guided_denoiser(*both, guidance_scale, recipe.guidance, recipe.orthogonal)
 
 
