@@ -1,4 +1,4 @@
-"""Attention: against its definition in float64, in every type, and what 'auto' chooses."""
+"""Attention: against its definition in float64, in every type, and what 'auto' chooses; 16-bit products."""
 
 import types
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy import special
 
 from gmflow_jax.models import _layers
@@ -63,3 +64,17 @@ def test_auto_is_the_fused_kernel_where_it_works(monkeypatch, platform, capabili
         device.compute_capability = capability
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert _layers._fits_cudnn(jax.ShapeDtypeStruct((1, 4, 2, head_dim), jnp.dtype(dtype))) is fits
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bit_products_are_rounded_once(dtype):
+    """Sums of 2,000 terms, of which each is off by no more than the rounding of the result."""
+    rng = np.random.default_rng(1)
+    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in [(3, 5, 2000), (2000, 7)])
+    linear = _layers.Linear(2000, 7, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
+    linear.kernel[...] = kernel
+    found = jax.jit(linear)(x)
+    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    assert found.dtype == dtype and found.shape == (3, 5, 7)
+    half_ulp = 0.5 * float(jnp.finfo(dtype).eps)
+    assert np.all(np.abs(np.asarray(found, np.float64) - expected) <= half_ulp * np.abs(expected) + 1e-4)
