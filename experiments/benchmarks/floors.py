@@ -28,11 +28,12 @@ def copy_call(count: int) -> timing.Call:
 
 
 def matmul_rate(dtype: str) -> float:
-    """Operations a second of one device in a large matrix product; a multiply-add is two."""
+    """Operations a second of one device in a large product, summed in float32; a multiply-add is two."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (size, size), dtype) for key in keys)
-    call = functools.partial(jax.jit(jnp.matmul), a, b)
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    call = functools.partial(jax.jit(product), a, b)
     return 2 * size**3 / timing.measure({"matmul": call}, _SECONDS).seconds("matmul").median
 
 
