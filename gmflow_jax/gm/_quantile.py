@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
-from gmflow_jax._numerics import shifted_exp, sum_keeping, sum_slices
+from gmflow_jax._numerics import fold_slices, shifted_exp, sum_keeping, sum_slices
 
 _SQRT_2PI = math.sqrt(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)
@@ -115,7 +115,9 @@ def _from_normal_jvp(max_iterations, primals, tangents):
 
 def _bracket(z, means, std) -> tuple[jax.Array, jax.Array]:
     """F is a mean of Phi((x - mu_k) / std), each Phi(z) at mu_k + std z: the quantile lies between these."""
-    return jnp.min(means, 0) + std * z, jnp.max(means, 0) + std * z
+    ends = (jnp.minimum, jnp.maximum)
+    smallest, largest = (fold_slices(end, means.__getitem__, len(means), axis=0)[0] for end in ends)
+    return smallest + std * z, largest + std * z
 
 
 def _guess(z, means, log_weights, std) -> jax.Array:
