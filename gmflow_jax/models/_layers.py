@@ -101,7 +101,7 @@ def _rounded_product(x: Array, y: Array, dimensions, **options) -> Array:
     """`jax.lax.dot_general` of 16-bit arrays, summed in float32 and rounded once, as accelerators do it.
 
     For a 16-bit result XLA takes nine times as long as for a float32 one on a CPU that has matrix
-    instructions (AMX): only for the latter it uses them.
+    instructions (AMX): only for the latter it uses them. A program exported on a CPU keeps this form.
     """
     if x.dtype.itemsize == 2 and jax.devices()[0].platform == "cpu":
         options["preferred_element_type"] = jnp.float32
