@@ -5,7 +5,13 @@ import ctypes
 import sys
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
+
+_NO_MEMORY = (
+    "The memory of a device does not suffice ({}). Make the batch smaller; in training there are also "
+    "--config.num_microbatches, --config.network.remat=full and --config.mesh.fsdp."
+)
 
 
 class UserError(Exception):
@@ -34,6 +40,11 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"error: {_NO_MEMORY.format(str(error).splitlines()[0])}", file=sys.stderr)
             sys.exit(2)
 
     def parse(argv):
