@@ -31,7 +31,7 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where latents go for a while; tem
 _RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents in each set.", lower_bound=1)
 _SHARDS = flags.DEFINE_integer("num_shards", 16, "Files of each set; ImageNet has 313.", lower_bound=1)
 _THREADS = flags.DEFINE_list("num_threads", ["0", "1", "2", "4", "8"], "Numbers of threads to try.")
-_WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes that make batches, with those threads in each.")
+_WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes that make batches, with those threads.", 0)
 _BATCH = flags.DEFINE_integer("global_batch_size", 4096, "Images of a step.")
 _HOSTS = flags.DEFINE_integer("num_hosts", 16, "Hosts that share a step; a TPU v4-128 has 16.", 1)
 _RATE = flags.DEFINE_float("steps_per_second", 5, "Steps a second that the pod shall make.", 0.01)
@@ -73,14 +73,16 @@ def _measure(report: Report, format: str, folder: pathlib.Path, threads: list[in
             ways[f"{container}, {number} threads"] = (number, call)
     timings = timing.measure({name: call for name, (_, call) in ways.items()}, _SECONDS.value, say=report.say)
     for name, (number, _) in ways.items():
-        rate = _RECORDS.value / timings.seconds(name).median
+        # Batches are whole, so that the last may begin the next epoch.
+        records = _RECORDS.value if name == "floor" else -(-_RECORDS.value // per_host) * per_host
+        rate = records / timings.seconds(name).median
         report.add(
             format=format,
             container=name.partition(",")[0],
             threads=number,
             records_per_s=rate,
             mb_per_s=rate * record_dtype(format, _LATENT_SHAPE).itemsize / 1e6,
-            copy_share=timings.ratio("floor", name),
+            copy_share=timings.ratio("floor", name).scaled(records / _RECORDS.value),
             steps_per_s=rate / per_host,
             of_needed=rate / per_host / _RATE.value,
         )
@@ -121,7 +123,7 @@ def _copy(files: list[pathlib.Path]) -> int:
 
 
 def _read(latents: data.Latents, batch_size: int, num_threads: int) -> int:
-    """Makes the batches of an epoch; returns their number of records."""
+    """Makes the whole batches that hold an epoch; returns their number of records."""
     num_steps = -(-len(latents) // batch_size)
     batches = data.prefetch(
         data.LatentBatches(latents, batch_size), 0, num_steps,

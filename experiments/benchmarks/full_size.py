@@ -23,8 +23,8 @@ from gmflow_jax import interop, models, pipeline
 _FOLDER = flags.DEFINE_string("folder", None, "Checkpoint to measure; made with random weights if missing.")
 _NETWORK = flags.DEFINE_string("network", "DiT-XL/2", "Size of the network that is made.")
 _DTYPE = flags.DEFINE_string("dtype", None, "Type of the parameters; by default that stored.")
-_IMAGES = flags.DEFINE_integer("num_images", 1, "How many images.")
-_STEPS = flags.DEFINE_integer("num_steps", 2, "Steps, each two network calls.")
+_IMAGES = flags.DEFINE_integer("num_images", 1, "How many images.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("num_steps", 2, "Steps, each two network calls.", 1)
 
 
 def main() -> None:
@@ -49,7 +49,8 @@ def main() -> None:
         f"Loading: {seconds:.1f} s, {size / 1e9:.2f} GB of parameters, peak of memory {loaded / 1e9:.2f} GB, "
         f"of which {before / 1e9:.2f} before: {(loaded - before) / size:.2f} of the parameters."
     )
-    asked = {"num_steps": _STEPS.value, "labels": list(range(_IMAGES.value))}
+    labels = [i % pipe.bundle.config.num_classes for i in range(_IMAGES.value)]
+    asked = {"num_steps": _STEPS.value, "labels": labels}
     first, again = (_seconds(lambda seed=seed: pipe(**asked, seed=seed)) for seed in range(2))
     work = 2 * _STEPS.value * _IMAGES.value * models.forward_flops(pipe.bundle.config)
     print(

@@ -27,7 +27,7 @@ def define_network_flags() -> Callable[..., models.GMDiTConfig]:
             "dtype", "float32", ["float32", "bfloat16", "float16"], "Type that the blocks compute in."
         ),
         "attention": flags.DEFINE_enum(
-            "attention", "auto", ["auto", "xla", "cudnn"], "Of the network; auto is cudnn where it works."
+            "attention", "auto", ["auto", "xla"], "Of the network; auto is cuDNN's where it works."
         ),
         "depth": flags.DEFINE_integer("depth", None, "Blocks, if other than named.", lower_bound=1),
         "scan_layers": flags.DEFINE_bool(
@@ -38,8 +38,6 @@ def define_network_flags() -> Callable[..., models.GMDiTConfig]:
     def config(name: str, **fields: Any) -> models.GMDiTConfig:
         given = {key: holder.value for key, holder in holders.items()}
         fields |= {key: value for key, value in given.items() if value is not None}
-        if fields["attention"] == "cudnn" and fields["dtype"] == "float32":
-            raise ValueError("--attention=cudnn knows no float32; give --dtype=bfloat16 too.")
         return network_config(name, **fields)
 
     return config

@@ -2,7 +2,7 @@
 
   python -m experiments.benchmarks.sampling
   python -m experiments.benchmarks.sampling --network=DiT-XL/2 --batch_size=125 --dtype=bfloat16 \\
-    --attention=cudnn --solver=gm_sde --num_steps=32
+    --solver=gm_sde --num_steps=32
 
 Three things are measured in turn, on one device: `pipeline`, a call of the pipeline; `sampler`, all steps as
 one compiled function; and `network`, such a function with as many network calls but Euler's method and

@@ -2,7 +2,7 @@
 
   python -m experiments.benchmarks.solver_overhead
   python -m experiments.benchmarks.solver_overhead --network=DiT-S/2,DiT-XL/2 --batch_size=125 \\
-    --dtype=bfloat16 --attention=cudnn
+    --dtype=bfloat16
 
 Solvers run over stored predictions in place of the network's: those of mixtures with probabilistic guidance,
 the plain ones with classifier-free guidance on plain velocities. `of_forward_percent` is their time a step

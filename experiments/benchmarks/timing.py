@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 MIN_ROUNDS = 5
-_MIN_SAMPLE = 2e-3  # seconds; below it the clock, and waiting for the device, would count
+_MIN_SAMPLE = 2e-3  # seconds; below it the clock would count
 
 Call = Callable[[], Any]
 

@@ -2,7 +2,7 @@
 
   python -m experiments.benchmarks.train_step --network=DiT-S/2 --batch_size=4
   python -m experiments.benchmarks.train_step --network=DiT-XL/2 --batch_size=256 --dtype=bfloat16 \\
-    --remat=none,dots,full --attention=cudnn
+    --remat=none,dots,full
 
 The steps are those of experiments/configs/imagenet256_gmdit_xl_k8.py (AdamW, EMA, float32 parameters) on
 random latents, over all devices. Three are measured in turn: `gmflow`, transition and spectral loss; `flow`,
@@ -49,6 +49,8 @@ def main() -> None:
         report = Report("train_step", _OUT.value)
         batch_size = _batch_size()
         # What cannot work is told before anything is measured.
+        if not _REMAT.value or not _STEPS.value:
+            raise ValueError("There is nothing to measure; give at least one of --remat and of --steps.")
         for remat in _REMAT.value:
             _make_configs(remat, batch_size)
         sharding.make_front().rows(batch_size)

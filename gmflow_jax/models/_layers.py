@@ -51,20 +51,23 @@ def attention(query: Array, key: Array, value: Array, implementation: str) -> Ar
     if implementation == "cudnn" or (implementation == "auto" and _fits_cudnn(query)):
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     # Written out: the 'xla' form of jax.nn refuses bfloat16 under strict dtype promotion, and on a CPU takes
-    # three times as long as this one, which multiplies [tokens, head_dim] matrices and divides at the end.
-    scale, later = query.shape[-1] ** -0.5, 1.0
-    if query.dtype.itemsize == 2:  # which would round the query once more
-        scale, later = later, scale
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))
+    # three times as long as this one, which multiplies [tokens, head_dim] matrices. In float32 the query is
+    # scaled and the result divided, which are small; 16 bits would be rounded by the one, and the sum before
+    # the other can be too large for float16.
+    scale, is_narrow = query.shape[-1] ** -0.5, query.dtype.itemsize == 2
+    query = query if is_narrow else query * scale
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     logits = jnp.einsum(
         "bhqd,bhdk->bhqk", query, jnp.swapaxes(key, 2, 3), preferred_element_type=jnp.float32
     )
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.exp((logits - largest) * later)
+    weights = jnp.exp((logits - largest) * scale if is_narrow else logits - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
+    if is_narrow:
+        weights, total = (weights / total).astype(value.dtype), 1
     # In the type of the values, so that its products in the backward pass are too.
-    y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
-    return jnp.swapaxes((y.astype(jnp.float32) / total).astype(value.dtype), 1, 2)
+    y = jnp.einsum("bhqk,bhkd->bhqd", weights, value) / total
+    return jnp.swapaxes(y, 1, 2)
 
 
 def _fits_cudnn(query: Array) -> bool:
@@ -101,7 +104,8 @@ def _rounded_product(x: Array, y: Array, dimensions, **options) -> Array:
     """`jax.lax.dot_general` of 16-bit arrays, summed in float32 and rounded once, as accelerators do it.
 
     For a 16-bit result XLA takes nine times as long as for a float32 one on a CPU that has matrix
-    instructions (AMX): only for the latter it uses them. A program exported on a CPU keeps this form.
+    instructions (AMX): only for the latter it uses them. The gradient's products are of float32 and 16 bits.
+    A program exported on a CPU keeps this form.
     """
     if x.dtype.itemsize == 2 and jax.devices()[0].platform == "cpu":
         options["preferred_element_type"] = jnp.float32
@@ -119,7 +123,7 @@ class Linear(nnx.Linear):
         super().__init__(*args, dot_general=_rounded_product, **options)
 
     def __call__(self, x: Array) -> Array:
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
 
 
 class MLP(nnx.Module):

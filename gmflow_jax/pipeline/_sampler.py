@@ -25,7 +25,7 @@ class Recipe:
         of its state must lead with the batch.
       order: Of gm_ode and gm_sde.
       num_substeps: Sub-steps in each step of gm_ode and gm_pc.
-      guided: Whether there is guidance, which takes a second network call.
+      guided: Whether there is guidance, which takes a second prediction.
       guidance, orthogonal: `method` and `orthogonal` of `guidance.guided_denoiser`.
       spectrum: Whether gm_sde draws with the spectrum network; None if there is one.
       one_batch: Whether guidance calls the network once, on classes and "no class" together, or twice.
@@ -86,6 +86,7 @@ class Sampler:
         return solvers.sample(fold_in_keys(keys, 1), denoise, x, solver, times)
 
     def times(self, num_steps: int) -> Array:
+        """The times of that many steps, [num_steps + 1], from 1 to 0."""
         return flow.time_grid(num_steps, self._shift)
 
     def _noise(self, keys: Array) -> Array:
