@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,9 +85,12 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
 
 def _rows(workdir: str, run: trained.TrainedRun, x_0, labels, num_times: int, update: Callable) -> list[Row]:
     """A row without the spectrum, and one with it where the run has learned one."""
-    nll = draw_nll(
-        run.denoiser, x_0, labels, num_times, run.task.sample_batch_size, run.spectrum("gm_sde"), update
-    )
+
+    def model(params):
+        now = dataclasses.replace(run, params=params)
+        return now.denoiser, now.spectrum("gm_sde")
+
+    nll = draw_nll(model, run.params, x_0, labels, num_times, run.task.sample_batch_size, update)
     with cli.user_input():
         _check_finite(workdir, nll)
     bits = evaluation.bits_per_dim(nll, x_0[0].size)
@@ -108,27 +112,30 @@ def _check_finite(workdir: str, nll: np.ndarray) -> None:
 
 
 def draw_nll(
-    denoiser: Callable,
+    model: Callable,
+    params: Any,
     x_0: np.ndarray,
     labels: np.ndarray,
     num_times: int,
     batch_size: int,
-    spectrum: Callable | None = None,
     update: Callable[[], object] = lambda: None,
 ) -> np.ndarray:
     """-log q(x_0 | x_t) at stratified times, in nats: [1, num_times, N], with a spectrum [2, ...].
 
     Args:
-      denoiser: labels [B] -> denoise(x_t, t), as `TrainedRun.denoiser`.
+      model: params -> (denoiser, spectrum), of which denoiser(labels [B]) -> denoise(x_t, t), as
+        `TrainedRun.denoiser`; for both see `conditional_nll`.
+      params: an argument of what is compiled. As constants XLA (jax 0.10.2) folds them, and in one of 20
+        compilations it has made NaN of parameters that are all 0.
       x_0: [N, ...]; labels: [N].
       num_times: draws of time and noise for each sample.
       batch_size: samples in a compiled call; the draws do not depend on it.
-      spectrum: see `conditional_nll`.
       update: called after each of the `num_times` rounds.
     """
 
     @jax.jit
-    def batch_nll(x_0, labels, indices, j):
+    def batch_nll(params, x_0, labels, indices, j):
+        denoiser, spectrum = model(params)
         t, noise = jax.vmap(lambda i: _draw(i, j, num_times, x_0.shape[1:]))(indices)
         return jnp.stack(conditional_nll(denoiser(labels), x_0, t, noise, spectrum))
 
@@ -137,7 +144,7 @@ def draw_nll(
     batches = np.resize(np.arange(len(x_0)), (-(-len(x_0) // batch_size), batch_size))
     rounds = []
     for j in range(num_times):
-        parts = [np.asarray(batch_nll(x_0[i], labels[i], i, j)) for i in batches]
+        parts = [np.asarray(batch_nll(params, x_0[i], labels[i], i, j)) for i in batches]
         rounds.append(np.concatenate(parts, axis=1)[:, : len(x_0)])
         update()
     return np.stack(rounds, axis=1)

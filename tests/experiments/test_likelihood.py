@@ -16,16 +16,15 @@ from gmflow_jax.gm import Gaussian
 MEAN, STD = 1.5, 0.5  # of the data of `exact_gaussian`
 
 
-def exact_gaussian(labels):
-    """The posterior of data N(MEAN, STD^2 I)."""
-    del labels
+def exact_gaussian(_):
+    """A model without parameters: the posterior of data N(MEAN, STD^2 I), whatever the labels."""
 
     def denoise(x_t, t):
         t = t[:, None]
         var = STD**2 * t**2 / (t**2 + (1 - t) ** 2 * STD**2)
         return Gaussian(var * (x_t * (1 - t) / t**2 + MEAN / STD**2), var[:, 0])
 
-    return denoise
+    return lambda labels: denoise, None
 
 
 def gaussian_nll(start, stop, num_dims):
@@ -38,7 +37,7 @@ def gaussian_nll(start, stop, num_dims):
 def test_an_exact_network_has_the_entropy_of_its_posterior():
     x_0 = MEAN + STD * np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32)
     labels = np.zeros(4000, np.int32)
-    nll = draw_nll(exact_gaussian, x_0, labels, num_times=8, batch_size=4000)
+    nll = draw_nll(exact_gaussian, None, x_0, labels, num_times=8, batch_size=4000)
     assert nll.shape == (1, 8, 4000)
     for part, (start, stop) in ((nll, (0, 1)), (nll[:, :2], (0, 0.25)), (nll[:, 6:], (0.75, 1))):
         standard_error = part.mean((0, 1)).std() / 4000**0.5
@@ -47,8 +46,8 @@ def test_an_exact_network_has_the_entropy_of_its_posterior():
 
 def test_draws_depend_neither_on_the_batches_nor_on_the_other_samples():
     x_0, labels = np.ones((7, 2), np.float32), np.zeros(7, np.int32)
-    together = draw_nll(exact_gaussian, x_0, labels, 2, batch_size=7)
-    fewer = draw_nll(exact_gaussian, x_0[:5], labels[:5], 2, batch_size=3)
+    together = draw_nll(exact_gaussian, None, x_0, labels, 2, batch_size=7)
+    fewer = draw_nll(exact_gaussian, None, x_0[:5], labels[:5], 2, batch_size=3)
     np.testing.assert_allclose(fewer, together[..., :5], rtol=1e-5)
     assert len(np.unique(together.round(3))) == 14
 
