@@ -27,6 +27,11 @@ def user_input():
         raise UserError(str(error)) from error
 
 
+def out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether the memory of a device did not suffice."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def run(main: Callable[[], None]) -> None:
     """Parse the flags and call main(); exit code 2 for what the user can mend."""
     _keep_freed_memory()
@@ -42,7 +47,7 @@ def run(main: Callable[[], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not out_of_memory(error):
                 raise
             print(f"error: {_NO_MEMORY.format(str(error).splitlines()[0])}", file=sys.stderr)
             sys.exit(2)

@@ -85,12 +85,13 @@ class TrainedRun:
         """
         size = min(self.task.sample_batch_size, num_samples)
 
-        def run(keys, labels, scale):
-            return self.draw(keys, labels, solver, times, scale if guided else None, **options)
+        def run(params, keys, labels, scale):  # parameters that are constants are folded while compiling
+            drawn = dataclasses.replace(self, params=params)
+            return drawn.draw(keys, labels, solver, times, scale if guided else None, **options)
 
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
         shapes = (jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32))
-        compiled = jax.jit(run).lower(keys, *shapes).compile()
+        compiled = jax.jit(run).lower(self.params, keys, *shapes).compile()
 
         def sample(
             key, labels: np.ndarray, guidance_scale: float = 0.0, progress: Callable = iter
@@ -102,7 +103,7 @@ class TrainedRun:
             padded = jnp.asarray(np.resize(labels, len(indices)), jnp.int32)
             scale = jnp.float32(guidance_scale)
             parts = [
-                np.asarray(compiled(keys[i : i + size], padded[i : i + size], scale))
+                np.asarray(compiled(self.params, keys[i : i + size], padded[i : i + size], scale))
                 for i in progress(starts)
             ]
             return self.task.decode(np.concatenate(parts)[:num_samples])

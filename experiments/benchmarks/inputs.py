@@ -12,6 +12,8 @@ from gmflow_jax.gm import GaussianMixture
 
 NETWORK_HELP = "such as DiT-S/2 or DiT-XL/2; tiny is one to try the program with"
 
+CFG_SCALE = 2.0  # any that is on: the time does not depend on it
+
 # The flags that are defined here are those of the program that asks for them, and in its --help.
 flags.disclaim_key_flags()
 
@@ -51,6 +53,11 @@ def whole_numbers(flag: flags.FlagHolder, smallest: int = 1) -> list[int]:
     if not flag.value:
         raise ValueError(f"--{flag.name} is empty; give at least one number.")
     return [int(text) for text in flag.value]
+
+
+def calls_per_step(solver: str) -> int:
+    """Network calls of a step, without guidance."""
+    return 2 if solver == "heun" else 1
 
 
 def network_config(name: str, **fields: Any) -> models.GMDiTConfig:

@@ -44,8 +44,6 @@ _CACHED = flags.DEFINE_bool("cached_start", True, "Whether to start new processe
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "Time for all three together.", lower_bound=0.0)
 _OUT = flags.DEFINE_string("out", None, OUT_HELP)
 
-_CFG_SCALE = 2.0  # any that is on: the time does not depend on it
-
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -61,14 +59,14 @@ class Job:
     @property
     def calls(self) -> int:
         """Network calls for each image, of which guidance makes two at a time."""
-        return self.num_steps * (2 if self.recipe.solver == "heun" else 1) * (2 if self.recipe.guided else 1)
+        return self.num_steps * inputs.calls_per_step(self.recipe.solver) * (2 if self.recipe.guided else 1)
 
     def network_alone(self) -> "Job":
         """As many network calls, made in the same way, with next to nothing else."""
         plain = {"solver": "euler", "guidance": "cfg", "spectrum": None}
         recipe = dataclasses.replace(self.recipe, **plain)
         num_steps = self.calls // (2 if self.recipe.guided else 1)
-        return dataclasses.replace(self, recipe=recipe, guidance_scale=_CFG_SCALE, num_steps=num_steps)
+        return dataclasses.replace(self, recipe=recipe, guidance_scale=inputs.CFG_SCALE, num_steps=num_steps)
 
     @property
     def labels(self) -> list[int]:

@@ -37,11 +37,6 @@ class Entry(NamedTuple):
         """Whether it only uses the mean, as a plain flow model gives it."""
         return not self.solver.startswith("gm_")
 
-    @property
-    def calls(self) -> int:
-        """Network calls a step, without guidance."""
-        return 2 if self.solver == "heun" else 1
-
 
 _ENTRIES = {
     "gm_ode 2": Entry("gm_ode"),
@@ -62,8 +57,6 @@ _SUBSTEPS = flags.DEFINE_integer("num_substeps", 16, "Sub-steps of gm_ode and gm
 _SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Of probabilistic guidance; 0 is none.", 0.0, 0.99)
 _SECONDS = flags.DEFINE_float("seconds", 30.0, "Time for each network, with all solvers.", lower_bound=0.0)
 _OUT = flags.DEFINE_string("out", None, OUT_HELP)
-
-_CFG_SCALE = 2.0  # any that is on: the time does not depend on it
 
 
 def main() -> None:
@@ -90,7 +83,7 @@ def _measure(report: Report, network: str, config: models.GMDiTConfig, rate: flo
         {"forward": forward_call(measured, _BATCH_SIZE.value), **calls}, _SECONDS.value, say=report.say
     )
     for name, entry in chosen.items():
-        forwards = entry.calls * (2 if _SCALE.value else 1)
+        forwards = inputs.calls_per_step(entry.solver) * (2 if _SCALE.value else 1)
         share = timings.ratio(name, "forward").scaled(100 / _STEPS.value / scaling)
         report.add(
             network=network,
@@ -143,7 +136,7 @@ def sampling_call(entry: Entry, config: models.GMDiTConfig) -> timing.Call:
         for key in keys[:2]
     ]
     apply, params = inputs.random_network(models.SpectrumMLP, models.SpectrumMLPConfig(size, channels))
-    scale = jnp.float32(_CFG_SCALE if entry.plain else _SCALE.value)
+    scale = jnp.float32(inputs.CFG_SCALE if entry.plain else _SCALE.value)
     run = jax.jit(functools.partial(_sample, entry, apply))
     x = jax.random.normal(keys[2], shape)
     return functools.partial(run, params, keys[3], x, stored, jnp.float32(0), scale)

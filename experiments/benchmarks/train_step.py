@@ -180,7 +180,7 @@ def or_no_memory(action: Callable[[], Any]) -> Any:
     try:
         return action()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not cli.out_of_memory(error):
             raise
     gc.collect()  # the failed attempt's arrays
     return None
