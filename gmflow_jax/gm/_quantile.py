@@ -1,4 +1,4 @@
-"""The map between a 1-D mixture and the standard normal: z = Phi^-1(F(x)) and its inverse.
+"""The map between a 1-D mixture of unit variances and the standard normal: z = Phi^-1(F(x)), and its inverse.
 
 Tails are formed relative to their own size, so that nothing is clipped: z keeps its digits where F(x)
 rounds to 0 or 1.
@@ -21,20 +21,13 @@ _LOG_2 = math.log(2)
 _MAX_ITERATIONS = 200
 
 
-def to_normal(x: jax.Array, means: jax.Array, log_weights: jax.Array, std: jax.Array) -> jax.Array:
-    """z = Phi^-1(F(x)) for F(x) = sum_k w_k Phi((x - mu_k) / std).
-
-    Args:
-      x: [...].
-      means, log_weights: [K, ...], weights normalised.
-      std: broadcastable to [...], positive.
-    """
-    return _to_normal(x, means, log_weights, jnp.broadcast_to(std, x.shape))
-
-
 @jax.custom_jvp
-def _to_normal(x, means, log_weights, std) -> jax.Array:
-    u = (x[None] - means) / std[None]
+def to_normal(x: jax.Array, means: jax.Array, log_weights: jax.Array) -> jax.Array:
+    """z = Phi^-1(F(x)), [...], for F(x) = sum_k w_k Phi(x - mu_k).
+
+    x is [...]; means and log_weights, normalised, are [K, ...].
+    """
+    u = x[None] - means
     # The tail that most components do not lie in is at most 3/4.
     below = _total(jnp.where(u > 0, jnp.exp(log_weights), 0.0))
     side = jnp.where(below > 0.5, 1.0, -1.0).astype(x.dtype)
@@ -46,12 +39,12 @@ def _to_normal(x, means, log_weights, std) -> jax.Array:
     return side * _normal_of_log_tail(largest + jnp.log(tail))[0]
 
 
-@_to_normal.defjvp
+@to_normal.defjvp
 def _to_normal_jvp(primals, tangents):
-    z = _to_normal(*primals)
-    dx, dmeans, dlog_weights, dstd = tangents
-    log_slope, share, u, side, log_tails = _derivatives(z, *primals)
-    dz = jnp.exp(-log_slope) * (dx - _total(share * (dmeans + u * dstd[None])))
+    z = to_normal(*primals)
+    dx, dmeans, dlog_weights = tangents
+    log_slope, share, side, log_tails = _derivatives(z, *primals)
+    dz = jnp.exp(-log_slope) * (dx - _total(share * dmeans))
     return z, dz - side * _total(jnp.exp(log_tails) * dlog_weights)
 
 
@@ -59,7 +52,6 @@ def from_normal(
     z: jax.Array,
     means: jax.Array,
     log_weights: jax.Array,
-    std: jax.Array,
     start: jax.Array | None = None,
     max_iterations: int = _MAX_ITERATIONS,
 ) -> jax.Array:
@@ -69,15 +61,14 @@ def from_normal(
     step within two iterations; it always converges. Differentiable by the implicit function theorem.
     `start` is a guess of x, of which no gradient is taken; few iterations give a rough result.
     """
-    std = jnp.broadcast_to(std, z.shape)
     if start is None:
-        start = _guess(*jax.lax.stop_gradient((z, means, log_weights, std)))
-    return _from_normal(z, means, log_weights, std, jax.lax.stop_gradient(start), max_iterations)
+        start = _guess(*jax.lax.stop_gradient((z, means, log_weights)))
+    return _from_normal(z, means, log_weights, jax.lax.stop_gradient(start), max_iterations)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _from_normal(z, means, log_weights, std, start, max_iterations) -> jax.Array:
-    low, high = _bracket(z, means, std)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _from_normal(z, means, log_weights, start, max_iterations) -> jax.Array:
+    low, high = _bracket(z, means)
     side, eps = jnp.where(z > 0, 1.0, -1.0).astype(z.dtype), jnp.finfo(z.dtype).eps
     log_target = _log_tail(jnp.abs(z))
     logits = log_weights - log_target[None]
@@ -89,13 +80,13 @@ def _from_normal(z, means, log_weights, std, start, max_iterations) -> jax.Array
 
     def improve(carry):
         step, last_step, x, low, high, active, iteration = carry
-        found, move = _halley(z, x, means, logits, weights, std, side, log_target)
+        found, move = _halley(z, x, means, logits, weights, side, log_target)
         low, high = jnp.where(found < z, x, low), jnp.where(found < z, high, x)
         # The error that is left after a step is as its third power.
-        close = jnp.abs(move) <= 0.3 * eps ** (1 / 3) * std + 2 * eps * jnp.abs(x)
+        close = jnp.abs(move) <= 0.3 * eps ** (1 / 3) + 2 * eps * jnp.abs(x)
         fits = (jnp.abs(move) <= 0.5 * jnp.abs(last_step)) & (x + move >= low) & (x + move <= high)
         new = jnp.where(active, jnp.where(close | fits, x + move, low + 0.5 * (high - low)), x)
-        unresolved = jnp.abs(new - x) > eps * (jnp.abs(x) + std)  # what is NaN is not
+        unresolved = jnp.abs(new - x) > eps * (jnp.abs(x) + 1)  # what is NaN is not
         return new - x, step, new, low, high, active & ~close & unresolved, iteration + 1
 
     start, everywhere = jnp.clip(start, low, high), jnp.full_like(z, True, bool)
@@ -105,23 +96,23 @@ def _from_normal(z, means, log_weights, std, start, max_iterations) -> jax.Array
 
 @_from_normal.defjvp
 def _from_normal_jvp(max_iterations, primals, tangents):
-    z, means, log_weights, std, start = primals
-    dz, dmeans, dlog_weights, dstd, _ = tangents
-    x = _from_normal(z, means, log_weights, std, start, max_iterations)
-    log_slope, share, u, side, log_tails = _derivatives(z, x, means, log_weights, std)
+    z, means, log_weights, start = primals
+    dz, dmeans, dlog_weights, _ = tangents
+    x = _from_normal(z, means, log_weights, start, max_iterations)
+    log_slope, share, side, log_tails = _derivatives(z, x, means, log_weights)
     of_weights = side * _total(_finite_exp(log_slope[None] + log_tails) * dlog_weights)
-    return x, _finite_exp(log_slope) * dz + _total(share * (dmeans + u * dstd[None])) + of_weights
+    return x, _finite_exp(log_slope) * dz + _total(share * dmeans) + of_weights
 
 
-def _bracket(z, means, std) -> tuple[jax.Array, jax.Array]:
-    """F is a mean of Phi((x - mu_k) / std), each Phi(z) at mu_k + std z: the quantile lies between these."""
+def _bracket(z, means) -> tuple[jax.Array, jax.Array]:
+    """F is a mean of Phi(x - mu_k), each Phi(z) at mu_k + z: the quantile lies between these."""
     ends = (jnp.minimum, jnp.maximum)
     smallest, largest = (fold_slices(end, means.__getitem__, len(means), axis=0)[0] for end in ends)
-    return smallest + std * z, largest + std * z
+    return smallest + z, largest + z
 
 
-def _guess(z, means, log_weights, std) -> jax.Array:
-    """A start: the quantile of the component that Phi(z) falls to, or of a Gaussian where std is large."""
+def _guess(z, means, log_weights) -> jax.Array:
+    """A start: the quantile of the component that Phi(z) falls to, or of a Gaussian where they overlap."""
     weights = jnp.exp(log_weights)
 
     def weight_below(k):  # of component k, for each of the components
@@ -134,25 +125,25 @@ def _guess(z, means, log_weights, std) -> jax.Array:
     chosen = (shares >= 0) & (shares < 1)
     share = jnp.clip(_total(jnp.where(chosen, shares, 0.0)), 1e-6, 1 - 1e-6)
     within = _rough_normal(jnp.log(jnp.minimum(share, 1 - share)))
-    narrow = _total(jnp.where(chosen, means, 0.0)) + std * jnp.where(share > 0.5, within, -within)
+    narrow = _total(jnp.where(chosen, means, 0.0)) + jnp.where(share > 0.5, within, -within)
     mean = _total(weights * means)
     var = _total(weights * jnp.square(means - mean[None]))
-    wide = mean + z * jnp.sqrt(var + jnp.square(std))
-    return jnp.where(jnp.any(chosen, axis=0) & (var > jnp.square(std)), narrow, wide)
+    wide = mean + z * jnp.sqrt(var + 1)
+    return jnp.where(jnp.any(chosen, axis=0) & (var > 1), narrow, wide)
 
 
-def _halley(z, x, means, logits, weights, std, side, log_target) -> tuple[jax.Array, jax.Array]:
+def _halley(z, x, means, logits, weights, side, log_target) -> tuple[jax.Array, jax.Array]:
     """z(x), and the step of Halley's method towards z; tails in units of exp(log_target), z's own."""
-    u = (x[None] - means) / std[None]
+    u = x[None] - means
     tail, density, moment = _tail(u, logits, weights, side)
     # Where the tail underflows only its direction counts.
     found, log_smaller = _normal_of_log_tail(log_target + jnp.log(jnp.maximum(tail, 1e-37)))
     found = side * found
     # phi(z) is the smaller tail over its Mills ratio.
     smaller = _finite_exp(log_smaller - log_target)
-    slope = std * _SQRT_2PI * smaller / (density * _mills_ratio(jnp.abs(found)))
+    slope = _SQRT_2PI * smaller / (density * _mills_ratio(jnp.abs(found)))
     newton = jnp.where(found == z, 0.0, (z - found) * slope)
-    bend = found / slope - moment / (density * std)
+    bend = found / slope - moment / density
     return found, newton / jnp.clip(1 + 0.5 * newton * bend, 0.5, 2.0)
 
 
@@ -169,21 +160,21 @@ def _tail(u, logits, weights, side) -> tuple[jax.Array, jax.Array, jax.Array]:
     return _total(tails), _total(density), _total(density * u)
 
 
-def _derivatives(z, x, means, log_weights, std):
+def _derivatives(z, x, means, log_weights):
     """What both directions' derivatives are made of; all finite, or zero where densities vanish.
 
-    log(dx/dz); the components' shares of the density; u; which tail z lies in; the log of the
+    log(dx/dz); the components' shares of the density; which tail z lies in; the log of the
     components' parts of that tail, over phi(z).
     """
-    u = (x[None] - means) / std[None]
+    u = x[None] - means
     powers, largest = shifted_exp(log_weights - 0.5 * jnp.square(u), axis=0)
     density = sum_keeping(powers, axis=0)
     log_phi = -0.5 * jnp.square(z)
-    log_slope = log_phi + jnp.log(std) - (largest + jnp.log(density))[0]
+    log_slope = log_phi - (largest + jnp.log(density))[0]
     # The weights move the tail that z lies in; both tails give the same where the weights stay normalised.
     side = jnp.where(z > 0, 1.0, -1.0).astype(x.dtype)
     log_tails = log_weights + log_ndtr(-side[None] * u) - (log_phi - 0.5 * _LOG_2PI)[None]
-    return log_slope, powers / density, u, side, log_tails
+    return log_slope, powers / density, side, log_tails
 
 
 def _total(values: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from gmflow_jax._numerics import (
     safe_divide,
     safe_log,
     shifted_exp,
+    sum_keeping,
     sum_slices,
 )
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
@@ -62,12 +63,8 @@ def tilted_mean(q, linear, precision, scale, center) -> jax.Array:
     """The mean of `tilt_checked`, [*batch, D], without forming the mixture."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     weights, _ = shifted_exp(logits)
-
-    def weighted(k):
-        return weights[..., k, None] * (q.means[..., k, :] - center[..., None, :])
-
-    total = sum_slices(lambda k: weights[..., k], weights.shape[-1], axis=-1)
-    delta = sum_slices(weighted, weights.shape[-1], axis=-2) / total[..., None]
+    total = sum_slices(lambda k: weights[..., k, None] * q.means[..., k, :], weights.shape[-1], axis=-2)
+    delta = total / sum_keeping(weights) - center
     return center + append_axes(keep, 1) * delta + append_axes(pull, 1) * linear
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._numerics import fold_slices, log_softmax, sum_slices
-from gmflow_jax.gm._moments import covariance_of_means, weighted_mean
+from gmflow_jax.gm._moments import covariance_of_means
 from gmflow_jax.gm._quantile import from_normal, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
 
@@ -33,13 +33,12 @@ def to_standard_normal(
       square of the distance to the nearest component is, in standard deviations.
     """
     q, x, rotation = _prepare(q, x, rotation, "x")
-    deltas = _along_axes(x[..., None, :] - q.means, rotation)
-    std = _std(q, deltas)
+    deltas, _ = _in_stds(q, _along_axes(x[..., None, :] - q.means, rotation))
 
     log_weights, z = jnp.moveaxis(q.log_weights, -1, 0), []
     for delta in deltas:
-        z.append(to_normal(jnp.zeros_like(delta[0]), -delta, log_weights, std))
-        log_weights = _condition(log_weights, delta, std)
+        z.append(to_normal(jnp.zeros_like(delta[0]), -delta, log_weights))
+        log_weights = _condition(log_weights, delta)
     return jnp.stack(z, axis=-1)
 
 
@@ -53,32 +52,38 @@ def from_standard_normal(
     """
     q, z, rotation = _prepare(q, z, rotation, "z")
     fixed = jax.lax.stop_gradient((q, z, rotation))
-    rough = _transport(*fixed, weighted_mean(fixed[0]), None, max_iterations=2)
+    rough = _transport(*fixed, _mean_of(q, jnp.argmax(q.log_weights, axis=-1)), None, max_iterations=2)
     # Once more, and fully, in the frame of the nearest component: the digits of x that are below the
     # distance between components count where these are narrow.
-    return _transport(q, z, rotation, _nearest_mean(q, rough), rough)
+    return _transport(q, z, rotation, _mean_of(q, _nearest(q, rough)), rough)
 
 
 def _transport(q, z, rotation, center, start, **options) -> jax.Array:
     """`from_standard_normal` computed in displacements from center, [*batch, D]; start is a guess of it."""
-    offsets = _along_axes(q.means - center[..., None, :], rotation)
-    std = _std(q, offsets)
+    offsets, std = _in_stds(q, _along_axes(q.means - center[..., None, :], rotation))
     guesses = None if start is None else _along_axes((start - center)[..., None, :], rotation)[:, 0]
 
     log_weights, y = jnp.moveaxis(q.log_weights, -1, 0), []
     for i, offset in enumerate(offsets):
-        guess = None if guesses is None else guesses[i]
-        y.append(from_normal(z[..., i], offset, log_weights, std, guess, **options))
-        log_weights = _condition(log_weights, y[-1][None] - offset, std)
-    back = _along_axes(jnp.stack(y, axis=-1)[..., None, :], jnp.swapaxes(rotation, -1, -2))
+        guess = None if guesses is None else guesses[i] / std
+        y.append(from_normal(z[..., i], offset, log_weights, guess, **options))
+        log_weights = _condition(log_weights, y[-1][None] - offset)
+    moved = jnp.stack(y, axis=-1) * std[..., None]
+    back = _along_axes(moved[..., None, :], jnp.swapaxes(rotation, -1, -2))
     return center + jnp.moveaxis(back[:, 0], 0, -1)
 
 
-def _nearest_mean(q: GaussianMixture, x: jax.Array) -> jax.Array:
-    delta, size = x[..., None, :] - q.means, q.means.shape[-2]
+def _nearest(q: GaussianMixture, x: jax.Array) -> jax.Array:
+    delta = x[..., None, :] - q.means
     distance = sum_slices(lambda i: jnp.square(delta[..., i]), delta.shape[-1], axis=-1)
-    nearest = jax.nn.one_hot(jnp.argmin(distance, axis=-1), size, dtype=delta.dtype)
-    return sum_slices(lambda k: nearest[..., k, None] * q.means[..., k, :], size, axis=-2)
+    return jnp.argmin(distance, axis=-1)
+
+
+def _mean_of(q: GaussianMixture, component: jax.Array) -> jax.Array:
+    """The means, [*batch, D], of one component each, [*batch], as constants."""
+    size = q.means.shape[-2]
+    chosen, means = jax.nn.one_hot(component, size, dtype=bool), jax.lax.stop_gradient(q.means)
+    return sum_slices(lambda k: jnp.where(chosen[..., k, None], means[..., k, :], 0.0), size, axis=-2)
 
 
 def _prepare(q, point, rotation, name):
@@ -137,21 +142,23 @@ def _along_axes(deltas: jax.Array, rotation: jax.Array) -> jax.Array:
     return jnp.moveaxis(columns.reshape(dim, *samples, size, *pixels), len(batch[:1]) + 1, 1)
 
 
-def _std(q: GaussianMixture, offsets: jax.Array) -> jax.Array:
-    """The std for each batch entry, raised to what the dtype resolves: points are told apart by it.
+def _in_stds(q: GaussianMixture, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Offsets [D, K, *batch] in units of the std [*batch], raised to what the dtype resolves, and that std.
 
-    offsets [D, K, *batch].
+    Points are told apart by it. The division and the exponential are the last operations: cheaper ones
+    XLA would repeat in everything that uses their results.
     """
     sizes = jnp.abs(jax.lax.collapse(offsets, 0, 2))
     extremes = (jnp.maximum, jnp.minimum)
     largest, smallest = (fold_slices(f, sizes.__getitem__, len(sizes), axis=0)[0] for f in extremes)
-    floor = jax.lax.stop_gradient(jnp.finfo(offsets.dtype).eps * (largest - smallest))
-    return jnp.maximum(jnp.broadcast_to(jnp.exp(q.log_std), floor.shape), jnp.maximum(floor, _MIN_STD))
+    floor = jax.lax.stop_gradient(jnp.maximum(jnp.finfo(offsets.dtype).eps * (largest - smallest), _MIN_STD))
+    std = jnp.exp(jnp.maximum(jnp.broadcast_to(q.log_std, floor.shape), jnp.log(floor)))
+    return offsets / std[None, None], std
 
 
-def _condition(log_weights: jax.Array, delta: jax.Array, std: jax.Array) -> jax.Array:
-    """The weights [K, *batch] given the coordinate at distance delta from each component."""
-    return log_softmax(log_weights - 0.5 * jnp.square(delta / std[None]), axis=0)
+def _condition(log_weights: jax.Array, delta: jax.Array) -> jax.Array:
+    """The weights [K, *batch] given the coordinate at distance delta, in stds, from each component."""
+    return log_softmax(log_weights - 0.5 * jnp.square(delta), axis=0)
 
 
 @jax.custom_jvp
