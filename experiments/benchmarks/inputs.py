@@ -56,7 +56,7 @@ def whole_numbers(flag: flags.FlagHolder, smallest: int = 1) -> list[int]:
 
 
 def calls_per_step(solver: str) -> int:
-    """Network calls of a step, without guidance."""
+    """Network calls that a step makes without guidance, the one of Heun's last step without effect too."""
     return 2 if solver == "heun" else 1
 
 
