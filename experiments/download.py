@@ -18,7 +18,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder; by default in the cache of hugg
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         path = interop.download(_REPO.value, _OUT.value, _REVISION.value, _DTYPE.value)
     print(f"Downloaded to {path}. Sample: python -m experiments.sample --checkpoint={path} --classes=jay")
 

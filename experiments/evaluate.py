@@ -71,7 +71,7 @@ _JOIN = cluster.define_flags()
 def main() -> None:
     _JOIN()
     workdirs, samples = _WORKDIRS.value, _SAMPLES.value
-    with cluster.alike():
+    with cluster.fail_together():
         asked = _OPTIONS(workdirs[0] if workdirs else None)
         if sum(map(bool, (workdirs, samples, asked.checkpoint))) != 1:
             raise ValueError("Give --workdir (once or more), --checkpoint or --samples, one of the three.")
@@ -124,7 +124,7 @@ def _score_samples(samples: str, asked: options.Options, out: pathlib.Path) -> N
 
 
 def _score_pictures(asked: options.Options, out: pathlib.Path) -> None:
-    with cluster.alike() as notes:
+    with cluster.fail_together() as notes:
         if len(_WORKDIRS.value) > 1:
             raise ValueError("Runs on latents are evaluated one by one: give --workdir once.")
         drawing = {name: flag.value for name, flag in _DRAWING.items()}

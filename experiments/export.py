@@ -46,7 +46,7 @@ _OUT = flags.DEFINE_string("out", None, "The folder, or the sampler's file; by d
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         if (_CHECKPOINT.value is None) == (_WORKDIR.value is None):
             raise ValueError(
                 "Give either --workdir, a run to be written as a diffusers folder, or --checkpoint, a "

@@ -38,7 +38,7 @@ _PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         for flag in (_IMAGES, _AUTOENCODER, _OUT):
             if not flag.value:
                 raise ValueError(f"--{flag.name} is needed; see --help.")

@@ -67,7 +67,7 @@ _SAMPLES_OUT = flags.DEFINE_string(
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         if (_WORKDIR.value is None) == (_CHECKPOINT.value is None):
             raise ValueError(
                 "Give either --workdir, the folder of a run of python -m experiments.train, or --checkpoint, "
@@ -83,7 +83,7 @@ def main() -> None:
 
 def _sample_run() -> None:
     num_steps = _given(_STEPS, 8)
-    with cli.user_input():
+    with cli.report_user_errors():
         run = trained.load_run(_WORKDIR.value)
         spectrum = run.spectrum(_SOLVER.value, _SPECTRUM.value)
         solver = trained.make_solver(
@@ -111,12 +111,12 @@ def _draws_images() -> bool:
     """Whether a pipeline draws, which a run on latents becomes too."""
     if _CHECKPOINT.value is not None:
         return True
-    with cli.user_input():
+    with cli.report_user_errors():
         return bundles.draws_latents(runs.read_config(_WORKDIR.value))
 
 
 def _sample_images() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         if _CHECKPOINT.value is not None:
             pipe = pipeline.load(_CHECKPOINT.value)
         else:

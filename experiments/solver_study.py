@@ -33,7 +33,7 @@ PARTS = (exact, substeps, board)  # modules with units(settings, contenders) and
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         settings, contenders, out = _settings(), _contenders(), _folder()
     sections, seconds = [_TITLE], {}
     total = sum(part.units(settings, contenders) for part in PARTS)

@@ -46,7 +46,7 @@ def main() -> None:
         )
     _JOIN()
     config, out = _CONFIG.value, pathlib.Path(_OUT.value)
-    with cluster.alike() as notes:
+    with cluster.fail_together() as notes:
         if "rows" not in config:
             raise ValueError("--config is no sweep, for it has no rows; see experiments/configs/sweep_*.py.")
         rows = cells.select_rows(config.rows, _ROWS.value)
@@ -54,11 +54,11 @@ def main() -> None:
         judge, todo = _make_judge(config, todo)
         notes["settings"] = judge.settings
         runs.check_unchanged(out / "settings.json", judge.settings, "setting of the sweep", "--out")
-    with cluster.alike():
+    with cluster.fail_together():
         if jax.process_index() == 0:
             (out / "cells").mkdir(parents=True, exist_ok=True)
             runs.write_json(out / "settings.json", judge.settings)
-    with cluster.alike() as notes:
+    with cluster.fail_together() as notes:
         cluster.check_shared(out, "--out")
         done = _read_cells(todo, out / "cells")
         notes["done"] = sorted(done)  # or hosts would wait for one another
@@ -108,7 +108,7 @@ def _sweep(judge, todo: Sequence[cells.Cell], done, folder: pathlib.Path) -> lis
             if scores is None:
                 scores = judge.score(cell, bar.update)
                 content = {"cell": cell.to_json(), "scores": scores, "versions": versions()}
-                with cluster.alike():
+                with cluster.fail_together():
                     if jax.process_index() == 0:
                         runs.write_json(folder / f"{cell.key}.json", content)
             bar.update(before + judge.num_samples - bar.n)

@@ -7,17 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._numerics import (
-    append_axes,
-    check_same_shape,
-    concrete,
-    expand_time,
-    promote,
-    safe_divide,
-    safe_sqrt,
-)
+from gmflow_jax._arguments import append_axes, check_same_shape, concrete, expand_time, promote
+from gmflow_jax._safe import safe_divide, safe_sqrt
 from gmflow_jax.gm._moments import moment_match, weighted_mean
-from gmflow_jax.gm._tilt import tilt_checked
+from gmflow_jax.gm._tilt import tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture
 
 # Under the mean square of the guidance difference. Part of the method: it fades guidance out where
@@ -120,7 +113,7 @@ def probabilistic_guidance(
     length = scale * safe_sqrt(surrogate.var / jnp.maximum(square, _MIN_SQUARE))
     bias = append_axes(length, 1) * d
     shrink = jnp.square(scale)
-    mixture = tilt_checked(cond, bias, shrink, (1 - shrink) * surrogate.var, surrogate.mean)
+    mixture = tilt_unchecked(cond, bias, shrink, (1 - shrink) * surrogate.var, surrogate.mean)
     scale = jnp.broadcast_to(scale, surrogate.var.shape)
     return Guided(mixture, cond, surrogate, bias, scale)
 

@@ -8,14 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import (
-    append_axes,
-    check_same_shape,
-    check_times_ordered,
-    expand_time,
-    promote,
-    safe_divide,
-)
+from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time, promote
+from gmflow_jax._safe import safe_divide
 from gmflow_jax.flow._path import reverse_coefficients
 from gmflow_jax.flow._spectrum import spectral_coefficients
 from gmflow_jax.gm._moments import log_density

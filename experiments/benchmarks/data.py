@@ -43,7 +43,7 @@ _FORMATS, _CONTAINERS = ("moments", "sample"), ("npy", "array_record")
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         threads = inputs.whole_numbers(_THREADS, smallest=0)
         if _BATCH.value < _HOSTS.value:
             raise ValueError(f"A batch of {_BATCH.value} images cannot be shared by {_HOSTS.value} hosts.")

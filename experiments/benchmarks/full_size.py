@@ -28,7 +28,7 @@ _STEPS = flags.DEFINE_integer("num_steps", 2, "Steps, each two network calls.", 
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         if _FOLDER.value is None:
             raise ValueError("--folder is needed: a checkpoint, or where to write one with random weights.")
         if not pathlib.Path(_FOLDER.value).exists():

@@ -49,7 +49,7 @@ class Operation(NamedTuple):
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         batch_sizes = inputs.whole_numbers(_BATCH_SIZE)
         report = Report("gm_ops", _OUT.value)
     for batch_size in batch_sizes:

@@ -91,7 +91,7 @@ class Job:
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         report = Report("sampling", _OUT.value)
         job = _job()
     # The processes come first, for on some devices only one process can be at work.

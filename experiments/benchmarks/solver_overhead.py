@@ -60,7 +60,7 @@ _OUT = flags.DEFINE_string("out", None, OUT_HELP)
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         chosen = {name: _entry(name) for name in _SOLVERS.value}
         configs = {name: _CONFIG(name) for name in _NETWORK.value}
         if not chosen or not configs:

@@ -45,7 +45,7 @@ _FIRST_BATCH = 32  # of --batch_size=auto, on each device
 
 
 def main() -> None:
-    with cli.user_input():
+    with cli.report_user_errors():
         report = Report("train_step", _OUT.value)
         batch_size = _batch_size()
         # What cannot work is told before anything is measured.
@@ -53,7 +53,7 @@ def main() -> None:
             raise ValueError("There is nothing to measure; give at least one of --remat and of --steps.")
         for remat in _REMAT.value:
             _make_configs(remat, batch_size)
-        sharding.make_front().rows(batch_size)
+        sharding.make_parallelism().rows(batch_size)
     rate = floors.matmul_rate(_CONFIG(_NETWORK.value).dtype)
     for remat in _REMAT.value:
         size = batch_size
@@ -99,20 +99,20 @@ class Trainer:
     """A compiled training step with its state, which is donated to a step and replaced by what it returns."""
 
     def __init__(self, config: ml_collections.ConfigDict):
-        front = sharding.make_front(config.parallel, **config.mesh)
+        parallelism = sharding.make_parallelism(config.parallel, **config.mesh)
         optimizer = runs.make_optimizer(config)
         init = runs.make_init(config, optimizer)
         self.network = runs.network_config(config)
         shape = (*self.network.input_height_width, self.network.in_channels)
         batches = data.FakeLatentBatches(shape, self.network.num_classes, config.batch_size, config.seed)
-        batch = front.put(batches(0, front.rows(config.batch_size)), config.batch_size)
-        step = runs.make_train_step(config, optimizer, front)
+        batch = parallelism.put(batches(0, parallelism.rows(config.batch_size)), config.batch_size)
+        step = runs.make_train_step(config, optimizer, parallelism)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         start = time.perf_counter()
-        self._step = front.compile(step, front.abstract(init), shapes)
+        self._step = parallelism.compile(step, parallelism.abstract(init), shapes)
         self.compile_seconds = time.perf_counter() - start
-        self._state = front.init(init)
-        self._inputs = (batch, front.replicate(jax.random.key(config.seed)))
+        self._state = parallelism.init(init)
+        self._inputs = (batch, parallelism.replicate(jax.random.key(config.seed)))
 
     def __call__(self) -> Any:
         self._state, metrics = self._step(self._state, *self._inputs)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._batches import Rows
+from gmflow_jax.data._batches import Rows
 
 SQUARES_PER_SIDE = 4
 BOARD_HALF_WIDTH = 4.0

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ._crop import center_crop
-from ._sources import ImageSource
+from gmflow_jax.data._crop import center_crop
+from gmflow_jax.data._sources import ImageSource
 
 if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL

@@ -1,4 +1,4 @@
-"""Paths of this machine, files that are whole or not there, and JSON that is what it should be."""
+"""Paths of this machine, and JSON files with a checked structure."""
 
 import dataclasses
 import json
@@ -6,8 +6,10 @@ import os
 import pathlib
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from gmflow_jax._files import write_whole
 
 _JSON_TYPES = {int: (int,), float: (int, float), str: (str,)}
 
@@ -20,15 +22,6 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
             "gcsfuse, and give the path where it is mounted."
         )
     return pathlib.Path(path)
-
-
-def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], None], process_index: int = 0) -> None:
-    """Lets `write(temporary)` make a file, which takes its name when it is whole and on the disk."""
-    temporary = path.with_name(f".{path.name}.{process_index}.tmp")
-    write(temporary)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: pathlib.Path, content: Any, process_index: int = 0) -> None:

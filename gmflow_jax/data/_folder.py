@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ._files import read_json, write_json, write_whole
-from ._metadata import LatentMetadata, Shard
-from ._shards import write_records
+from gmflow_jax._files import write_whole
+from gmflow_jax.data._files import read_json, write_json
+from gmflow_jax.data._metadata import LatentMetadata, Shard
+from gmflow_jax.data._shards import write_records
 
 
 @dataclasses.dataclass(frozen=True)

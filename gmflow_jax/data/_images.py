@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ._batches import Rows, stream_indices, stream_positions
-from ._encode import ahead, read_pixels
-from ._random import flip, row_generators
-from ._sources import ImageSource
+from gmflow_jax.data._batches import Rows, stream_indices, stream_positions
+from gmflow_jax.data._encode import ahead, read_pixels
+from gmflow_jax.data._random import flip, row_generators
+from gmflow_jax.data._sources import ImageSource
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._batches import Rows, stream_indices, stream_positions
-from ._files import local_path
-from ._metadata import CONTAINERS, FORMATS, LatentMetadata
-from ._random import flip, row_generators
-from ._records import record_dtype
-from ._shards import SHARDS
+from gmflow_jax.data._batches import Rows, stream_indices, stream_positions
+from gmflow_jax.data._files import local_path
+from gmflow_jax.data._metadata import CONTAINERS, FORMATS, LatentMetadata
+from gmflow_jax.data._random import flip, row_generators
+from gmflow_jax.data._records import record_dtype
+from gmflow_jax.data._shards import SHARDS
 
 
 class Latents:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from ._files import read_json, typed
+from gmflow_jax.data._files import read_json, typed
 
 if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL

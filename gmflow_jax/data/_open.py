@@ -5,8 +5,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from ._files import local_path
-from ._sources import (
+from gmflow_jax.data._files import local_path
+from gmflow_jax.data._sources import (
     SUFFIXES,
     FileImage,
     FileSource,
@@ -14,8 +14,8 @@ from ._sources import (
     is_image,
     refuse_without_class,
 )
-from ._tars import images_of_tars
-from ._tfds import TfdsSource
+from gmflow_jax.data._tars import images_of_tars
+from gmflow_jax.data._tfds import TfdsSource
 
 
 def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> ImageSource:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._random import flip, row_generators
+from gmflow_jax.data._random import flip, row_generators
 
 
 def record_dtype(format: str, latent_shape: tuple[int, int, int]) -> np.dtype:

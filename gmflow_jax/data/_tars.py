@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from ._sources import FileImage, is_image, refuse_without_class
+from gmflow_jax.data._sources import FileImage, is_image, refuse_without_class
 
 _BLOCK = 512  # bytes
 

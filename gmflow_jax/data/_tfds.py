@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from ._sources import ImageSource
+from gmflow_jax.data._sources import ImageSource
 
 
 class TfdsSource(ImageSource):

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ._encode import BrokenImage, Encoder, ahead, read_pixels
-from ._files import local_path
-from ._folder import agree_on_plan, claim, shard_report, write_metadata, write_shard
-from ._metadata import CONTAINERS, FORMAT_VERSION, FORMATS, LatentMetadata, autoencoder_fingerprint
-from ._records import record_dtype, to_records, views
-from ._shards import shard_name
-from ._sources import ImageSource
+from gmflow_jax.data._encode import BrokenImage, Encoder, ahead, read_pixels
+from gmflow_jax.data._files import local_path
+from gmflow_jax.data._folder import agree_on_plan, claim, shard_report, write_metadata, write_shard
+from gmflow_jax.data._metadata import (
+    CONTAINERS,
+    FORMAT_VERSION,
+    FORMATS,
+    LatentMetadata,
+    autoencoder_fingerprint,
+)
+from gmflow_jax.data._records import record_dtype, to_records, views
+from gmflow_jax.data._shards import shard_name
+from gmflow_jax.data._sources import ImageSource
 
 if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 
 from gmflow_jax.data import BOARD_HALF_WIDTH, SQUARES_PER_SIDE, checkerboard, in_white_square
-
-from ._checks import finite
+from gmflow_jax.evaluation._checks import finite
 
 _CELLS_PER_SIDE = 16  # a multiple of SQUARES_PER_SIDE, so that no cell is partly white
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._checks import finite
-from ._frechet import feature_statistics, frechet_distance
-from ._precision_recall import precision_recall
+from gmflow_jax.evaluation._checks import finite
+from gmflow_jax.evaluation._frechet import feature_statistics, frechet_distance
+from gmflow_jax.evaluation._precision_recall import precision_recall
 
 
 class DigitScores(NamedTuple):

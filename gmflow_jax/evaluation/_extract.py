@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ._checks import check_images
+from gmflow_jax.evaluation._checks import check_images
 
 if TYPE_CHECKING:
     from flax import nnx

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ._checks import finite, same_width
-from ._statistics import FeatureStatistics
+from gmflow_jax.evaluation._checks import finite, same_width
+from gmflow_jax.evaluation._statistics import FeatureStatistics
 
 
 def feature_statistics(features) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from ._checks import check_images
-from ._color import colour_statistics
-from ._statistics import FeatureStatistics
+from gmflow_jax.evaluation._checks import check_images
+from gmflow_jax.evaluation._color import colour_statistics
+from gmflow_jax.evaluation._statistics import FeatureStatistics
 
 if TYPE_CHECKING:
-    from ._extract import FeatureExtractor
+    from gmflow_jax.evaluation._extract import FeatureExtractor
 
 COLOURS = ("saturation", "brightness", "contrast")
 _CHUNK = 512  # images

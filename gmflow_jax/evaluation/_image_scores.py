@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 
-from ._frechet import frechet_distance
-from ._image_features import ImageFeatures
-from ._inception_score import inception_score
-from ._kernel import kernel_distance
-from ._neighbours import DType, Progress
-from ._precision_recall import density_coverage, precision_recall
-from ._reference import Reference
+from gmflow_jax.evaluation._frechet import frechet_distance
+from gmflow_jax.evaluation._image_features import ImageFeatures
+from gmflow_jax.evaluation._inception_score import inception_score
+from gmflow_jax.evaluation._kernel import kernel_distance
+from gmflow_jax.evaluation._neighbours import DType, Progress
+from gmflow_jax.evaluation._precision_recall import density_coverage, precision_recall
+from gmflow_jax.evaluation._reference import Reference
 
 # What each metric needs of the images' features, and of the reference.
 _NEEDS = {

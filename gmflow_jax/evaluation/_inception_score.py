@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._checks import feature_rows
+from gmflow_jax.evaluation._checks import feature_rows
 
 
 def inception_score(logits, splits: int = 10, split_size: int | None = None) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._checks import feature_rows, same_width
+from gmflow_jax.evaluation._checks import feature_rows, same_width
 
 _BLOCK_ROWS = 4096
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ._checks import finite
+from gmflow_jax.evaluation._checks import finite
 
 
 def bits_per_dim(nll_per_sample, num_dims: int) -> np.ndarray:

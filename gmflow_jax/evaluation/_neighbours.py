@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ._checks import feature_rows, same_width
+from gmflow_jax.evaluation._checks import feature_rows, same_width
 
 Progress = Callable[[Iterable], Iterable]
 DType = Literal["float32", "float64", "float16", "float16_radii"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._neighbours import DType, Progress, comparable, squared_distances, squared_radii
+from gmflow_jax.evaluation._neighbours import DType, Progress, comparable, squared_distances, squared_radii
 
 
 def precision_recall(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._checks import finite
-from ._frechet import check_covariance
-from ._image_features import COLOURS, ImageFeatures, image_features
-from ._npz import npz_rows, npz_shapes
+from gmflow_jax._files import write_whole
+from gmflow_jax.evaluation._checks import finite
+from gmflow_jax.evaluation._frechet import check_covariance
+from gmflow_jax.evaluation._image_features import COLOURS, ImageFeatures, image_features
+from gmflow_jax.evaluation._npz import npz_rows, npz_shapes
 
 if TYPE_CHECKING:
-    from ._extract import FeatureExtractor
+    from gmflow_jax.evaluation._extract import FeatureExtractor
 
 # Our names, those of ADM's evaluator, and those that the authors' files have.
 _NAMES = {
@@ -103,8 +104,6 @@ def save_reference(
 
     Names are ADM's, and `pool3` for the features. Raises ValueError if `path` does not end in .npz.
     """
-    from gmflow_jax.data._files import write_whole
-
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"A reference is an .npz file, but {path} was given.")

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from ._checks import feature_rows, same_width
+from gmflow_jax.evaluation._checks import feature_rows, same_width
 
 
 @jax.tree_util.register_dataclass

@@ -8,18 +8,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import (
-    append_axes,
-    check_same_shape,
-    check_times_ordered,
-    expand_time,
-    promote,
-    safe_divide,
-    safe_log,
-    safe_sqrt,
-)
+from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time, promote
+from gmflow_jax._safe import safe_divide, safe_log, safe_sqrt
 from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._tilt import tilt_checked, tilted_mean
+from gmflow_jax.gm._tilt import tilt_unchecked, tilted_mean_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
 
 Prediction = GaussianMixture | Gaussian | jax.Array
@@ -143,12 +135,12 @@ def posterior(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> Gauss
     Returns:
       Mixture over x_0 at (x_s, s), same K; q itself for s = t and x_s = x_t.
     """
-    return posterior_checked(*_check_posterior(q, x_t, t, x_s, s))
+    return posterior_unchecked(*_check_posterior(q, x_t, t, x_s, s))
 
 
 def posterior_mean(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> jax.Array:
     """The mean of `posterior`, [B, ..., D], without forming the mixture; same arguments."""
-    return posterior_mean_checked(*_check_posterior(q, x_t, t, x_s, s))
+    return posterior_mean_unchecked(*_check_posterior(q, x_t, t, x_s, s))
 
 
 def _check_posterior(q, x_t, t, x_s, s):
@@ -158,14 +150,14 @@ def _check_posterior(q, x_t, t, x_s, s):
     return q, x_t, _time_of(q, x_t, t), x_s, expand_time(s, x_t.shape[:-1], "s")
 
 
-def posterior_checked(q, x_t, t, x_s, s) -> GaussianMixture:
+def posterior_unchecked(q, x_t, t, x_s, s) -> GaussianMixture:
     """`posterior` for arguments of one dtype, times of the batch's rank, and any s <= t."""
-    return tilt_checked(q, *_transition_ratio(q, x_t, t, x_s, s))
+    return tilt_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 
-def posterior_mean_checked(q, x_t, t, x_s, s) -> jax.Array:
-    """`posterior_mean` for such arguments as `posterior_checked` takes."""
-    return tilted_mean(q, *_transition_ratio(q, x_t, t, x_s, s))
+def posterior_mean_unchecked(q, x_t, t, x_s, s) -> jax.Array:
+    """`posterior_mean` for such arguments as `posterior_unchecked` takes."""
+    return tilted_mean_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 
 def _transition_ratio(q, x_t, t, x_s, s) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

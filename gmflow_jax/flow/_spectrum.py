@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import check_same_shape, promote
+from gmflow_jax._arguments import check_same_shape, promote
 
 
 def spectral_coefficients(field: jax.Array) -> jax.Array:

@@ -5,7 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes, shifted_exp, sum_keeping, sum_slices
+from gmflow_jax._arguments import append_axes
+from gmflow_jax._reductions import shifted_exp, sum_keeping, sum_slices
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
 
 _LOG_2PI = math.log(2 * math.pi)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
-from gmflow_jax._numerics import fold_slices, shifted_exp, sum_keeping, sum_slices
+from gmflow_jax._reductions import fold_slices, shifted_exp, sum_keeping, sum_slices
 
 _SQRT_2PI = math.sqrt(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)

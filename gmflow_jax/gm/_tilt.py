@@ -4,17 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._numerics import (
-    append_axes,
-    concrete,
-    log_softmax,
-    promote,
-    safe_divide,
-    safe_log,
-    shifted_exp,
-    sum_keeping,
-    sum_slices,
-)
+from gmflow_jax._arguments import append_axes, concrete, promote
+from gmflow_jax._reductions import log_softmax, shifted_exp, sum_keeping, sum_slices
+from gmflow_jax._safe import safe_divide, safe_log
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
 
 
@@ -48,10 +40,10 @@ def tilt(
     q, linear, precision, scale, center = as_mixture(q, linear, precision, scale, center)
     center = jnp.zeros_like(linear) if center is None else center
     _check_tilt_shapes(q, linear, precision, scale, center)
-    return tilt_checked(q, linear, precision, scale, center)
+    return tilt_unchecked(q, linear, precision, scale, center)
 
 
-def tilt_checked(q, linear, precision, scale, center) -> GaussianMixture:
+def tilt_unchecked(q, linear, precision, scale, center) -> GaussianMixture:
     """`tilt` for arguments of one dtype and fitting shapes."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     delta = q.means - center[..., None, :]
@@ -59,8 +51,8 @@ def tilt_checked(q, linear, precision, scale, center) -> GaussianMixture:
     return GaussianMixture(means, log_softmax(logits), q.log_std + 0.5 * safe_log(keep))
 
 
-def tilted_mean(q, linear, precision, scale, center) -> jax.Array:
-    """The mean of `tilt_checked`, [*batch, D], without forming the mixture."""
+def tilted_mean_unchecked(q, linear, precision, scale, center) -> jax.Array:
+    """The mean of `tilt_unchecked`, [*batch, D], without forming the mixture."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     weights, _ = shifted_exp(logits)
     total = sum_slices(lambda k: weights[..., k, None] * q.means[..., k, :], weights.shape[-1], axis=-2)

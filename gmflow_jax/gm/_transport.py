@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import fold_slices, log_softmax, sum_slices
+from gmflow_jax._reductions import fold_slices, log_softmax, sum_slices
 from gmflow_jax.gm._moments import covariance_of_means
 from gmflow_jax.gm._quantile import from_normal, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised

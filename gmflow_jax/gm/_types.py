@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._numerics import concrete, promote, safe_log
+from gmflow_jax._arguments import concrete, promote
+from gmflow_jax._safe import safe_log
 
 
 @jax.tree_util.register_dataclass

@@ -10,7 +10,8 @@ from flax import nnx
 from jax import Array
 
 from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig
-from gmflow_jax.models._layers import Linear, attention
+from gmflow_jax.models._layers import attention
+from gmflow_jax.models._linear import Linear
 
 
 def group_norm(config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:

@@ -12,7 +12,6 @@ from gmflow_jax.models._embeddings import batch_time, position_table, time_featu
 from gmflow_jax.models._layers import (
     MLP,
     DiTBlock,
-    Linear,
     gather_block,
     layer_norm,
     modulate,
@@ -21,6 +20,7 @@ from gmflow_jax.models._layers import (
     uniform_of_fans,
     xavier_uniform,
 )
+from gmflow_jax.models._linear import Linear
 from gmflow_jax.models._pixels import depth_to_space, space_to_depth
 
 TIME_FEATURES = 256

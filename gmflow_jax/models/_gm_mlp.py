@@ -9,7 +9,8 @@ from jax.nn.initializers import zeros
 from gmflow_jax.gm import GaussianMixture
 from gmflow_jax.models._config import GMMLPConfig
 from gmflow_jax.models._embeddings import batch_time, point_features, time_features
-from gmflow_jax.models._layers import MLP, Linear, he_normal, spread
+from gmflow_jax.models._layers import MLP, he_normal, spread
+from gmflow_jax.models._linear import Linear
 
 
 class GMMLP(nnx.Module):

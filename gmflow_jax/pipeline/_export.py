@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._files import write_whole
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
@@ -78,16 +79,6 @@ def export_sampler(
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     exported = jax.export.export(jax.jit(sample), platforms=platforms)(shapes, seed, batch, batch, scale)
     serialized, weights = exported.serialize(), path.with_suffix(".safetensors")
-    _write(weights, lambda target: save_safetensors(target, params))
-    _write(path, lambda target: target.write_bytes(serialized))
+    write_whole(weights, lambda target: save_safetensors(target, params))
+    write_whole(path, lambda target: target.write_bytes(serialized))
     return weights
-
-
-def _write(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
-    """A file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

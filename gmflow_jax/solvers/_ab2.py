@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes, expand_time, promote
+from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax.solvers._base import Solver, data_mean, per_sample
 
 

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes, expand_time, promote, safe_sqrt
+from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._path import reverse_coefficients
 from gmflow_jax.solvers._base import Solver, data_mean, step_noise
 

@@ -1,6 +1,6 @@
 """The Euler method on the mean velocity."""
 
-from gmflow_jax._numerics import append_axes, expand_time, promote
+from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax.solvers._base import Solver, data_mean
 
 

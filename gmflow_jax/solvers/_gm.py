@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import jax
 
-from gmflow_jax._numerics import append_axes, expand_time, promote, safe_sqrt
+from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._path import reverse_coefficients
 from gmflow_jax.flow._spectrum import spectral_field
 from gmflow_jax.gm._moments import select

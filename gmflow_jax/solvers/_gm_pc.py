@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes, expand_time, promote
-from gmflow_jax.flow._path import posterior_checked
+from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax.flow._path import posterior_unchecked
 from gmflow_jax.gm._types import GaussianMixture
 from gmflow_jax.solvers._base import Solver, mixture_of, per_sample
 from gmflow_jax.solvers._second_order import Memory, empty_memory
@@ -51,7 +51,7 @@ def gm_pc(
         if corrector:
             corrected = follow(previous, x_prev, t_prev, t, error_rate(q, x_t))
             x = jnp.where(append_axes(jnp.isinf(h_prev), 1), x_t, corrected)
-            q = posterior_checked(q, x_t, t, x, t)
+            q = posterior_unchecked(q, x_t, t, x, t)
         else:
             x = x_t
         rate = append_axes(_rate_ratio(t_prev, t), 1) * error_rate(q, x)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import safe_divide, safe_log
+from gmflow_jax._safe import safe_divide, safe_log
 
 # At t = 1 the log-SNR is -inf: a first step of infinite length would leave the second step nothing to
 # extrapolate from. So look-back weights, and they alone, see t = 1 as t = 1 - 1e-4.

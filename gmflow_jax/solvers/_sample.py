@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._numerics import concrete, promote
+from gmflow_jax._arguments import concrete, promote
 from gmflow_jax.gm._types import GaussianMixture, check_mixture
 from gmflow_jax.guidance import Guided
 from gmflow_jax.solvers._base import (

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes, expand_time, promote, safe_divide, safe_sqrt
-from gmflow_jax.flow._path import posterior_mean_checked
+from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._safe import safe_divide, safe_sqrt
+from gmflow_jax.flow._path import posterior_mean_unchecked
 from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._tilt import tilt_checked
+from gmflow_jax.gm._tilt import tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture
 from gmflow_jax.guidance import Guided, sample_mean, surrogate_of
 from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample
@@ -91,7 +92,7 @@ def extrapolate(
     surrogate = prediction.surrogate if guided else surrogate_of(base, sample_axes)
     damping = (prediction.scale * cb) ** 2 + ca if guided else ca
 
-    previous = posterior_mean_checked(memory.mixture, memory.x, memory_t, x_t, t)
+    previous = posterior_mean_unchecked(memory.mixture, memory.x, memory_t, x_t, t)
     gain = 0.5 * h / h_prev
     gain = gain * safe_sqrt(1 - surrogate.var * damping / jnp.square(h_prev))
     change = append_axes(gain, 1) * (weighted_mean(now) - previous)
@@ -131,7 +132,7 @@ def _shift(
     # The ratio is not formed where it exceeds 1: its gradient would overflow at tiny variances.
     shrink = jnp.maximum(1 - safe_divide(jnp.where(exceeds, var, power), var), _MIN_SHRINK)
     bias, shrunk = append_axes(cut, 1) * bias, shrink * var
-    return tilt_checked(base, bias, 1 - shrink, shrunk, surrogate.mean), bias, shrunk
+    return tilt_unchecked(base, bias, 1 - shrink, shrunk, surrogate.mean), bias, shrunk
 
 
 def _norm(x: jax.Array) -> jax.Array:

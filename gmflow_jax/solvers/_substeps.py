@@ -5,15 +5,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numerics import append_axes, safe_divide
-from gmflow_jax.flow._path import posterior_mean_checked
+from gmflow_jax._arguments import append_axes
+from gmflow_jax._safe import safe_divide
+from gmflow_jax.flow._path import posterior_mean_unchecked
 from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
 from gmflow_jax.gm._types import GaussianMixture
 
 
 def mean_velocity(q: GaussianMixture, x_t, t, x: jax.Array, tau: jax.Array) -> jax.Array:
     """The mean velocity at (x, tau) of a mixture over x_0 predicted at (x_t, t), moved by eq. 10."""
-    return safe_divide(x - posterior_mean_checked(q, x_t, t, x, tau), append_axes(tau, 1))
+    return safe_divide(x - posterior_mean_unchecked(q, x_t, t, x, tau), append_axes(tau, 1))
 
 
 def _euler(velocity, x, a, h):

@@ -60,7 +60,7 @@ def fit(
     that stops and resumes then equals one that never stopped. Metrics are averaged over
     `log_every` steps, and only then fetched from the devices. Checkpoints carry `meta` and are
     made every `checkpoint_every` steps and at the end. Hooks and checkpoints see
-    `portable(state)`, see `sharding.Front`. With `global_batch_size` the speed is written too, and
+    `portable(state)`, see `sharding.Parallelism`. With `global_batch_size` the speed is written too, and
     with `peak_images_per_second`, that of the devices at their peak, their utilisation (`mfu`).
 
     SIGTERM or Ctrl-C end the loop after the step under way, with a checkpoint; the state returned

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from gmflow_jax._files import write_whole
+
 
 def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """Summarises the metrics of several steps, given as host arrays, in one dict of floats.
@@ -78,13 +80,13 @@ class MetricWriter:
         self._tensorboard.close()
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        # Through a second file, so that a kill in between leaves a whole table.
-        partial = self._path.with_suffix(".csv.partial")
-        with partial.open("w", newline="") as file:
-            table = csv.DictWriter(file, self._columns, restval="")
-            table.writeheader()
-            table.writerows(rows)
-        partial.replace(self._path)
+        def write(temporary: Path) -> None:
+            with temporary.open("w", newline="") as file:
+                table = csv.DictWriter(file, self._columns, restval="")
+                table.writeheader()
+                table.writerows(rows)
+
+        write_whole(self._path, write)
         self._file = self._path.open("a", newline="")
         self._table = csv.DictWriter(self._file, self._columns, restval="")
 

@@ -47,7 +47,7 @@ def test_a_spectrum_adds_parameters_and_leaves_the_network_alone():
 def test_the_step_trains_both():
     config = tiny(digits_spectrum.get_config())
     optimizer = runs.make_optimizer(config)
-    step = runs.make_train_step(config, optimizer, sharding.make_front())
+    step = runs.make_train_step(config, optimizer, sharding.make_parallelism())
     state = jax.eval_shape(runs.make_init(config, optimizer))
     batch = {"x_0": jnp.zeros((8, 4, 4, 4)), "labels": jnp.zeros((8,), jnp.int32)}
     new_state, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))

@@ -29,14 +29,14 @@ def main():
     jax.config.update("jax_disable_most_optimizations", True)
     config = imagenet256_gmdit_xl_k8.get_config()
     config.batch_size = 64
-    front = sharding.make_front("jit", data=2, fsdp=4)
+    parallelism = sharding.make_parallelism("jit", data=2, fsdp=4)
     optimizer = runs.make_optimizer(config)
-    state = front.abstract(runs.make_init(config, optimizer))
+    state = parallelism.abstract(runs.make_init(config, optimizer))
     batch = {
         "x_0": jax.ShapeDtypeStruct((64, 32, 32, 4), jnp.float32),
         "labels": jax.ShapeDtypeStruct((64,), jnp.int32),
     }
-    compiled = front.compile(runs.make_train_step(config, optimizer, front), state, batch)
+    compiled = parallelism.compile(runs.make_train_step(config, optimizer, parallelism), state, batch)
     memory = compiled.memory_analysis()
     leaves = jax.tree.leaves(state)
     replicated = sum(num_bytes(x, x.shape) for x in leaves if x.sharding.is_fully_replicated)

@@ -1,4 +1,4 @@
-"""The fronts over the four devices, and the toy network of the tests of training."""
+"""The ways to run in parallel over the four devices, and the toy network of the tests of training."""
 
 import jax
 import pytest

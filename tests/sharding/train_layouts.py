@@ -38,29 +38,29 @@ def shrunk_config():
     return config
 
 
-def make_front(layout):
+def make_parallelism(layout):
     if layout is None:
-        return sharding.JitFront(sharding.make_mesh(1, 1, jax.devices()[:1]))
+        return sharding.JitParallelism(sharding.make_mesh(1, 1, jax.devices()[:1]))
     if "parallel" in layout:
-        return sharding.make_front(**layout)
+        return sharding.make_parallelism(**layout)
     # A small network has small leaves: the limit is lowered, so that they are sharded.
-    return sharding.JitFront(sharding.make_mesh(**layout), min_sharded_size=1024)
+    return sharding.JitParallelism(sharding.make_mesh(**layout), min_sharded_size=1024)
 
 
 def losses(layout, num_steps):
     config = shrunk_config()
-    front = make_front(layout)
+    parallelism = make_parallelism(layout)
     optimizer = runs.make_optimizer(config)
-    train_step = runs.make_train_step(config, optimizer, front)
+    train_step = runs.make_train_step(config, optimizer, parallelism)
     init = runs.make_init(config, optimizer)
     batches = FakeTask(config).batches(config.batch_size, config.seed)
-    rows = front.rows(config.batch_size)
-    state, key = front.init(init), front.replicate(jax.random.key(0))
+    rows = parallelism.rows(config.batch_size)
+    state, key = parallelism.init(init), parallelism.replicate(jax.random.key(0))
     whole = jax.eval_shape(lambda: batches(0))
-    step = front.compile(train_step, front.abstract(init), whole)
+    step = parallelism.compile(train_step, parallelism.abstract(init), whole)
     result = []
     for i in range(num_steps):
-        state, metrics = step(state, front.put(batches(i, rows), config.batch_size), key)
+        state, metrics = step(state, parallelism.put(batches(i, rows), config.batch_size), key)
         result.append(float(metrics["loss"]))
     return result
 

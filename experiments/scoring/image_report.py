@@ -32,7 +32,7 @@ def report_pictures(
     with tqdm(total=total, desc="evaluating", unit="image", disable=quiet) as bar:
         for cell in cells:
             results.append((cell, judge.score(cell, bar.update)))
-            with cluster.alike():
+            with cluster.fail_together():
                 if not quiet:  # what is done is not lost should a later cell fail
                     _write(out, {"rows": tables.to_json(results), "origin": origin, **judge.settings})
     if not quiet:
@@ -41,7 +41,7 @@ def report_pictures(
 
 def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> None:
     """Score the pictures of an .npz (uint8 arr_0) or a folder, print the scores and write the report."""
-    with cli.user_input():
+    with cli.report_user_errors():
         options.refuse(["batch_size", *OF_RUNS], "the samples have been drawn already.")
         measure.check_files(options.inception, options.reference, options.reference_out)
         digest = hashlib.sha256()

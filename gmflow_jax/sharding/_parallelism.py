@@ -12,7 +12,7 @@ from gmflow_jax.sharding._rules import AXES, MIN_SHARDED_SIZE, make_mesh, state_
 Batch = Mapping[str, np.ndarray]
 
 
-class Front(Protocol):
+class Parallelism(Protocol):
     """What a training program needs of a way to run in parallel.
 
     `mesh` has all devices of all processes. `axis_name` is to be given to
@@ -53,7 +53,7 @@ class Front(Protocol):
         """The portable form of a state that a step returned; copies nothing."""
 
 
-class JitFront:
+class JitParallelism:
     """`jax.jit` over a ('data', 'fsdp') mesh; the state stored in shards, see `state_shardings`."""
 
     axis_name = None
@@ -112,7 +112,7 @@ class JitFront:
         return state
 
 
-class PmapFront:
+class PmapParallelism:
     """`jax.pmap` over all devices, each of which holds the whole state."""
 
     axis_name = "device"
@@ -172,13 +172,13 @@ def _relabel(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda x: x if x.sharding == sharding else relabel(x), tree)
 
 
-def make_front(parallel: str = "jit", data: int = -1, fsdp: int = 1) -> Front:
-    """The front called 'jit' or 'pmap'; the sizes of the mesh are those of `make_mesh`.
+def make_parallelism(parallel: str = "jit", data: int = -1, fsdp: int = 1) -> Parallelism:
+    """The `Parallelism` called 'jit' or 'pmap'; `data` and `fsdp` are the sizes of the mesh, see `make_mesh`.
 
     Raises ValueError for another name, for sizes that do not fit, or fsdp with pmap.
     """
     if parallel == "jit":
-        return JitFront(make_mesh(data, fsdp))
+        return JitParallelism(make_mesh(data, fsdp))
     if parallel != "pmap":
         raise ValueError(f"parallel is {parallel!r}; give 'jit' or 'pmap'.")
     if fsdp != 1 or data not in (-1, jax.device_count()):
@@ -186,7 +186,7 @@ def make_front(parallel: str = "jit", data: int = -1, fsdp: int = 1) -> Front:
             f"parallel is 'pmap', which only splits the batch, over all {jax.device_count()} devices, but "
             f"a mesh of data = {data} and fsdp = {fsdp} was asked for; leave it out, or use parallel='jit'."
         )
-    return PmapFront()
+    return PmapParallelism()
 
 
 def _replicate(tree: Any, sharding: NamedSharding) -> Any:

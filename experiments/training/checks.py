@@ -15,13 +15,13 @@ _DECISIVE = (
 )  # fmt: skip
 
 
-def check_microbatches(config, front: sharding.Front) -> None:
+def check_microbatches(config, parallelism: sharding.Parallelism) -> None:
     """ValueError if the batch cannot be cut."""
-    unit = config.num_microbatches * front.mesh.size
+    unit = config.num_microbatches * parallelism.mesh.size
     if config.num_microbatches < 1 or config.batch_size % unit:
         raise ValueError(
             f"A batch of {config.batch_size} cannot be cut into {config.num_microbatches} microbatches on "
-            f"{front.mesh.size} devices; give a batch_size that is a multiple of their product."
+            f"{parallelism.mesh.size} devices; give a batch_size that is a multiple of their product."
         )
 
 

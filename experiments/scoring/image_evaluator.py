@@ -84,10 +84,10 @@ class ImageJudge:
                 yield images
                 advance(len(images))
 
-        with cluster.alike():  # if one cannot draw, the others do not wait for it
+        with cluster.fail_together():  # if one cannot draw, the others do not wait for it
             features = self.measurement.features(batches())
         parts = cluster.gather(features)
-        with cluster.alike():
+        with cluster.fail_together():
             if jax.process_index() > 0:
                 return {}
             return self.measurement.scores(functools.reduce(evaluation.ImageFeatures.merge, parts))

@@ -27,7 +27,7 @@ def report(
     With the solvers and numbers of steps that their configurations ask for, where none are given.
     """
     out = pathlib.Path(out)
-    with cli.user_input():
+    with cli.report_user_errors():
         loaded = trained.load_comparable(workdirs)
         provenance.check_out(out)
         todo = []
@@ -109,7 +109,7 @@ def _write_json(path: pathlib.Path, content: dict) -> None:
 
 def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
     """Score a file written by `experiments.sample --samples_out` against a task's real data."""
-    with cli.user_input():
+    with cli.report_user_errors():
         provenance.check_out(out)
         task = make_scored_task(reference)
         try:

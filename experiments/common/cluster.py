@@ -53,7 +53,7 @@ def join(
     """
     if distributed is False:
         return
-    with cli.user_input():
+    with cli.report_user_errors():
         given = {
             "coordinator_address": coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS"),
             "num_processes": _number(num_processes, "JAX_NUM_PROCESSES"),
@@ -103,8 +103,8 @@ def _is_tpu_host() -> bool:
 
 
 @contextlib.contextmanager
-def alike() -> Iterator[dict[str, Any]]:
-    """`cli.user_input` for what all processes do: if one fails, all do, with its sentence.
+def fail_together() -> Iterator[dict[str, Any]]:
+    """`cli.report_user_errors` for what all processes do: if one fails, all do, with its sentence.
 
     Otherwise one would end and the others wait for it; so too where a device fails. What the block notes in
     the dict, which json must take, has to be the same in all processes.

@@ -15,14 +15,14 @@ def overview(params: Any) -> str:
     return parameter_overview.get_parameter_overview(params, include_stats="sharding")
 
 
-def estimate(config, front: sharding.Front, state: Any, compiled: Any) -> str:
+def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: Any) -> str:
     """Memory of the state and of the step on each device, and operations of a step."""
     leaves = jax.tree.leaves(state)
     total = sum(_bytes(leaf.shape, leaf) for leaf in leaves)
     stored = sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf) for leaf in leaves)
-    shape = " x ".join(f"{name} {size}" for name, size in front.mesh.shape.items())
+    shape = " x ".join(f"{name} {size}" for name, size in parallelism.mesh.shape.items())
     lines = [
-        f"{config.num_steps:,} steps of {config.batch_size:,} on {front.mesh.size} devices ({shape}), "
+        f"{config.num_steps:,} steps of {config.batch_size:,} on {parallelism.mesh.size} devices ({shape}), "
         f"{jax.process_count()} processes, {config.parallel}.",
         f"Training state: {_gigabytes(total)} in all, {_gigabytes(stored)} on each device.",
     ]
@@ -36,11 +36,11 @@ def estimate(config, front: sharding.Front, state: Any, compiled: Any) -> str:
     return "\n".join(lines)
 
 
-def peak_images_per_second(config, front: sharding.Front) -> float | None:
+def peak_images_per_second(config, parallelism: sharding.Parallelism) -> float | None:
     """Speed at which the devices would do nothing but the network's operations (MFU 1), if known."""
     flops = _flops_per_image(config)
-    peak = models.peak_flops(front.mesh.devices.flat[0].device_kind)
-    return peak * front.mesh.size / flops if flops and peak else None
+    peak = models.peak_flops(parallelism.mesh.devices.flat[0].device_kind)
+    return peak * parallelism.mesh.size / flops if flops and peak else None
 
 
 def _flops_per_image(config) -> float | None:

@@ -52,7 +52,7 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     runs get the same draws, so that the differences between rows are known better than the rows.
     """
     out = pathlib.Path(out)
-    with cli.user_input():
+    with cli.report_user_errors():
         provenance.check_out(out)
         loaded = trained.load_comparable(workdirs, scored=False)
         x_0, labels = loaded[0].task.training_data
@@ -91,7 +91,7 @@ def _rows(workdir: str, run: trained.TrainedRun, x_0, labels, num_times: int, up
         return now.denoiser, now.spectrum("gm_sde")
 
     nll = draw_nll(model, run.params, x_0, labels, num_times, run.task.sample_batch_size, update)
-    with cli.user_input():
+    with cli.report_user_errors():
         _check_finite(workdir, nll)
     bits = evaluation.bits_per_dim(nll, x_0[0].size)
     name = f"{workdir} (plain flow, std 1)" if run.config.loss.loss == "flow" else str(workdir)

@@ -38,7 +38,7 @@ def check_hooks(config) -> None:
 
 
 @contextlib.contextmanager
-def make_hooks(config, task, front: sharding.Front, workdir: pathlib.Path) -> Iterator[list[Hook]]:
+def make_hooks(config, task, parallelism: sharding.Parallelism, workdir: pathlib.Path) -> Iterator[list[Hook]]:
     """All hooks that a configuration asks for; what they write is whole at the end of the context."""
     hooks = []
     with contextlib.ExitStack() as stack:
@@ -47,12 +47,12 @@ def make_hooks(config, task, front: sharding.Front, workdir: pathlib.Path) -> It
             profile = stack.enter_context(_Profile(steps, workdir / "profile"))
             hooks.append(Hook(0, profile, at=steps))
         if config.sample_every:
-            hooks.append(Hook(config.sample_every, _Samples(config, task, front, workdir / "samples")))
+            hooks.append(Hook(config.sample_every, _Samples(config, task, parallelism, workdir / "samples")))
         if config.score_every:
-            hooks.append(Hook(config.score_every, _Scores(config, task, front)))
+            hooks.append(Hook(config.score_every, _Scores(config, task, parallelism)))
         if config.eval_every:
             best = stack.enter_context(Snapshots(workdir / "best", keep=1))
-            hooks.append(Hook(config.eval_every, _Evaluation(config, task, front.mesh, best)))
+            hooks.append(Hook(config.eval_every, _Evaluation(config, task, parallelism.mesh, best)))
         if config.post_hoc_ema.every:
             store = stack.enter_context(Snapshots(workdir / "post_hoc"))
             hooks.append(Hook(config.post_hoc_ema.every, _PowerAverages(config.post_hoc_ema.stds, store)))
@@ -62,8 +62,8 @@ def make_hooks(config, task, front: sharding.Front, workdir: pathlib.Path) -> It
 class _Drawing:
     """Draws samples with the averaged parameters, always from the same noise, shared by all devices."""
 
-    def __init__(self, config, task, front: sharding.Front):
-        self._front, num_steps = front, 8
+    def __init__(self, config, task, parallelism: sharding.Parallelism):
+        self._parallelism, num_steps = parallelism, 8
         solver = trained.make_solver("ab2" if config.loss.loss == "flow" else "gm_ode", num_steps)
         times, apply = flow.time_grid(num_steps), runs.abstract_network(config)[0]
 
@@ -72,19 +72,19 @@ class _Drawing:
             return run.draw(keys, labels, solver, times)
 
         self._key = jax.random.key(config.seed)
-        self._draw = jax.jit(draw, out_shardings=front.replicated)
+        self._draw = jax.jit(draw, out_shardings=parallelism.replicated)
 
     def __call__(self, state: training.TrainState, labels: np.ndarray) -> np.ndarray:
         """Samples in the network's space, one for each label; the same in all processes."""
-        devices = self._front.mesh.size
+        devices = self._parallelism.mesh.size
         size = min(_PER_DEVICE * devices, -(-len(labels) // devices) * devices)
         indices = np.arange(-(-len(labels) // size) * size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.asarray(indices))
         padded, parts = np.resize(labels, len(indices)), []
-        with jax.set_mesh(self._front.mesh):
+        with jax.set_mesh(self._parallelism.mesh):
             for start in range(0, len(indices), size):
                 batch = slice(start, start + size)
-                inputs = self._front.replicate((keys[batch], padded[batch]))
+                inputs = self._parallelism.replicate((keys[batch], padded[batch]))
                 parts.append(np.asarray(self._draw(state.ema_params, *inputs)))
         return np.concatenate(parts)[: len(labels)]
 
@@ -92,8 +92,8 @@ class _Drawing:
 class _Samples:
     """Draws a grid of samples."""
 
-    def __init__(self, config, task, front: sharding.Front, folder: pathlib.Path):
-        self._task, self._folder, self._draw = task, folder, _Drawing(config, task, front)
+    def __init__(self, config, task, parallelism: sharding.Parallelism, folder: pathlib.Path):
+        self._task, self._folder, self._draw = task, folder, _Drawing(config, task, parallelism)
         classes = config.network.get("num_classes") or 1
         self._labels = np.arange(_GRID, dtype=np.int32) * max(classes // _GRID, 1) % classes
 
@@ -107,8 +107,8 @@ class _Samples:
 class _Scores:
     """Scores samples as reports do, but few of them, which the metrics' names say."""
 
-    def __init__(self, config, task, front: sharding.Front):
-        self._task, self._draw = task, _Drawing(config, task, front)
+    def __init__(self, config, task, parallelism: sharding.Parallelism):
+        self._task, self._draw = task, _Drawing(config, task, parallelism)
         self._labels = task.labels_of_samples(config.score_samples)
 
     def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
@@ -129,18 +129,18 @@ class _Evaluation:
 
     def __init__(self, config, task, mesh: jax.sharding.Mesh, best: Snapshots):
         self._config, self._batches = config, task.evaluation_batches(config.batch_size, config.seed)
-        self._front, self._best = sharding.JitFront(mesh), best
-        self._loss = jax.jit(runs.make_eval_loss(config, self._front), out_shardings=self._front.replicated)
+        self._parallelism, self._best = sharding.JitParallelism(mesh), best
+        self._loss = jax.jit(runs.make_eval_loss(config, self._parallelism), out_shardings=self._parallelism.replicated)
         self._lowest = best.read_meta()["eval_loss"] if best.steps() else float("inf")
 
     def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
-        size, rows = self._config.batch_size, self._front.rows(self._config.batch_size)
+        size, rows = self._config.batch_size, self._parallelism.rows(self._config.batch_size)
         key = jax.random.key(self._config.seed + 1)
         losses = []
-        with jax.set_mesh(self._front.mesh):
+        with jax.set_mesh(self._parallelism.mesh):
             for i in range(self._config.eval_batches):
-                batch = self._front.put(self._batches(i, rows), size)
-                draws = self._front.replicate(jax.random.fold_in(key, i))
+                batch = self._parallelism.put(self._batches(i, rows), size)
+                draws = self._parallelism.replicate(jax.random.fold_in(key, i))
                 losses.append(self._loss(state.ema_params, batch, draws))
         value = float(np.mean(jax.device_get(losses), dtype=np.float64))
         if value < self._lowest:

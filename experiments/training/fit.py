@@ -28,7 +28,7 @@ class _Plan(NamedTuple):
     """A run whose configuration has been checked."""
 
     task: Any
-    front: sharding.Front
+    parallelism: sharding.Parallelism
     init: Callable[[], training.TrainState]
     train_step: Callable
     batch_fn: Callable[[int], dict[str, np.ndarray]]  # this process's rows of a step's batch
@@ -43,34 +43,34 @@ def fit_run(
     call this alike; the first one writes.
     """
     say = _say if on_step is None and jax.process_index() == 0 else lambda text: None
-    with cluster.alike() as notes:
+    with cluster.fail_together() as notes:
         notes["config"] = json.loads(config.to_json_best_effort())
         checks.check_numbers(config)
         plan = _make_plan(config)
         notes["latents"] = plan.task.metadata
-        abstract_state = plan.front.abstract(plan.init)
+        abstract_state = plan.parallelism.abstract(plan.init)
         checks.check_folder(workdir, notes)
-    with cluster.alike():
+    with cluster.fail_together():
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             for name, content in checks.files(notes):
                 runs.write_json(workdir / name, content)
-    with cluster.alike():
+    with cluster.fail_together():
         cluster.check_shared(workdir)
     with training.Checkpointer(
         workdir / "checkpoints", config.keep_last, config.keep_every
-    ) as checkpointer, hooks.make_hooks(config, plan.task, plan.front, workdir) as todo:
-        with cluster.alike():
+    ) as checkpointer, hooks.make_hooks(config, plan.task, plan.parallelism, workdir) as todo:
+        with cluster.fail_together():
             restored = checkpointer.restore_latest(abstract_state)
-        state = plan.front.init(plan.init) if restored is None else restored[0]
+        state = plan.parallelism.init(plan.init) if restored is None else restored[0]
         start = int(state.step)
         if start >= config.num_steps:
             say(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
             return Outcome.ALREADY_DONE
         say(costs.overview(state.params))
         shapes = _global_shapes(plan.batch_fn(start), config.batch_size)
-        compiled = plan.front.compile(plan.train_step, abstract_state, shapes)
-        say(costs.estimate(config, plan.front, abstract_state, compiled))
+        compiled = plan.parallelism.compile(plan.train_step, abstract_state, shapes)
+        say(costs.estimate(config, plan.parallelism, abstract_state, compiled))
         if start:
             say(f"Resuming after {start:,} steps.")
         state = _fit(config, plan, state, compiled, workdir, checkpointer, todo, on_step)
@@ -85,28 +85,28 @@ def fit_run(
 
 def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
     task = make_task(config)
-    front = sharding.make_front(config.parallel, **config.mesh)
-    rows = front.rows(config.batch_size)
-    checks.check_microbatches(config, front)
+    parallelism = sharding.make_parallelism(config.parallel, **config.mesh)
+    rows = parallelism.rows(config.batch_size)
+    checks.check_microbatches(config, parallelism)
     hooks.check_hooks(config)
     optimizer = runs.make_optimizer(config)
     batches = task.batches(config.batch_size, config.seed)
     return _Plan(
         task,
-        front,
+        parallelism,
         runs.make_init(config, optimizer),
-        runs.make_train_step(config, optimizer, front),
+        runs.make_train_step(config, optimizer, parallelism),
         functools.partial(batches, rows=rows),  # which processes that read ahead can be sent
     )
 
 
 def _fit(config, plan: _Plan, state, compiled, workdir, checkpointer, todo, on_step) -> training.TrainState:
-    front, stream = plan.front, _stream(config, plan.batch_fn, int(state.step))
+    parallelism, stream = plan.parallelism, _stream(config, plan.batch_fn, int(state.step))
 
     def batch_fn(step):
         if on_step is not None:
             on_step()
-        return front.put(next(stream), config.batch_size)
+        return parallelism.put(next(stream), config.batch_size)
 
     with contextlib.ExitStack() as stack:
         writer = None
@@ -118,17 +118,17 @@ def _fit(config, plan: _Plan, state, compiled, workdir, checkpointer, todo, on_s
                 state,
                 compiled,
                 batch_fn,
-                front.replicate(jax.random.key(config.seed)),
+                parallelism.replicate(jax.random.key(config.seed)),
                 config.num_steps,
                 writer=writer,
                 checkpointer=checkpointer,
                 hooks=todo,
-                portable=front.portable,
+                portable=parallelism.portable,
                 log_every=config.log_every,
                 checkpoint_every=config.checkpoint_every,
                 max_skipped_in_row=config.max_skipped_in_row,
                 global_batch_size=config.batch_size,
-                peak_images_per_second=costs.peak_images_per_second(config, front),
+                peak_images_per_second=costs.peak_images_per_second(config, parallelism),
                 progress=on_step is None,
             )
         except FloatingPointError as error:

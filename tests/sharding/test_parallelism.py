@@ -13,19 +13,19 @@ from gmflow_jax import sharding, training
 BATCH_SIZE = 16
 
 
-def jit_front(data, fsdp, devices=None):
+def jit_parallelism(data, fsdp, devices=None):
     # The toy's arrays are small: the limit is lowered, so that most are split.
-    return sharding.JitFront(sharding.make_mesh(data, fsdp, devices), min_sharded_size=8)
+    return sharding.JitParallelism(sharding.make_mesh(data, fsdp, devices), min_sharded_size=8)
 
 
-FRONTS = {
-    "one device": lambda: jit_front(1, 1, jax.devices()[:1]),
-    "(2, 2)": lambda: jit_front(2, 2),
-    "(4, 1)": lambda: jit_front(4, 1),
-    "(1, 4)": lambda: jit_front(1, 4),
-    "pmap": sharding.PmapFront,
+PARALLELISMS = {
+    "one device": lambda: jit_parallelism(1, 1, jax.devices()[:1]),
+    "(2, 2)": lambda: jit_parallelism(2, 2),
+    "(4, 1)": lambda: jit_parallelism(4, 1),
+    "(1, 4)": lambda: jit_parallelism(1, 4),
+    "pmap": sharding.PmapParallelism,
 }
-PARALLEL = list(FRONTS)[1:]
+PARALLEL = list(PARALLELISMS)[1:]
 
 
 class BlockToy:
@@ -42,7 +42,7 @@ class BlockToy:
         params["blocks"] = {"hidden": params.pop("hidden")}
         return training.init_state(params, self._optimizer, num_power_averages=1)
 
-    def make_step(self, front):
+    def make_step(self, parallelism):
         return training.make_train_step(
             lambda params, *inputs: self._toy.apply(params | params["blocks"], *inputs),
             self._optimizer,
@@ -50,16 +50,16 @@ class BlockToy:
             num_classes=self._toy.num_classes,
             power_stds=(0.1,),
             learning_rate=self._schedule,
-            axis_name=front.axis_name,
-            working_copy=front.working_copy,
+            axis_name=parallelism.axis_name,
+            working_copy=parallelism.working_copy,
         )
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A front, its compiled step, and what the first step made of the initial state."""
+    """A parallelism, its compiled step, and what the first step made of the initial state."""
 
-    front: sharding.Front
+    parallelism: sharding.Parallelism
     abstract: training.TrainState
     step: Any
     first: training.TrainState
@@ -91,23 +91,23 @@ def block_toy(toy):
 
 @pytest.fixture(scope="module")
 def try_out(block_toy, unoptimised):
-    """try_out(name) -> Trial, compiled once for each front."""
+    """try_out(name) -> Trial, compiled once for each parallelism."""
 
     @functools.cache
     def make(name):
-        front = FRONTS[name]()
-        abstract = front.abstract(block_toy.init)
+        parallelism = PARALLELISMS[name]()
+        abstract = parallelism.abstract(block_toy.init)
         whole = jax.eval_shape(lambda: block_toy.batch)
-        compiled = front.compile(block_toy.make_step(front), abstract, whole)
-        key = front.replicate(jax.random.key(0))
+        compiled = parallelism.compile(block_toy.make_step(parallelism), abstract, whole)
+        key = parallelism.replicate(jax.random.key(0))
 
         def step(state):
-            return compiled(state, front.put(block_toy.batch, BATCH_SIZE), key)
+            return compiled(state, parallelism.put(block_toy.batch, BATCH_SIZE), key)
 
-        first = front.init(block_toy.init)
+        first = parallelism.init(block_toy.init)
         with compilations() as found:
             state, metrics = step(first)
-        return Trial(front, abstract, step, first, front.portable(state), metrics, len(found))
+        return Trial(parallelism, abstract, step, first, parallelism.portable(state), metrics, len(found))
 
     return make
 
@@ -120,26 +120,26 @@ def assert_lies_as(tree, abstract):
     jax.tree.map(check, tree, abstract)
 
 
-@pytest.mark.parametrize("name", FRONTS)
+@pytest.mark.parametrize("name", PARALLELISMS)
 def test_rows_are_the_whole_batch_in_order(name):
     # This process has all devices; those of several are tested with the programs.
-    np.testing.assert_array_equal(FRONTS[name]().rows(BATCH_SIZE), np.arange(BATCH_SIZE))
+    np.testing.assert_array_equal(PARALLELISMS[name]().rows(BATCH_SIZE), np.arange(BATCH_SIZE))
 
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("sizes", [(2, 2), (4, 1), (1, 4)])
 def test_put_splits_the_batch_over_all_devices(block_toy, sizes, order):
-    front, batch = jit_front(*sizes, jax.devices()[::order]), block_toy.batch
-    placed = front.put(batch, BATCH_SIZE)
+    parallelism, batch = jit_parallelism(*sizes, jax.devices()[::order]), block_toy.batch
+    placed = parallelism.put(batch, BATCH_SIZE)
     for column in ("x_0", "labels"):
         np.testing.assert_array_equal(placed[column], batch[column])
         shards = {shard.device: shard for shard in placed[column].addressable_shards}
-        for i, device in enumerate(front.mesh.devices.flat):
+        for i, device in enumerate(parallelism.mesh.devices.flat):
             np.testing.assert_array_equal(shards[device].data, batch[column][4 * i : 4 * i + 4])
 
 
 def test_put_of_pmap_gives_each_device_the_next_rows(block_toy):
-    placed = sharding.PmapFront().put(block_toy.batch, BATCH_SIZE)
+    placed = sharding.PmapParallelism().put(block_toy.batch, BATCH_SIZE)
     for column, rows in block_toy.batch.items():
         assert placed[column].shape == (4, 4, *rows.shape[1:])
         np.testing.assert_array_equal(np.concatenate(placed[column]), rows)
@@ -147,10 +147,10 @@ def test_put_of_pmap_gives_each_device_the_next_rows(block_toy):
 
 @pytest.mark.parametrize("name", PARALLEL)
 def test_the_initial_state_does_not_depend_on_the_front(toy, block_toy, name, unoptimised):
-    front = FRONTS[name]()
-    state = front.init(block_toy.init)
+    parallelism = PARALLELISMS[name]()
+    state = parallelism.init(block_toy.init)
     toy.assert_equal(state, jax.jit(block_toy.init)())
-    assert_lies_as(state, front.abstract(block_toy.init))
+    assert_lies_as(state, parallelism.abstract(block_toy.init))
     in_shards = [not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params)]
     assert any(in_shards) == (name != "pmap")
 
@@ -168,7 +168,7 @@ def test_a_step_does_not_depend_on_the_front(try_out, name):
     )
 
 
-@pytest.mark.parametrize("name", FRONTS)
+@pytest.mark.parametrize("name", PARALLELISMS)
 def test_a_step_takes_over_the_state_and_returns_it_where_it_lay(try_out, name):
     trial = try_out(name)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(trial.first))
@@ -187,7 +187,7 @@ def test_a_checkpoint_goes_on_under_another_front(toy, try_out, tmp_path, old, n
     assert int(trial.step(restored)[0].step) == 2
 
 
-@pytest.mark.parametrize("name", FRONTS)
+@pytest.mark.parametrize("name", PARALLELISMS)
 def test_a_step_is_compiled_once_for_states_of_its_own_and_portable_ones(try_out, name):
     trial = try_out(name)
     assert trial.num_compiled == (1 if name == "pmap" else 0)  # the others are compiled ahead
@@ -199,12 +199,13 @@ def test_a_step_is_compiled_once_for_states_of_its_own_and_portable_ones(try_out
     assert int(state.step) == 3
 
 
-@pytest.mark.parametrize("name", FRONTS)
+@pytest.mark.parametrize("name", PARALLELISMS)
 def test_replicate_takes_keys_too(name):
-    front, tree = FRONTS[name](), {"key": jax.random.key(3), "keys": jax.random.split(jax.random.key(4), 5)}
-    placed = front.replicate(tree | {"rows": np.arange(6)})
+    parallelism = PARALLELISMS[name]()
+    tree = {"key": jax.random.key(3), "keys": jax.random.split(jax.random.key(4), 5)}
+    placed = parallelism.replicate(tree | {"rows": np.arange(6)})
     for x in placed.values():
-        assert x.sharding.is_equivalent_to(front.replicated, x.ndim)
+        assert x.sharding.is_equivalent_to(parallelism.replicated, x.ndim)
     for which, key in tree.items():
         assert placed[which].dtype == key.dtype
         np.testing.assert_array_equal(jax.random.key_data(placed[which]), jax.random.key_data(key))
@@ -212,27 +213,30 @@ def test_replicate_takes_keys_too(name):
 
 
 def test_fronts_by_name():
-    front = sharding.make_front("jit", data=-1, fsdp=2)
-    assert dict(front.mesh.shape) == {"data": 2, "fsdp": 2}
-    assert front.axis_name is None
+    parallelism = sharding.make_parallelism("jit", data=-1, fsdp=2)
+    assert dict(parallelism.mesh.shape) == {"data": 2, "fsdp": 2}
+    assert parallelism.axis_name is None
     for data in (-1, 4):
-        front = sharding.make_front("pmap", data=data)
-        assert isinstance(front, sharding.PmapFront)
-        assert front.mesh.size == 4
+        parallelism = sharding.make_parallelism("pmap", data=data)
+        assert isinstance(parallelism, sharding.PmapParallelism)
+        assert parallelism.mesh.size == 4
     params = {"kernel": jnp.ones((2, 2))}
-    assert front.working_copy(params) is params
+    assert parallelism.working_copy(params) is params
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: sharding.make_front("pjit"), "parallel is 'pjit'; give 'jit' or 'pmap'"),
-        (lambda: sharding.make_front("pmap", fsdp=2), "data = -1 and fsdp = 2 was asked for; leave it out"),
-        (lambda: sharding.make_front("pmap", data=2), "only splits the batch, over all 4 devices"),
-        (lambda: sharding.make_front("jit", data=3), "there are 4 devices"),
-        (lambda: sharding.JitFront(sharding.make_mesh()).rows(6), "6 cannot be split over 4 devices"),
-        (lambda: sharding.PmapFront().rows(6), "6 cannot be split over 4 devices"),
-        (lambda: sharding.PmapFront().rows(0), "give a multiple"),
+        (lambda: sharding.make_parallelism("pjit"), "parallel is 'pjit'; give 'jit' or 'pmap'"),
+        (
+            lambda: sharding.make_parallelism("pmap", fsdp=2),
+            "data = -1 and fsdp = 2 was asked for; leave it out",
+        ),
+        (lambda: sharding.make_parallelism("pmap", data=2), "only splits the batch, over all 4 devices"),
+        (lambda: sharding.make_parallelism("jit", data=3), "there are 4 devices"),
+        (lambda: sharding.JitParallelism(sharding.make_mesh()).rows(6), "6 cannot be split over 4 devices"),
+        (lambda: sharding.PmapParallelism().rows(6), "6 cannot be split over 4 devices"),
+        (lambda: sharding.PmapParallelism().rows(0), "give a multiple"),
     ],
 )
 def test_what_cannot_work_is_a_sentence(call, sentence):

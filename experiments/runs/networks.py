@@ -130,7 +130,7 @@ def make_init(config: ml_collections.ConfigDict, optimizer) -> Callable[[], trai
     return init
 
 
-def make_train_step(config: ml_collections.ConfigDict, optimizer, front: sharding.Front) -> Callable:
+def make_train_step(config: ml_collections.ConfigDict, optimizer, parallelism: sharding.Parallelism) -> Callable:
     ema = config.ema.to_dict()
     kind = ema.pop("kind")
     if kind not in _EMA:
@@ -142,17 +142,17 @@ def make_train_step(config: ml_collections.ConfigDict, optimizer, front: shardin
         learning_rate=make_schedule(config),
         power_stds=tuple(config.post_hoc_ema.stds),
         num_microbatches=config.num_microbatches,
-        axis_name=front.axis_name,
-        working_copy=front.working_copy,
+        axis_name=parallelism.axis_name,
+        working_copy=parallelism.working_copy,
         **loss,
         **draws,
     )
 
 
-def make_eval_loss(config: ml_collections.ConfigDict, front: sharding.Front) -> Callable:
+def make_eval_loss(config: ml_collections.ConfigDict, parallelism: sharding.Parallelism) -> Callable:
     """loss(params, batch, key), the training loss of a batch."""
     loss, draws = _loss_options(config)
-    loss_fn = training.make_loss(working_copy=front.working_copy, **loss)
+    loss_fn = training.make_loss(working_copy=parallelism.working_copy, **loss)
 
     def evaluate(params, batch, key):
         return loss_fn(params, training.draw_example(key, batch["x_0"], batch.get("labels"), **draws))[0]

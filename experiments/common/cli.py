@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def user_input():
+def report_user_errors():
     """Report errors of the validation inside as the user's: a sentence, exit code 2, no trace."""
     try:
         yield

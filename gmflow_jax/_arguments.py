@@ -1,0 +1,67 @@
+"""Promotion of arguments to one dtype, times of the batch's rank, and checks that give clear errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def promote(*values):
+    """Cast every array in `values` (pytrees allowed) to float32, or to float64 if one is float64."""
+    dtypes = [
+        jax.dtypes.canonicalize_dtype(leaf.dtype)
+        for leaf in jax.tree.leaves(values)
+        if hasattr(leaf, "dtype")
+        and not isinstance(leaf, float)  # np.float64 is a Python float
+        and not getattr(leaf, "weak_type", False)
+    ]
+    dtype = jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), values)
+
+
+def append_axes(value: jax.Array, count: int) -> jax.Array:
+    """Append `count` axes of size 1; a scalar stays one, since it broadcasts with any rank."""
+    return value if value.ndim == 0 else value.reshape(value.shape + (1,) * count)
+
+
+def expand_time(t: jax.Array, batch_shape: tuple[int, ...], name: str = "t") -> jax.Array:
+    """Give a time (a scalar or [B]) the rank of the batch axes, aligned with the leading one."""
+    if t.ndim == 0:
+        return t
+    if t.ndim == 1 and batch_shape and t.shape[0] == batch_shape[0]:
+        return t.reshape(t.shape + (1,) * (len(batch_shape) - 1))
+    raise ValueError(
+        f"{name} has shape {t.shape}, which does not fit the batch axes {batch_shape}: a time is a "
+        f"scalar or has one value for each entry of the leading batch axis. Pass a scalar"
+        + (f" or shape ({batch_shape[0]},)." if batch_shape else ".")
+    )
+
+
+def concrete(value) -> np.ndarray | None:
+    """The value as numpy, or None while it is traced: value checks run only where they are free."""
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
+def check_times_ordered(t, s, allow_equal: bool = False) -> None:
+    """Refuse s >= t (s > t if `allow_equal`) where both are known.
+
+    s = t = 0 always passes: there every map is the identity.
+    """
+    t, s = concrete(t), concrete(s)
+    if t is None or s is None:
+        return
+    wrong = s > t if allow_equal else (s >= t) & ~((s == 0) & (t == 0))
+    if np.any(wrong):
+        raise ValueError(
+            f"s must be the less noisy time, s < t, but s = {s} and t = {t} were given. Swap them, "
+            "or leave out the step where they are equal."
+        )
+
+
+def check_same_shape(**arrays) -> None:
+    """Refuse arrays of unlike shapes instead of broadcasting them silently."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"These arrays must have the same shape: {listing}. Broadcast or reshape them first."
+        )

@@ -1,0 +1,27 @@
+"""Files that appear under their name only when they are complete."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+
+def write_whole(
+    path: pathlib.Path, write: Callable[[pathlib.Path], Any], writer: int | None = None
+) -> None:
+    """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
+
+    Args:
+      path: where the file goes; its folder must exist.
+      write: write(temporary) makes the file under a temporary name beside `path`.
+      writer: the number of this writer among those of a shared folder, by which it finds its own
+        leftovers, `.NAME.WRITER.tmp`; by default the process id.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid() if writer is None else writer}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

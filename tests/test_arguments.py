@@ -1,0 +1,35 @@
+"""Promotion, times of the batch's rank, and checks that run only on known values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmflow_jax import _arguments
+
+
+def test_promote():
+    bf16, wide = jnp.ones(2, jnp.bfloat16), np.ones(2)
+    assert all(v.dtype == jnp.float32 for v in _arguments.promote(bf16, 0.5, 1, wide, np.float64(2.0)))
+    with jax.enable_x64(True):
+        # A Python number takes the others' dtype, and so does np.float64, which is one.
+        assert all(v.dtype == jnp.float32 for v in _arguments.promote(bf16, 0.5, np.float64(2.0)))
+        assert all(v.dtype == jnp.float64 for v in _arguments.promote(bf16, 0.5, {"x": wide})[:2])
+
+
+def test_expand_time():
+    assert _arguments.expand_time(jnp.ones(()), (3, 2)).shape == ()
+    assert _arguments.expand_time(jnp.ones(3), (3, 2, 5)).shape == (3, 1, 1)
+    for shape in ((2,), (3, 1), (3, 2, 5)):
+        with pytest.raises(ValueError, match=r"s has shape .* Pass a scalar or shape \(3,\)\."):
+            _arguments.expand_time(jnp.ones(shape), (3, 2, 5), "s")
+    with pytest.raises(ValueError, match=r"batch axes \(\)"):
+        _arguments.expand_time(jnp.ones(3), ())
+
+
+def test_values_are_checked_only_where_they_are_known():
+    _arguments.check_times_ordered(0.0, 0.0)
+    _arguments.check_times_ordered(0.5, 0.5, allow_equal=True)
+    with pytest.raises(ValueError, match=r"s = 0\.5 and t = 0\.5"):
+        _arguments.check_times_ordered(0.5, 0.5)
+    jax.jit(lambda t: _arguments.check_times_ordered(t, 2.0))(1.0)
