@@ -13,6 +13,11 @@ from gmflow_jax.gm._moments import moment_match, weighted_mean
 from gmflow_jax.gm._tilt import tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture
 
+__all__ = [
+    "METHODS", "Guided", "check_guidance_scale", "classifier_free_guidance", "guided_denoiser",
+    "in_one_batch", "probabilistic_guidance",
+]
+
 # Under the mean square of the guidance difference. Part of the method: it fades guidance out where
 # the conditional and the unconditional prediction agree.
 _MIN_SQUARE = 1e-6

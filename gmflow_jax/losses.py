@@ -16,6 +16,8 @@ from gmflow_jax.gm._moments import log_density
 from gmflow_jax.gm._transport import to_standard_normal
 from gmflow_jax.gm._types import GaussianMixture, as_mixture
 
+__all__ = ["flow_matching_loss", "mixture_nll", "spectral_loss", "transition_loss"]
+
 _LOG_2PI = math.log(2 * math.pi)
 # The variance of x_s given x_t vanishes at t = 0. This floor keeps the loss and its gradient finite
 # there and is inactive from t = 1e-12 on.
