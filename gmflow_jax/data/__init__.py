@@ -11,7 +11,7 @@ from gmflow_jax.data._checkerboard import (
 )
 from gmflow_jax.data._crop import center_crop
 from gmflow_jax.data._digits import Digits, digits, to_unit_range
-from gmflow_jax.data._images import ImageBatches, read_images
+from gmflow_jax.data._images import read_images
 from gmflow_jax.data._latents import FakeLatentBatches, LatentBatches, Latents
 from gmflow_jax.data._metadata import (
     LatentMetadata,
@@ -27,7 +27,7 @@ from gmflow_jax.data._write import write_latents
 
 __all__ = [
     "BOARD_HALF_WIDTH", "SQUARES_PER_SIDE", "Batches", "CheckerboardBatches", "Digits",
-    "FakeLatentBatches", "ImageBatches", "ImageSource", "LatentBatches", "LatentMetadata",
+    "FakeLatentBatches", "ImageSource", "LatentBatches", "LatentMetadata",
     "Latents", "Shard", "autoencoder_fingerprint", "center_crop", "check_autoencoder",
     "checkerboard", "checkerboard_points", "digits", "epoch_indices", "in_white_square",
     "open_images", "prefetch", "read_class_names", "read_images", "to_unit_range", "write_latents",

@@ -2,8 +2,8 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from gmflow_jax.data._sources import ImageSource
 
 if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _IMAGES_PER_DEVICE = 16
 _UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError)  # a dangling link is not found
@@ -82,9 +85,11 @@ def read_pixels(source: ImageSource, index: int, size: int) -> np.ndarray:
         ) from error
 
 
-def ahead(executor: Executor, function: Callable[..., Any], items: Iterable, window: int) -> Iterator[Any]:
+def submit_ahead(
+    executor: Executor, function: Callable[[T], R], items: Iterable[T], window: int
+) -> Iterator[Future[R]]:
     """Futures of function(item) in order, of which up to `window` are under way."""
-    futures = collections.deque()
+    futures: collections.deque[Future[R]] = collections.deque()
     try:
         for item in items:
             futures.append(executor.submit(function, item))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gmflow_jax.data._batches import Rows, stream_indices, stream_positions
-from gmflow_jax.data._encode import ahead, read_pixels
+from gmflow_jax.data._encode import read_pixels, submit_ahead
 from gmflow_jax.data._random import flip, row_generators
 from gmflow_jax.data._sources import ImageSource
 
@@ -47,7 +47,7 @@ def read_images(
     ValueError naming an image that is broken.
     """
     with ThreadPoolExecutor(num_threads) as pool:
-        crops = ahead(
+        crops = submit_ahead(
             pool, lambda i: read_pixels(source, i, image_size), range(len(source)), 2 * batch_size
         )
         rows = []

@@ -11,8 +11,8 @@ from gmflow_jax.data._sources import (
     FileImage,
     FileSource,
     ImageSource,
+    check_none_without_class,
     is_image,
-    refuse_without_class,
 )
 from gmflow_jax.data._tars import images_of_tars
 from gmflow_jax.data._tfds import TfdsSource
@@ -102,7 +102,7 @@ def _walk(root: pathlib.Path, need_classes: bool) -> list[FileImage]:
             ]
     if not need_classes:
         return images + [FileImage("", file, os.path.join(root, file)) for file in stray]
-    refuse_without_class(stray, str(root))
+    check_none_without_class(stray, str(root))
     empty = sorted(classes - {image.class_folder for image in images})
     if images and empty:
         raise ValueError(

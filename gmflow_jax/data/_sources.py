@@ -91,7 +91,7 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def refuse_without_class(names: Sequence[str], where: str) -> None:
+def check_none_without_class(names: Sequence[str], where: str) -> None:
     """Raises ValueError if there are names: of images outside of a class."""
     if names:
         raise ValueError(

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from gmflow_jax.data._sources import FileImage, is_image, refuse_without_class
+from gmflow_jax.data._sources import FileImage, check_none_without_class, is_image
 
 _BLOCK = 512  # bytes
 
@@ -54,7 +54,7 @@ def images_of_tars(paths: Sequence[pathlib.Path]) -> list[FileImage]:
             size = file.seek(0, io.SEEK_END)
             for image in _images(file, 0, size, class_folder, str(path)):
                 (images if image.class_folder else stray).append(image)
-    refuse_without_class([image.name for image in stray], ", ".join(map(str, paths[:3])))
+    check_none_without_class([image.name for image in stray], ", ".join(map(str, paths[:3])))
     return images
 
 

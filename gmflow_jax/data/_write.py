@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from gmflow_jax.data._encode import BrokenImage, Encoder, ahead, read_pixels
+from gmflow_jax.data._encode import BrokenImage, Encoder, read_pixels, submit_ahead
 from gmflow_jax.data._files import local_path
 from gmflow_jax.data._folder import agree_on_plan, claim, shard_report, write_metadata, write_shard
 from gmflow_jax.data._metadata import (
@@ -155,7 +155,7 @@ class _Job:
         """Writes shards; images are decoded ahead, also those of the next shard."""
         window = 2 * self.encoder.batch_size + num_threads
         with ThreadPoolExecutor(num_threads) as pool:
-            loaded = ahead(pool, self._load, itertools.chain(*todo.values()), window)
+            loaded = submit_ahead(pool, self._load, itertools.chain(*todo.values()), window)
             for path, indices in todo.items():
                 broken: list[str] = []
                 records = self._records(self._batches(indices, loaded, broken))

@@ -47,17 +47,17 @@ def contrast(images) -> np.ndarray:
 
     Takes and raises the same. [N], 0 for an image of one pixel, float64.
     """
-    return np.array([_spread(grey) for grey in _greys(images)])
+    return np.array([_pixel_std(grey) for grey in _greys(images)])
 
 
-def colour_statistics(images) -> dict[str, np.ndarray]:
+def color_statistics(images) -> dict[str, np.ndarray]:
     """`saturation`, `brightness` and `contrast` of each image, by name; faster than one after the other."""
-    greys = [(grey.mean(), _spread(grey)) for grey in _greys(images)]
-    mean, spread = np.array(greys).T
-    return {"saturation": saturation(images), "brightness": mean, "contrast": spread}
+    greys = [(grey.mean(), _pixel_std(grey)) for grey in _greys(images)]
+    mean, std = np.array(greys).T
+    return {"saturation": saturation(images), "brightness": mean, "contrast": std}
 
 
-def _spread(grey: np.ndarray) -> float:
+def _pixel_std(grey: np.ndarray) -> float:
     return grey.std(ddof=min(1, grey.size - 1))
 
 

@@ -105,7 +105,7 @@ def class_gaussian_scores(images, labels, classifier, num_seeds: int = 8) -> lis
     return scores
 
 
-def seed_spread(scores: Sequence[NamedTuple]) -> dict[str, tuple[float, float] | None]:
+def mean_and_std(scores: Sequence[NamedTuple]) -> dict[str, tuple[float, float] | None]:
     """Mean and standard deviation (divisor n - 1) over seeds of every field of the scores.
 
     A field that is None for any seed stays None; the deviation over a single seed is 0.

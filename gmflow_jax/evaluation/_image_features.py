@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from gmflow_jax.evaluation._checks import check_images
-from gmflow_jax.evaluation._color import colour_statistics
+from gmflow_jax.evaluation._color import color_statistics
 from gmflow_jax.evaluation._statistics import FeatureStatistics
 
 if TYPE_CHECKING:
     from gmflow_jax.evaluation._extract import FeatureExtractor
 
-COLOURS = ("saturation", "brightness", "contrast")
+COLORS = ("saturation", "brightness", "contrast")
 _CHUNK = 512  # images
 
 
@@ -29,14 +29,14 @@ class ImageFeatures:
       rows: The pool3 features, float32 [N, 2048], for precision, recall and the kernel distance; None if
         they were not kept.
       logits: float32 [N, 1008], for the Inception Score; None likewise.
-      colours: 'saturation', 'brightness' and 'contrast' of each image, float64 [N].
+      colors: 'saturation', 'brightness' and 'contrast' of each image, float64 [N].
     """
 
     pool3: FeatureStatistics
     spatial: FeatureStatistics
     rows: np.ndarray | None
     logits: np.ndarray | None
-    colours: dict[str, np.ndarray]
+    colors: dict[str, np.ndarray]
 
     def merge(self, other: "ImageFeatures") -> "ImageFeatures":
         """Features of both sets, those of `self` first. ValueError if only one of them has rows."""
@@ -45,10 +45,10 @@ class ImageFeatures:
                 "These cannot be merged, for one set has each image's features and the other has not; give "
                 "both the same `keep_rows`."
             )
-        small, other_small = ((f.rows, f.logits, f.colours) for f in (self, other))
-        rows, logits, colours = jax.tree.map(lambda *parts: np.concatenate(parts), small, other_small)
+        small, other_small = ((f.rows, f.logits, f.colors) for f in (self, other))
+        rows, logits, colors = jax.tree.map(lambda *parts: np.concatenate(parts), small, other_small)
         return ImageFeatures(
-            self.pool3.merge(other.pool3), self.spatial.merge(other.spatial), rows, logits, colours
+            self.pool3.merge(other.pool3), self.spatial.merge(other.spatial), rows, logits, colors
         )
 
 
@@ -67,7 +67,7 @@ def image_features(
         if statistics is not None:
             new = tuple(old.merge(more) for old, more in zip(statistics, new, strict=True))
         statistics = new
-        kept.append((part.rows, part.logits, part.colours))
+        kept.append((part.rows, part.logits, part.colors))
     if statistics is None:
         raise ValueError("There are no images to measure; give at least one batch of them.")
     return ImageFeatures(*statistics, *jax.tree.map(lambda *parts: np.concatenate(parts), *kept))
@@ -82,7 +82,7 @@ def _measured(
         features = extractor(images)
         statistics = (FeatureStatistics.of(part) for part in (features.pool3, features.spatial))
         rows = (features.pool3, features.logits) if keep_rows else (None, None)
-        return ImageFeatures(*statistics, *rows, colour_statistics(images))
+        return ImageFeatures(*statistics, *rows, color_statistics(images))
 
     with ThreadPoolExecutor(1) as pool:
         pending = None

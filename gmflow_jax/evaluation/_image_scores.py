@@ -113,4 +113,4 @@ def _score(
         return dict(zip(("density", "coverage"), density_coverage(*sets, **options), strict=True))
     if name == "kid":
         return {name: kernel_distance(*sets)}
-    return {colour: float(values.mean()) for colour, values in features.colours.items()}
+    return {name: float(values.mean()) for name, values in features.colors.items()}

@@ -14,7 +14,7 @@ import numpy as np
 from gmflow_jax._files import write_whole
 from gmflow_jax.evaluation._checks import finite
 from gmflow_jax.evaluation._frechet import check_covariance
-from gmflow_jax.evaluation._image_features import COLOURS, ImageFeatures, image_features
+from gmflow_jax.evaluation._image_features import COLORS, ImageFeatures, image_features
 from gmflow_jax.evaluation._npz import npz_rows, npz_shapes
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ class Reference:
     Attributes:
       pool3, spatial: Moments of Inception's features.
       rows: pool3 features [M, 2048] of some of the images.
-      colours: Means over images of saturation, brightness and contrast.
+      colors: Means over images of saturation, brightness and contrast.
       source: What tells this reference from others, as JSON.
     """
 
     pool3: Moments | None
     spatial: Moments | None
     rows: np.ndarray | None
-    colours: dict[str, float] | None
+    colors: dict[str, float] | None
     source: dict[str, Any]
 
 
@@ -107,7 +107,7 @@ def save_reference(
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"A reference is an .npz file, but {path} was given.")
-    arrays = {"pool3": reference.rows, **(reference.colours or {}), _EXTRACTOR: extractor.fingerprint}
+    arrays = {"pool3": reference.rows, **(reference.colors or {}), _EXTRACTOR: extractor.fingerprint}
     arrays[_COUNT] = reference.source.get(_COUNT)
     for moments, names in ((reference.pool3, ("mu", "sigma")), (reference.spatial, ("mu_s", "sigma_s"))):
         arrays |= dict(zip(names, moments or (None, None), strict=True))
@@ -127,7 +127,7 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
         raise ValueError(f"{path} holds {', '.join(shapes) or 'nothing'}, but a reference is {_FORMS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    wanted = {*names.values(), _EXTRACTOR, _COUNT, *COLOURS} & shapes.keys()
+    wanted = {*names.values(), _EXTRACTOR, _COUNT, *COLORS} & shapes.keys()
     arrays = _read(path, wanted - {names["images"]})
     stored = {part: arrays[name] for part, name in names.items() if name in arrays}
     if str(arrays.get(_EXTRACTOR, extractor.fingerprint)) != extractor.fingerprint:
@@ -140,7 +140,7 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
         _moments(path, stored, "mean", "covariance", widths.pool3),
         _moments(path, stored, "spatial_mean", "spatial_covariance", widths.spatial),
         _rows(path, stored.get("rows"), widths.pool3),
-        {name: float(arrays[name]) for name in COLOURS if name in arrays} or None,
+        {name: float(arrays[name]) for name in COLORS if name in arrays} or None,
         {"path": str(path), "sha256": digest, "arrays": sorted(shapes)}
         | {name: int(arrays[name]) for name in (_COUNT,) if name in arrays},
     )
@@ -164,7 +164,7 @@ def _of_images(features: ImageFeatures, source: dict[str, Any]) -> Reference:
         Moments(features.pool3.mean, features.pool3.covariance),
         Moments(features.spatial.mean, features.spatial.covariance),
         features.rows,
-        {name: float(values.mean()) for name, values in features.colours.items()},
+        {name: float(values.mean()) for name, values in features.colors.items()},
         {**source, _COUNT: features.pool3.num_samples},
     )
 

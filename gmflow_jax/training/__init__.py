@@ -5,7 +5,7 @@ Pure functions without a configuration object; the caller owns jit, pmap and sha
 
 from gmflow_jax.training._checkpoint import Checkpointer, Snapshots
 from gmflow_jax.training._ema import constant_decay, karras_decay, ramp_up_decay, update_ema, warm_up_decay
-from gmflow_jax.training._example import MIN_TRAINING_TIME, TransitionExample, draw_example, make_example
+from gmflow_jax.training._example import MIN_TRAINING_TIME, TransitionExample, draw_example
 from gmflow_jax.training._loop import Hook, fit
 from gmflow_jax.training._loss import make_loss
 from gmflow_jax.training._metrics import MetricWriter, average_metrics
@@ -24,7 +24,7 @@ from gmflow_jax.training._step import make_train_step
 __all__ = [
     "MIN_TRAINING_TIME", "Checkpointer", "Hook", "MetricWriter", "Snapshots", "TrainState",
     "TransitionExample", "average_metrics", "combine", "constant_decay", "draw_example", "fit",
-    "init_state", "karras_decay", "make_example", "make_loss", "make_optimizer", "make_train_step",
+    "init_state", "karras_decay", "make_loss", "make_optimizer", "make_train_step",
     "post_hoc_residual", "post_hoc_weights", "power_gamma", "power_std", "ramp_up_decay",
     "update_ema", "update_power_averages", "warm_up_cosine_schedule", "warm_up_decay",
     "warm_up_schedule",

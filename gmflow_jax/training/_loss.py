@@ -42,11 +42,11 @@ def make_loss(
         params = working_copy(params)
         labels = () if example.labels is None else (example.labels,)
         prediction = apply(params, example.x_t, example.t, *labels)
-        per_sample = loss_weight * _per_sample(_loss(prediction, example, loss))
+        per_sample = loss_weight * _mean_per_sample(_loss(prediction, example, loss))
         parts = {}
         if spectrum_apply is not None:
             values = _spectral_loss(partial(spectrum_apply, params), prediction, example)
-            spectral = spectral_loss_weight * _per_sample(values)
+            spectral = spectral_loss_weight * _mean_per_sample(values)
             parts = {"loss_transition": jnp.mean(per_sample), "loss_spectral": jnp.mean(spectral)}
             per_sample = per_sample + spectral
         return jnp.mean(per_sample), (parts, _time_bins(per_sample, example.t))
@@ -67,7 +67,7 @@ def _spectral_loss(spectrum: Callable, prediction, example: TransitionExample) -
     return losses.spectral_loss(spectrum(gm.moment_match(q)), q, example.x_0)
 
 
-def _per_sample(values: jax.Array) -> jax.Array:
+def _mean_per_sample(values: jax.Array) -> jax.Array:
     return jnp.mean(values.reshape(values.shape[0], -1), axis=-1)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import data
+from gmflow_jax.data._images import ImageBatches
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def whole_images(files, tmp_path_factory):
 
 
 def test_batches_are_crops_or_their_mirror_images(whole_images):
-    batch_fn = data.ImageBatches(whole_images, 24, batch_size=30, seed=4)
+    batch_fn = ImageBatches(whole_images, 24, batch_size=30, seed=4)
     crops = np.stack([data.center_crop(whole_images.open(i), 24) for i in range(15)])
     mirrored = 0
     for step in range(10):
@@ -35,7 +36,7 @@ def test_batches_are_crops_or_their_mirror_images(whole_images):
 
 @pytest.mark.parametrize("rows", [slice(2, 5), [7, 0]])
 def test_rows_are_those_of_the_whole_batch(whole_images, rows):
-    batch_fn = data.ImageBatches(whole_images, 8, batch_size=8)
+    batch_fn = ImageBatches(whole_images, 8, batch_size=8)
     whole, part = batch_fn(1), batch_fn(1, rows)
     for name in whole:
         np.testing.assert_array_equal(part[name], whole[name][rows])
@@ -43,7 +44,7 @@ def test_rows_are_those_of_the_whole_batch(whole_images, rows):
 
 def test_a_broken_image_is_named(source):
     with pytest.raises(ValueError, match=r"n02/truncated\.JPEG is broken .*; mend or remove it"):
-        data.ImageBatches(source, 8, batch_size=16)(0)
+        ImageBatches(source, 8, batch_size=16)(0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])

@@ -7,6 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from gmflow_jax import data
+from gmflow_jax.data._images import ImageBatches
 
 NAMES = ("cat", "dog", "ant")  # not sorted: labels are the dataset's
 
@@ -71,7 +72,7 @@ def test_fake_imagenet():
         source = data.open_images("tfds:imagenet2012:validation")
         assert len(source) == 5 and len(source.class_folders) == 1000
         assert source.class_folders[0] == "n01440764"
-        batch = data.ImageBatches(source, 16, batch_size=4)(0)
+        batch = ImageBatches(source, 16, batch_size=4)(0)
     assert batch["x_0"].shape == (4, 16, 16, 3) and batch["x_0"].min() >= -1 and batch["x_0"].max() <= 1
     assert ((batch["labels"] >= 0) & (batch["labels"] < 1000)).all()
 

@@ -37,10 +37,10 @@ def test_wrong_labels_show_in_accuracy_only(real):
 
 def test_class_gaussians_have_their_known_scores(real):
     # Known from an independent computation: Frechet 0.096, precision 0.70, recall 0.67.
-    spread = evaluation.seed_spread(evaluation.class_gaussian_scores(*real, num_seeds=3))
-    assert spread["frechet"] == pytest.approx((0.096, 0.003), abs=0.004)
-    assert spread["precision"][0] == pytest.approx(0.70, abs=0.02)
-    assert spread["recall"][0] == pytest.approx(0.67, abs=0.03)
+    summary = evaluation.mean_and_std(evaluation.class_gaussian_scores(*real, num_seeds=3))
+    assert summary["frechet"] == pytest.approx((0.096, 0.003), abs=0.004)
+    assert summary["precision"][0] == pytest.approx(0.70, abs=0.02)
+    assert summary["recall"][0] == pytest.approx(0.67, abs=0.03)
 
 
 def test_real_halves_are_close_and_the_seeds_differ(real):
@@ -53,14 +53,14 @@ def test_real_halves_are_close_and_the_seeds_differ(real):
         assert 0.97 < score.accuracy < 1  # on digits that the classifier hasn't seen
 
 
-def test_seed_spread_by_hand():
+def test_mean_and_std_by_hand():
     scores = [
         evaluation.DigitScores(1.0, 0.5, 0.5, None), evaluation.DigitScores(3.0, 0.5, 0.7, None)
     ]
-    spread = evaluation.seed_spread(scores)
-    assert spread["frechet"] == (2.0, pytest.approx(np.sqrt(2)))
-    assert spread["precision"] == (0.5, 0.0) and spread["accuracy"] is None
-    assert evaluation.seed_spread(scores[:1])["recall"] == (0.5, 0.0)
+    summary = evaluation.mean_and_std(scores)
+    assert summary["frechet"] == (2.0, pytest.approx(np.sqrt(2)))
+    assert summary["precision"] == (0.5, 0.0) and summary["accuracy"] is None
+    assert evaluation.mean_and_std(scores[:1])["recall"] == (0.5, 0.0)
 
 
 def test_bad_input_is_a_sentence(real):
@@ -76,4 +76,4 @@ def test_bad_input_is_a_sentence(real):
     with pytest.raises(ValueError, match="widths 64 and 16"):
         evaluation.digit_scores(images, images[:, :4, :4])
     with pytest.raises(ValueError, match="at least one seed"):
-        evaluation.seed_spread([])
+        evaluation.mean_and_std([])

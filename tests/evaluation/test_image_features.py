@@ -26,7 +26,7 @@ def assert_same(found: ImageFeatures, expected: ImageFeatures):
         assert ours.num_samples == theirs.num_samples
         np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-12)
         np.testing.assert_allclose(ours.covariance, theirs.covariance, rtol=1e-12, atol=1e-14)
-    rest = lambda features: (features.rows, features.logits, features.colours)  # noqa: E731
+    rest = lambda features: (features.rows, features.logits, features.colors)  # noqa: E731
     jax.tree.map(np.testing.assert_array_equal, rest(found), rest(expected))
 
 
@@ -56,7 +56,7 @@ def test_what_is_kept_of_an_image(extractor, fake_images, fake):
     assert fake.rows.dtype == fake.logits.dtype == np.float32
     np.testing.assert_array_equal(fake.rows, extractor(fake_images).pool3)
     np.testing.assert_array_equal(fake.logits, extractor(fake_images).logits)
-    assert {name: values.dtype for name, values in fake.colours.items()} == {
+    assert {name: values.dtype for name, values in fake.colors.items()} == {
         "saturation": np.float64, "brightness": np.float64, "contrast": np.float64,
     }  # fmt: skip
 

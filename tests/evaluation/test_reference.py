@@ -76,7 +76,7 @@ def assert_same(found, expected):
         for array, same in zip(ours or (), theirs or (), strict=True):
             np.testing.assert_allclose(array, same, rtol=1e-12, atol=1e-14)
     np.testing.assert_array_equal(found.rows, expected.rows)
-    assert found.colours == (expected.colours and pytest.approx(expected.colours, rel=1e-12))
+    assert found.colors == (expected.colors and pytest.approx(expected.colors, rel=1e-12))
 
 
 def test_images_alone(extractor, save, images, features):
@@ -94,8 +94,8 @@ def test_images_alone(extractor, save, images, features):
         np.testing.assert_allclose(moments.mean, expected.mean, rtol=1e-12)
         np.testing.assert_allclose(moments.covariance, expected.covariance, rtol=1e-12, atol=1e-14)
     np.testing.assert_array_equal(reference.rows, features.rows)
-    assert reference.colours == pytest.approx({n: v.mean() for n, v in features.colours.items()}, rel=1e-12)
-    assert reference.colours["saturation"] == pytest.approx(saturation(images).mean(), rel=1e-12)
+    assert reference.colors == pytest.approx({n: v.mean() for n, v in features.colors.items()}, rel=1e-12)
+    assert reference.colors["saturation"] == pytest.approx(saturation(images).mean(), rel=1e-12)
     assert image_scores(features, reference, ["fid"])["fid"] < 1e-9
     assert json.loads(json.dumps(reference.source)) == {
         "path": str(path),
@@ -114,7 +114,7 @@ def test_statistics_beside_images_count(extractor, save, images, statistics):
     np.testing.assert_array_equal(reference.spatial.mean, statistics["mu_s"])
     np.testing.assert_array_equal(reference.spatial.covariance, statistics["sigma_s"])
     np.testing.assert_array_equal(reference.rows, of_images.rows)
-    assert reference.colours == of_images.colours
+    assert reference.colors == of_images.colors
     assert reference.source["num_images"] == NUM
     assert reference.source["arrays"] == ["arr_0", "mu", "mu_s", "sigma", "sigma_s"]
 
@@ -129,7 +129,7 @@ def test_statistics_alone(blind, save, statistics):
     reference = load_reference(save(mu=statistics["mu"], sigma=statistics["sigma"]), blind)
     np.testing.assert_array_equal(reference.pool3.mean, statistics["mu"])
     assert reference.pool3.covariance.dtype == np.float64
-    assert reference.spatial is reference.rows is reference.colours is None
+    assert reference.spatial is reference.rows is reference.colors is None
     assert "num_images" not in reference.source
     assert available_metrics(reference) == ("fid", "inception_score", "colours")
 
@@ -140,14 +140,14 @@ def test_the_authors_form(blind, save, features, statistics):
     np.testing.assert_array_equal(reference.pool3.mean, statistics["mu"])
     np.testing.assert_array_equal(reference.pool3.covariance, statistics["sigma"])
     np.testing.assert_array_equal(reference.rows, features.rows)
-    assert reference.spatial is None and reference.colours is None
+    assert reference.spatial is None and reference.colors is None
 
 
 def test_images_beside_features_are_not_looked_at(blind, save, images, features):
     moments = {"mu": features.pool3.mean, "sigma": features.pool3.covariance}
     reference = load_reference(save(arr_0=images, pool3=features.rows, **moments), blind)
     np.testing.assert_array_equal(reference.rows, features.rows)
-    assert reference.spatial is reference.colours is None
+    assert reference.spatial is reference.colors is None
 
 
 def test_images_beside_features_are_looked_at_where_statistics_are_missing(extractor, save, images, features):

@@ -146,7 +146,7 @@ def test_put_of_pmap_gives_each_device_the_next_rows(block_toy):
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-def test_the_initial_state_does_not_depend_on_the_front(toy, block_toy, name, unoptimised):
+def test_the_initial_state_is_the_same_for_every_parallelism(toy, block_toy, name, unoptimised):
     parallelism = PARALLELISMS[name]()
     state = parallelism.init(block_toy.init)
     toy.assert_equal(state, jax.jit(block_toy.init)())
@@ -156,7 +156,7 @@ def test_the_initial_state_does_not_depend_on_the_front(toy, block_toy, name, un
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-def test_a_step_does_not_depend_on_the_front(try_out, name):
+def test_a_step_is_the_same_for_every_parallelism(try_out, name):
     alone, trial = try_out("one device"), try_out(name)
 
     def check(path, found, expected):
@@ -177,7 +177,7 @@ def test_a_step_takes_over_the_state_and_returns_it_where_it_lay(try_out, name):
 
 
 @pytest.mark.parametrize(("old", "new"), [("(2, 2)", "pmap"), ("pmap", "(1, 4)"), ("(4, 1)", "one device")])
-def test_a_checkpoint_goes_on_under_another_front(toy, try_out, tmp_path, old, new):
+def test_a_checkpoint_resumes_under_another_parallelism(toy, try_out, tmp_path, old, new):
     state, trial = try_out(old).state, try_out(new)
     with training.Checkpointer(tmp_path) as checkpointer:
         checkpointer.save_state(state)
@@ -212,7 +212,7 @@ def test_replicate_takes_keys_too(name):
     np.testing.assert_array_equal(placed["rows"], np.arange(6))
 
 
-def test_fronts_by_name():
+def test_make_parallelism_by_name():
     parallelism = sharding.make_parallelism("jit", data=-1, fsdp=2)
     assert dict(parallelism.mesh.shape) == {"data": 2, "fsdp": 2}
     assert parallelism.axis_name is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import training
+from gmflow_jax.training._example import make_example
 
 
 def test_a_part_of_a_batch_draws_what_the_whole_would():
@@ -45,7 +46,7 @@ def test_ratio_one_starts_from_the_data():
 
 def test_times_are_kept_off_the_data():
     zeros = jnp.zeros((2, 3))
-    example = training.make_example(zeros, None, jnp.asarray([0.0, 1.0]), zeros, zeros)
+    example = make_example(zeros, None, jnp.asarray([0.0, 1.0]), zeros, zeros)
     np.testing.assert_allclose(example.t, [training.MIN_TRAINING_TIME, 1.0])
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import gm, training
+from gmflow_jax.training._example import make_example
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -14,7 +15,7 @@ def example(toy):
     batch = toy.make_batch(batch_size=5)
     noises = jax.random.normal(jax.random.key(0), (2, *batch["x_0"].shape))
     t = jnp.array([0.1, 0.25, 0.3, 0.9, 1.0])
-    return training.make_example(batch["x_0"], batch["labels"], t, *noises, transition_ratio=1.0)
+    return make_example(batch["x_0"], batch["labels"], t, *noises, transition_ratio=1.0)
 
 
 def test_samples_are_counted_in_the_bin_that_begins_at_their_time(toy, example):

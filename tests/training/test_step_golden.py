@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from gmflow_jax import flow, interop, models, training
+from gmflow_jax.training._example import make_example
 
 GOLDEN = Path(__file__).parents[1] / "golden/train"
 ITERATIONS = np.load(GOLDEN / "iterations.npz")
@@ -43,7 +44,7 @@ def given_example(key, x_0, draws, **options):
         k: options[k] for k in ("transition_ratio", "class_dropout_prob", "num_classes")
     }
     t = flow.time_from_draw(draws["time_draw"])
-    return training.make_example(
+    return make_example(
         x_0, draws["labels"], t, draws["noise_0"], draws["noise_1"], draws["label_uniform"],
         **options,
     )
