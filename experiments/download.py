@@ -6,7 +6,7 @@
 
 from absl import flags
 
-from experiments import cli
+from experiments.common import cli
 from gmflow_jax import interop
 
 _REPO = flags.DEFINE_string("repo_id", "Lakonik/gmflow_imagenet_k8_ema", "Repository on the hub.")

@@ -12,7 +12,7 @@
 Several workdirs of one task share a table and a picture. Every score is a mean over seeds, with its
 standard deviation; the picture goes beside the report, with the ending .png.
 With --metrics=nll nothing is sampled: the table is of time-averaged -log q(x_0 | x_t) on the training
-data in bits/dim, see experiments/likelihood.py, and goes to nll_report.json.
+data in bits/dim, see experiments/scoring/likelihood.py, and goes to nll_report.json.
 Pictures, of a checkpoint, a run on latents (--workdir and --autoencoder) or a file or folder, are scored by
 FID's Inception; the report says all that decides the numbers. On several hosts start the same command on
 each: they draw together.
@@ -23,13 +23,13 @@ import pathlib
 import jax
 from absl import flags
 
-from experiments import cli, cluster
-from experiments.likelihood import report_nll
-from experiments.provenance import check_out
-from experiments.report import report, report_samples
+from experiments.common import cli, cluster
+from experiments.common.provenance import check_out
 from experiments.scoring import cells, options
-from experiments.scoring.pictures import report_picture_samples, report_pictures
-from experiments.tasks import SCORED
+from experiments.scoring.image_report import report_picture_samples, report_pictures
+from experiments.scoring.likelihood import report_nll
+from experiments.scoring.run_report import report, report_samples
+from experiments.tasks.make import SCORED
 from gmflow_jax import evaluation, solvers
 
 _WORKDIRS = flags.DEFINE_multi_string(
@@ -130,9 +130,9 @@ def _score_pictures(asked: options.Options, out: pathlib.Path) -> None:
         drawing = {name: flag.value for name, flag in _DRAWING.items()}
         rows = [{"name": name, "solver": name, **drawing} for name in _SOLVERS.value or ["gm_ode"]]
         todo = cells.make_cells(rows, [int(n) for n in _STEPS.value] or [32], ())
-        judge, todo = options.make_image_judge(asked, todo, _NUM.value, _LABELS.value, _SEED.value)
-        notes["settings"] = judge.settings
-    report_pictures(judge, todo, asked.origin, out)
+        evaluator, todo = options.make_image_evaluator(asked, todo, _NUM.value, _LABELS.value, _SEED.value)
+        notes["settings"] = evaluator.settings
+    report_pictures(evaluator, todo, asked.origin, out)
 
 
 if __name__ == "__main__":

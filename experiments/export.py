@@ -17,7 +17,8 @@ import time
 
 from absl import flags
 
-from experiments import bundles, cli
+from experiments.common import cli
+from experiments.runs import bundles
 from gmflow_jax import interop, pipeline, solvers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on latents.")

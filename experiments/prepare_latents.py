@@ -13,8 +13,8 @@ import time
 
 from absl import flags
 
-from experiments import cli
-from experiments.latents import load_autoencoder
+from experiments.common import cli
+from experiments.tasks.latents import load_autoencoder
 from gmflow_jax import data
 from gmflow_jax.data._files import local_path
 from gmflow_jax.data._write import check_image_size

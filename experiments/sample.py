@@ -14,7 +14,8 @@ import numpy as np
 from absl import flags
 from tqdm.auto import tqdm
 
-from experiments import bundles, cli, figures, runs, trained
+from experiments.common import cli, figures, files, solver_choices
+from experiments.runs import bundles, folder, trained
 from gmflow_jax import flow, pipeline, solvers
 from gmflow_jax.guidance import check_guidance_scale
 
@@ -86,7 +87,7 @@ def _sample_run() -> None:
     with cli.report_user_errors():
         run = trained.load_run(_WORKDIR.value)
         spectrum = run.spectrum(_SOLVER.value, _SPECTRUM.value)
-        solver = trained.make_solver(
+        solver = solver_choices.make_solver(
             _SOLVER.value, num_steps, _ORDER.value, _SUBSTEPS.value, spectrum=spectrum
         )
         labels = _labels(dict(enumerate(run.task.class_names)), len(run.task.class_names), 64)
@@ -112,7 +113,7 @@ def _draws_images() -> bool:
     if _CHECKPOINT.value is not None:
         return True
     with cli.report_user_errors():
-        return bundles.draws_latents(runs.read_config(_WORKDIR.value))
+        return bundles.draws_latents(folder.read_config(_WORKDIR.value))
 
 
 def _sample_images() -> None:
@@ -196,9 +197,7 @@ def _save_samples(**arrays: np.ndarray) -> None:
     if not _SAMPLES_OUT.value:
         return
     path = pathlib.Path(_SAMPLES_OUT.value)
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez(temporary, **arrays)
-    temporary.replace(path)
+    files.write_arrays(path, **arrays)
     print(f"Wrote {len(arrays['labels'])} samples to {path}.")
 
 

@@ -1,4 +1,4 @@
-"""Compare all solvers where the answer is known, and on the checkerboard; judge the paper's sentences.
+"""Compare all solvers where the answer is known, and on the checkerboard; evaluator the paper's sentences.
 
   python -m experiments.solver_study --out=study
   python -m experiments.solver_study --out=/tmp/study --quick
@@ -13,10 +13,10 @@ import time
 from absl import flags
 from tqdm.auto import tqdm
 
-from experiments import cli, runs
+from experiments.common import cli, files
 from experiments.study import board, exact, substeps, tables
 from experiments.study.base import QUICK, Settings, Study
-from experiments.study.lineup import Contender, lineup
+from experiments.study.contenders import Contender, all_contenders
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the results; made if it does not exist.")
 _TRAINING_STEPS = flags.DEFINE_integer(
@@ -43,8 +43,8 @@ def main() -> None:
             start = time.perf_counter()
             sections.append(part.run(study))
             seconds[part.PART] = time.perf_counter() - start
-    runs.write_text(out / "study.csv", tables.to_csv(study.records))
-    runs.write_text(out / "study.md", "\n\n".join(sections) + "\n")
+    files.write_text(out / "study.csv", tables.to_csv(study.records))
+    files.write_text(out / "study.md", "\n\n".join(sections) + "\n")
     print("; ".join(f"{name}: {s:.0f} s" for name, s in seconds.items()))
     print(f"Wrote {out / 'study.md'}, {out / 'study.csv'} and the figures beside them.")
 
@@ -60,7 +60,7 @@ def _settings() -> Settings:
 
 
 def _contenders() -> list[Contender]:
-    everyone = {contender.name: contender for contender in lineup()}
+    everyone = {contender.name: contender for contender in all_contenders()}
     for name in _SOLVERS.value:
         if name not in everyone:
             raise ValueError(f"There is no solver {name!r} in the study. Choose of: {'; '.join(everyone)}.")

@@ -20,11 +20,12 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm.auto import tqdm
 
-from experiments import cli, cluster, runs, trained
-from experiments.provenance import versions
+from experiments.common import cli, cluster, files
+from experiments.common.provenance import versions
+from experiments.runs import folder, trained
 from experiments.scoring import cells, curves, measure, options, tables
-from experiments.scoring.image_judge import ImageJudge
-from experiments.scoring.run_judge import RunJudge
+from experiments.scoring.image_evaluator import ImageEvaluator
+from experiments.scoring.run_evaluator import RunEvaluator
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What is swept, e.g. experiments/configs/sweep_digits.py.", lock_config=True
@@ -51,30 +52,32 @@ def main() -> None:
             raise ValueError("--config is no sweep, for it has no rows; see experiments/configs/sweep_*.py.")
         rows = cells.select_rows(config.rows, _ROWS.value)
         todo = cells.make_cells(rows, config.num_steps, config.guidance_scales, config.cfg_scales)
-        judge, todo = _make_judge(config, todo)
-        notes["settings"] = judge.settings
-        runs.check_unchanged(out / "settings.json", judge.settings, "setting of the sweep", "--out")
+        evaluator, todo = _make_evaluator(config, todo)
+        notes["settings"] = evaluator.settings
+        folder.check_unchanged(out / "settings.json", evaluator.settings, "setting of the sweep", "--out")
     with cluster.fail_together():
         if jax.process_index() == 0:
             (out / "cells").mkdir(parents=True, exist_ok=True)
-            runs.write_json(out / "settings.json", judge.settings)
+            files.write_json(out / "settings.json", evaluator.settings)
     with cluster.fail_together() as notes:
         cluster.check_shared(out, "--out")
         done = _read_cells(todo, out / "cells")
         notes["done"] = sorted(done)  # or hosts would wait for one another
-    results = _sweep(judge, todo, done, out / "cells")
+    results = _sweep(evaluator, todo, done, out / "cells")
     if jax.process_index() == 0:
-        _report(judge, results, out)
+        _report(evaluator, results, out)
 
 
-def _make_judge(config, todo: Sequence[cells.Cell]) -> tuple[RunJudge | ImageJudge, list[cells.Cell]]:
-    """The judge, and the cells as it draws them."""
+def _make_evaluator(
+    config, todo: Sequence[cells.Cell]
+) -> tuple[RunEvaluator | ImageEvaluator, list[cells.Cell]]:
+    """The evaluator, and the cells as it draws them."""
     asked = _OPTIONS(_WORKDIR.value)
     if options.draws_pictures(asked):
         if not config.num_samples:
             raise ValueError("num_samples is 0; give --config.num_samples, 50000 for figures to be compared.")
         needed = ("fid", "precision_recall")
-        return options.make_image_judge(
+        return options.make_image_evaluator(
             asked, todo, config.num_samples, config.labels, config.seed, needed, measure.SWEPT_METRICS
         )
     asked.refuse(["metrics"], "runs on digits have scores of their own.")
@@ -83,8 +86,8 @@ def _make_judge(config, todo: Sequence[cells.Cell]) -> tuple[RunJudge | ImageJud
     run = trained.load_run(_WORKDIR.value)
     if not run.task.class_names:
         raise ValueError(f"The run in {_WORKDIR.value} has no classes, so there is no guidance to sweep.")
-    judge = RunJudge(_WORKDIR.value, run)
-    return judge, [judge.resolve(cell) for cell in todo]
+    evaluator = RunEvaluator(_WORKDIR.value, run)
+    return evaluator, [evaluator.resolve(cell) for cell in todo]
 
 
 def _read_cells(todo: Sequence[cells.Cell], folder: pathlib.Path) -> dict[str, dict[str, float]]:
@@ -93,37 +96,37 @@ def _read_cells(todo: Sequence[cells.Cell], folder: pathlib.Path) -> dict[str, d
     for cell in todo:
         path = folder / f"{cell.key}.json"
         if path.exists():
-            runs.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name", "--out")
-            done[cell.key] = runs.read_json(path)["scores"]
+            folder.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name", "--out")
+            done[cell.key] = files.read_json(path)["scores"]
     return done
 
 
-def _sweep(judge, todo: Sequence[cells.Cell], done, folder: pathlib.Path) -> list[tables.Result]:
+def _sweep(evaluator, todo: Sequence[cells.Cell], done, folder: pathlib.Path) -> list[tables.Result]:
     """Scores of every cell; what is not done is drawn, and written when it is."""
-    results, total = [], len(todo) * judge.num_samples
+    results, total = [], len(todo) * evaluator.num_samples
     with tqdm(total=total, desc="sweep", unit="sample", disable=jax.process_index() > 0) as bar:
         for number, cell in enumerate(todo, 1):
             bar.set_postfix_str(f"{cell.key}, cell {number} of {len(todo)}")
             scores, before = done.get(cell.key), bar.n
             if scores is None:
-                scores = judge.score(cell, bar.update)
+                scores = evaluator.score(cell, bar.update)
                 content = {"cell": cell.to_json(), "scores": scores, "versions": versions()}
                 with cluster.fail_together():
                     if jax.process_index() == 0:
-                        runs.write_json(folder / f"{cell.key}.json", content)
-            bar.update(before + judge.num_samples - bar.n)
+                        files.write_json(folder / f"{cell.key}.json", content)
+            bar.update(before + evaluator.num_samples - bar.n)
             results.append((cell, scores))
     return results
 
 
-def _report(judge, results: Sequence[tables.Result], out: pathlib.Path) -> None:
-    bests = tables.best_of(results, judge.distance)
-    best = tables.best_table(bests, judge.distance, judge.real_saturation)
+def _report(evaluator, results: Sequence[tables.Result], out: pathlib.Path) -> None:
+    bests = tables.best_of(results, evaluator.distance)
+    best = tables.best_table(bests, evaluator.distance, evaluator.real_saturation)
     text = f"{best}\n{tables.scores_table(results)}"
     print(text)
-    runs.write_text(out / "sweep.txt", text)
-    runs.write_json(out / "sweep.json", {
-        "settings": judge.settings,
+    files.write_text(out / "sweep.txt", text)
+    files.write_json(out / "sweep.json", {
+        "settings": evaluator.settings,
         "origin": _OPTIONS(_WORKDIR.value).origin,
         "versions": versions(),
         "cells": tables.to_json(results),

@@ -17,9 +17,9 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, cluster
-from experiments.fit import Outcome, fit_run
-from experiments.report import report
+from experiments.common import cli, cluster
+from experiments.scoring.run_report import report
+from experiments.training.fit import Outcome, fit_run
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. experiments/configs/digits.py.", lock_config=True

@@ -1,1 +1,4 @@
-"""Measurements that users can repeat: python -m experiments.benchmarks.NAME."""
+"""Benchmarks, each a program `python -m experiments.benchmarks.NAME`, and what they share.
+
+Imports common, runs, training and configs.
+"""

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 import numpy as np
 from absl import flags
 
-from experiments import cli
 from experiments.benchmarks import inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
+from experiments.common import cli
 from gmflow_jax import data
 from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype

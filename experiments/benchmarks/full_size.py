@@ -16,8 +16,8 @@ import time
 import jax
 from absl import flags
 
-from experiments import cli
 from experiments.benchmarks import floors
+from experiments.common import cli
 from gmflow_jax import interop, models, pipeline
 
 _FOLDER = flags.DEFINE_string("folder", None, "Checkpoint to measure; made with random weights if missing.")

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import cli
 from experiments.benchmarks import floors, inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
+from experiments.common import cli
 from gmflow_jax import flow, gm, guidance, losses
 
 _BATCH_SIZE = flags.DEFINE_list("batch_size", ["16"], "Samples; several, with commas, are measured in turn.")

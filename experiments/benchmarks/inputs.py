@@ -55,11 +55,6 @@ def whole_numbers(flag: flags.FlagHolder, smallest: int = 1) -> list[int]:
     return [int(text) for text in flag.value]
 
 
-def calls_per_step(solver: str) -> int:
-    """Network calls that a step makes without guidance, the one of Heun's last step without effect too."""
-    return 2 if solver == "heun" else 1
-
-
 def network_config(name: str, **fields: Any) -> models.GMDiTConfig:
     """`models.gm_dit_config`, which also knows 'tiny'."""
     if name == "tiny":

@@ -11,8 +11,8 @@ import jax
 import jaxlib
 from absl import flags
 
-from experiments import provenance, runs
 from experiments.benchmarks.timing import Spread
+from experiments.common import files, provenance
 
 OUT_HELP = "A .json file for the rows, with their quartiles, and where they come from."
 
@@ -38,7 +38,7 @@ class Report:
         self.rows.append(row)
         self.say("  ".join(f"{name} {_text(value)}" for name, value in row.items() if value is not None))
         if self._out is not None:
-            runs.write_text(self._out, json.dumps(self._content(), indent=1) + "\n")
+            files.write_text(self._out, json.dumps(self._content(), indent=1) + "\n")
 
     def finish(self) -> None:
         """Prints the table."""

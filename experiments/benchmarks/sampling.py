@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import cli
 from experiments.benchmarks import floors, inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
+from experiments.common import cli
+from experiments.common.solver_choices import calls_per_step
 from gmflow_jax import interop, models, pipeline, solvers
 
 _NETWORK = flags.DEFINE_string("network", "DiT-S/2", f"The network, {inputs.NETWORK_HELP}.")
@@ -59,7 +60,7 @@ class Job:
     @property
     def calls(self) -> int:
         """Network calls for each image, of which guidance makes two at a time."""
-        return self.num_steps * inputs.calls_per_step(self.recipe.solver) * (2 if self.recipe.guided else 1)
+        return self.num_steps * calls_per_step(self.recipe.solver) * (2 if self.recipe.guided else 1)
 
     def network_alone(self) -> "Job":
         """As many network calls, made in the same way, with next to nothing else."""

@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import cli
 from experiments.benchmarks import floors, inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
+from experiments.common import cli
+from experiments.common.solver_choices import calls_per_step
 from gmflow_jax import flow, guidance, models, solvers
 from gmflow_jax.gm import GaussianMixture
 
@@ -83,7 +84,7 @@ def _measure(report: Report, network: str, config: models.GMDiTConfig, rate: flo
         {"forward": forward_call(measured, _BATCH_SIZE.value), **calls}, _SECONDS.value, say=report.say
     )
     for name, entry in chosen.items():
-        forwards = inputs.calls_per_step(entry.solver) * (2 if _SCALE.value else 1)
+        forwards = calls_per_step(entry.solver) * (2 if _SCALE.value else 1)
         share = timings.ratio(name, "forward").scaled(100 / _STEPS.value / scaling)
         report.add(
             network=network,

@@ -25,10 +25,12 @@ import jax
 import ml_collections
 from absl import flags
 
-from experiments import cli, runs
 from experiments.benchmarks import floors, inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
+from experiments.common import cli
 from experiments.configs import imagenet256_gmdit_xl_k8
+from experiments.runs import networks
+from experiments.training import steps
 from gmflow_jax import data, models, sharding
 
 STEPS = ("gmflow", "flow", "flow_k")
@@ -100,13 +102,13 @@ class Trainer:
 
     def __init__(self, config: ml_collections.ConfigDict):
         parallelism = sharding.make_parallelism(config.parallel, **config.mesh)
-        optimizer = runs.make_optimizer(config)
-        init = runs.make_init(config, optimizer)
-        self.network = runs.network_config(config)
+        optimizer = steps.make_optimizer(config)
+        init = steps.make_init(config, optimizer)
+        self.network = networks.network_config(config)
         shape = (*self.network.input_height_width, self.network.in_channels)
         batches = data.FakeLatentBatches(shape, self.network.num_classes, config.batch_size, config.seed)
         batch = parallelism.put(batches(0, parallelism.rows(config.batch_size)), config.batch_size)
-        step = runs.make_train_step(config, optimizer, parallelism)
+        step = steps.make_train_step(config, optimizer, parallelism)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         start = time.perf_counter()
         self._step = parallelism.compile(step, parallelism.abstract(init), shapes)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from experiments import cli
+from experiments.common import cli
 
 _MESSAGE_BYTES = 1000
 _SHARING_SECONDS = 30  # until a file of one host must be seen by all

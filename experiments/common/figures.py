@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
+from gmflow_jax._files import write_whole
 from gmflow_jax.data import BOARD_HALF_WIDTH
 
 _INK, _FAINT_INK, _PAPER = (32, 32, 36), (120, 120, 128), (255, 255, 255)
@@ -215,12 +216,6 @@ def _as_bytes(images) -> np.ndarray:
 
 
 def _write_png(path: str | os.PathLike, image: Image.Image) -> None:
-    """Write under a temporary name beside `path`, then rename: never a half-written file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        image.save(temporary, format="PNG", optimize=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda temporary: image.save(temporary, format="PNG", optimize=True))

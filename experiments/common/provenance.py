@@ -1,29 +1,11 @@
-"""What reports say of where their numbers come from, and where reports go."""
+"""Where the numbers of a report come from, and where reports are written."""
 
-import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 import gmflow_jax
-from experiments.trained import TrainedRun
-from gmflow_jax import models
-
-
-def of_runs(workdirs: Sequence[str], loaded: Sequence[TrainedRun]) -> list[dict[str, Any]]:
-    """Folder, step, configuration and hash of the averaged parameters of each run."""
-    return [
-        {
-            "workdir": str(workdir),
-            "step": run.step,
-            "weights_sha256": models.fingerprint(run.params),
-            "config": json.loads(run.config.to_json_best_effort()),
-        }
-        for workdir, run in zip(workdirs, loaded, strict=True)
-    ]
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import ml_collections
 
-from experiments import runs
-from experiments.latents import load_autoencoder
+from experiments.runs import folder, networks
+from experiments.tasks.latents import load_autoencoder
 from gmflow_jax import data, interop, pipeline, training
 
 _LARGEST_RESIDUAL = 0.05  # of a rebuilt average's profile
@@ -25,7 +25,7 @@ def load_bundle(
     `average` is 'final', or 'best' by the evaluation loss; `ema_std` asks for a power-function average of
     that relative width instead. `autoencoder` is a folder, refused if the latents are not of it.
     """
-    config = runs.read_config(workdir)
+    config = folder.read_config(workdir)
     if not draws_latents(config):
         raise ValueError(
             f"{workdir} holds a run on the {config.task}, but only one on latents has a diffusers form."
@@ -34,14 +34,14 @@ def load_bundle(
         params, _ = load_average(workdir, config, average)
     else:
         params = _power_average(workdir, config, ema_std)
-    networks = runs.build_networks(config, params)
+    parts = networks.build_networks(config, params)
     note = pathlib.Path(workdir) / "latents.json"
     metadata = data.LatentMetadata.load(note) if note.exists() else None
     if autoencoder:
-        networks["autoencoder"] = load_autoencoder(autoencoder, metadata)
+        parts["autoencoder"] = load_autoencoder(autoencoder, metadata)
     folders = metadata.class_folders if metadata else ()
     id2label = {i: metadata.class_names.get(name, name) for i, name in enumerate(folders)}
-    return interop.Bundle(**networks, id2label=id2label)
+    return interop.Bundle(**parts, id2label=id2label)
 
 
 def load_pipeline(
@@ -70,7 +70,7 @@ def load_average(
             raise ValueError(
                 f"The run in {workdir} has no checkpoint yet. Wait for its first one, or train on."
             )
-        restored = snapshots.restore(ema=runs.abstract_network(config)[1])
+        restored = snapshots.restore(ema=networks.abstract_network(config)[1])
     return restored["ema"], restored["meta"]
 
 
@@ -81,7 +81,7 @@ def _power_average(workdir: str, config, std: float) -> Any:
         raise ValueError(
             f"{workdir} stored no averages for other widths; train with post_hoc_ema.stds and its every."
         )
-    shapes, stds = runs.abstract_network(config)[1], tuple(config.post_hoc_ema.stds)
+    shapes, stds = networks.abstract_network(config)[1], tuple(config.post_hoc_ema.stds)
     with training.Snapshots(folder, read_only=True) as snapshots:
         stored = [(step, i) for step in snapshots.steps() for i in range(len(stds))]
         profiles = [(step, stds[i]) for step, i in stored]

@@ -1,7 +1,8 @@
-"""A trained run from its folder, and the solvers that sample from it."""
+"""A trained run, loaded from its folder."""
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import bundles, runs
-from experiments.tasks import make_task
-from gmflow_jax import flow, guidance, solvers
+from experiments.common.batches import full_batches
+from experiments.runs import bundles, folder, networks
+from experiments.tasks.make import make_task
+from gmflow_jax import flow, guidance, models, solvers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TrainedRun:
         By default it is wanted where the run has learned one and the solver is gm_sde. ValueError if it
         is wanted elsewhere.
         """
-        function = runs.spectrum_function(self.config)
+        function = networks.spectrum_function(self.config)
         if wanted is None:
             wanted = function is not None and solver == "gm_sde"
         if not wanted:
@@ -96,49 +98,15 @@ class TrainedRun:
         def sample(
             key, labels: np.ndarray, guidance_scale: float = 0.0, progress: Callable = iter
         ) -> np.ndarray:
-            starts = range(0, num_samples, size)
-            # The last batch is filled up, so that one compiled shape serves all.
-            indices = jnp.arange(len(starts) * size)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-            padded = jnp.asarray(np.resize(labels, len(indices)), jnp.int32)
-            scale = jnp.float32(guidance_scale)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_samples))
+            labels, scale = np.asarray(labels, np.int32), jnp.float32(guidance_scale)
             parts = [
-                np.asarray(compiled(self.params, keys[i : i + size], padded[i : i + size], scale))
-                for i in progress(starts)
+                np.asarray(compiled(self.params, keys[batch], labels[batch], scale))
+                for batch in progress(full_batches(num_samples, size))
             ]
             return self.task.decode(np.concatenate(parts)[:num_samples])
 
         return sample
-
-
-def make_solver(
-    name: str,
-    num_steps: int,
-    order: int = 2,
-    num_substeps: int | None = None,
-    shift: float = 1.0,
-    spectrum: Callable | None = None,
-) -> solvers.Solver:
-    """The solver called `name`.
-
-    gm_ode and gm_pc make midpoint sub-steps, 16 in all and at least 2 in a step unless num_substeps is
-    given: no worse than the paper's 128 of Euler, for a quarter of the sweeps (`experiments.solver_study`).
-    `spectrum` is for gm_sde, see `TrainedRun.spectrum`.
-    """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
-    num_substeps = default_substeps(num_steps) if num_substeps is None else num_substeps
-    return solvers.by_name(name, order, num_substeps, shift, integrator="midpoint", spectrum=spectrum)
-
-
-def default_substeps(num_steps: int) -> int:
-    """Sub-steps in a step where none are asked for."""
-    return max(16 // num_steps, 2)
-
-
-def num_calls(solver: str, num_steps: int) -> int:
-    """Network calls that so many steps to t = 0 take."""
-    return 2 * num_steps - 1 if solver == "heun" else num_steps  # Heun's last step is Euler's
 
 
 def load_comparable(workdirs: Sequence[str], scored: bool = True) -> list[TrainedRun]:
@@ -158,12 +126,25 @@ def load_run(workdir: str, scored: bool = True) -> TrainedRun:
 
     What is `scored` are digits or points; others are not refused without.
     """
-    config = runs.read_config(workdir)
+    config = folder.read_config(workdir)
     if scored and bundles.draws_latents(config):
         raise ValueError(
             f"{workdir} holds a run on latents, which has no scores of its own. Draw from it by python -m "
             f"experiments.sample --workdir={workdir} --autoencoder=FOLDER."
         )
     params, meta = bundles.load_average(workdir, config)
-    apply = runs.abstract_network(config)[0]
-    return TrainedRun(config, make_task(config), apply, params, meta["step"])
+    apply = networks.abstract_network(config)[0]
+    return TrainedRun(config, make_task(config, networks.network_config(config)), apply, params, meta["step"])
+
+
+def describe_runs(workdirs: Sequence[str], loaded: Sequence[TrainedRun]) -> list[dict[str, Any]]:
+    """Return folder, step, configuration and hash of the averaged parameters of each run, for reports."""
+    return [
+        {
+            "workdir": str(workdir),
+            "step": run.step,
+            "weights_sha256": models.fingerprint(run.params),
+            "config": json.loads(run.config.to_json_best_effort()),
+        }
+        for workdir, run in zip(workdirs, loaded, strict=True)
+    ]

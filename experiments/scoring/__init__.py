@@ -1,1 +1,4 @@
-"""Scores: which samples are drawn, what they are judged by, and how the numbers are shown."""
+"""Scores: the cells to sample, their evaluators, reports, tables, curves and the likelihood.
+
+Imports common, tasks and runs.
+"""

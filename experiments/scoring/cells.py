@@ -22,7 +22,7 @@ class Cell:
 
     Attributes:
       name: Of its row in tables.
-      num_substeps, spectrum: None leaves the choice to the judge.
+      num_substeps, spectrum: None leaves the choice to the evaluator.
       guidance: One of `guidance.METHODS`.
     """
 

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments import runs
+from experiments.common import files
 from experiments.scoring.tables import Result
 
 _MARKERS = "osD^v<>P"
@@ -39,4 +39,4 @@ def precision_recall_curves(path: pathlib.Path, results: Sequence[Result]) -> No
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    runs.write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())

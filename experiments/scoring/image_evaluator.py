@@ -1,4 +1,4 @@
-"""The judge of networks that draw pictures."""
+"""The evaluator of networks that draw pictures."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cluster
+from experiments.common import cluster
+from experiments.common.solver_choices import paper_substeps
 from experiments.scoring.cells import SEED_RULE, Cell
 from experiments.scoring.measure import Measurement
 from gmflow_jax import evaluation, models, pipeline
 
 
-class ImageJudge:
+class ImageEvaluator:
     """Scores the pictures of a pipeline by Inception's features; the processes of a run share the drawing."""
 
     distance = "fid"
@@ -49,7 +50,7 @@ class ImageJudge:
     @property
     def real_saturation(self) -> float | None:
         """Of the reference's images, where they are known."""
-        return (self.measurement.reference.colours or {}).get("saturation")
+        return (self.measurement.reference.colors or {}).get("saturation")
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -71,7 +72,8 @@ class ImageJudge:
     def resolve(self, cell: Cell) -> Cell:
         """The cell with all choices made; ValueError if it cannot be drawn."""
         learned = cell.solver == "gm_sde" and self._pipe.bundle.spectrum is not None
-        cell = cell.with_defaults(num_substeps=paper_substeps(cell.num_steps), spectrum=learned)
+        num_substeps = paper_substeps(cell.num_steps, imagenet=True)
+        cell = cell.with_defaults(num_substeps=num_substeps, spectrum=learned)
         self._draw(cell, self._labels[:1], np.zeros(1, np.uint32))
         return cell
 
@@ -96,8 +98,3 @@ class ImageJudge:
         """Batches of pictures; nothing is compiled before the first is asked for."""
         drawing = {name: value for name, value in cell.to_json().items() if name != "name"}
         return self._pipe.batches(labels, indices=indices, **drawing, **self._options)
-
-
-def paper_substeps(num_steps: int) -> int:
-    """The paper's sub-steps of GM-ODE on ImageNet, section 4.2."""
-    return 8 if num_steps in (4, 6) else max(128 // num_steps, 2)

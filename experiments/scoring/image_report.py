@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, cluster, runs
-from experiments.provenance import versions
+from experiments.common import cli, cluster, files
+from experiments.common.provenance import versions
 from experiments.scoring import measure, tables
 from experiments.scoring.cells import Cell
-from experiments.scoring.image_judge import ImageJudge
+from experiments.scoring.image_evaluator import ImageEvaluator
 from experiments.scoring.options import OF_RUNS, Options, load_measurement
 from gmflow_jax import data, evaluation
 
@@ -21,22 +21,22 @@ _BATCH = 64
 
 
 def report_pictures(
-    judge: ImageJudge, cells: Sequence[Cell], origin: Mapping[str, Any], out: pathlib.Path
+    evaluator: ImageEvaluator, cells: Sequence[Cell], origin: Mapping[str, Any], out: pathlib.Path
 ) -> None:
     """Draw and score every cell; the first process writes the report, after each, and prints the table.
 
     `origin` tells where what is judged lies.
     """
-    total, quiet = len(cells) * judge.num_samples, jax.process_index() > 0
+    total, quiet = len(cells) * evaluator.num_samples, jax.process_index() > 0
     results = []
     with tqdm(total=total, desc="evaluating", unit="image", disable=quiet) as bar:
         for cell in cells:
-            results.append((cell, judge.score(cell, bar.update)))
+            results.append((cell, evaluator.score(cell, bar.update)))
             with cluster.fail_together():
                 if not quiet:  # what is done is not lost should a later cell fail
-                    _write(out, {"rows": tables.to_json(results), "origin": origin, **judge.settings})
+                    _write(out, {"rows": tables.to_json(results), "origin": origin, **evaluator.settings})
     if not quiet:
-        _print(tables.scores_table(results), judge.measurement, out)
+        _print(tables.scores_table(results), evaluator.measurement, out)
 
 
 def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> None:
@@ -60,7 +60,7 @@ def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> No
 
 
 def _write(out: pathlib.Path, content: dict[str, Any]) -> None:
-    runs.write_json(out, {**content, "versions": versions()})
+    files.write_json(out, {**content, "versions": versions()})
 
 
 def _print(table: str, measurement: measure.Measurement, out: pathlib.Path) -> None:

@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, provenance, runs, trained
+from experiments.common import cli, files, provenance
+from experiments.common.batches import full_batches
+from experiments.runs import trained
 from gmflow_jax import evaluation, flow, gm, losses
 
 NUM_TIMES = 32
@@ -32,7 +34,7 @@ _NUM_TIME_BINS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class RunLikelihood:
     """-log q(x_0 | x_t) of one run in bits/dim, [num_times, N]: draw j has t in (j, j + 1] / num_times."""
 
     name: str
@@ -45,7 +47,9 @@ class Row:
         return [float(part.mean()) for part in np.array_split(self.bits, _NUM_TIME_BINS)]
 
 
-def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM_TIMES) -> list[Row]:
+def report_nll(
+    workdirs: list[str], out: str | os.PathLike, num_times: int = NUM_TIMES
+) -> list[RunLikelihood]:
     """Measure the runs, print their table and write it as json.
 
     Each sample is seen at `num_times` (at least 4) times, one in each equal part of the time axis. All
@@ -66,10 +70,10 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
         f"error over {len(x_0):,} samples\nof {x_0[0].size} dimensions, each at {num_times} times, t uniform "
         "in (0, 1]; densities of continuous x_0, lower is better"
     )
-    print(format_table(rows, heading))
-    runs.write_text(out, json.dumps({
+    print(likelihood_table(rows, heading))
+    files.write_text(out, json.dumps({
         "heading": heading,
-        "runs": provenance.of_runs(workdirs, loaded),
+        "runs": trained.describe_runs(workdirs, loaded),
         "versions": provenance.versions(),
         "rows": _named(rows),
         "unit": "bits/dim",
@@ -83,7 +87,9 @@ def report_nll(workdirs: list[str], out: str | os.PathLike, num_times: int = NUM
     return rows
 
 
-def _rows(workdir: str, run: trained.TrainedRun, x_0, labels, num_times: int, update: Callable) -> list[Row]:
+def _rows(
+    workdir: str, run: trained.TrainedRun, x_0, labels, num_times: int, update: Callable
+) -> list[RunLikelihood]:
     """A row without the spectrum, and one with it where the run has learned one."""
 
     def model(params):
@@ -96,7 +102,7 @@ def _rows(workdir: str, run: trained.TrainedRun, x_0, labels, num_times: int, up
     bits = evaluation.bits_per_dim(nll, x_0[0].size)
     name = f"{workdir} (plain flow, std 1)" if run.config.loss.loss == "flow" else str(workdir)
     num_components = run.config.network.num_components
-    return [Row(name, num_components, bool(i), values) for i, values in enumerate(bits)]
+    return [RunLikelihood(name, num_components, bool(i), values) for i, values in enumerate(bits)]
 
 
 def _check_finite(workdir: str, nll: np.ndarray) -> None:
@@ -139,9 +145,7 @@ def draw_nll(
         t, noise = jax.vmap(lambda i: _draw(i, j, num_times, x_0.shape[1:]))(indices)
         return jnp.stack(conditional_nll(denoiser(labels), x_0, t, noise, spectrum))
 
-    # The last batch is filled up, so that one compiled shape serves all.
-    batch_size = min(batch_size, len(x_0))
-    batches = np.resize(np.arange(len(x_0)), (-(-len(x_0) // batch_size), batch_size))
+    batches = full_batches(len(x_0), min(batch_size, len(x_0)))
     rounds = []
     for j in range(num_times):
         parts = [np.asarray(batch_nll(params, x_0[i], labels[i], i, j)) for i in batches]
@@ -173,18 +177,18 @@ def conditional_nll(
       [pixels independent], or [pixels independent, pixels drawn with the spectrum].
     """
     q = denoise(flow.interpolate(x_0, noise, t), t)
-    independent = _per_sample(losses.mixture_nll(q, x_0))
+    independent = sum_per_sample(losses.mixture_nll(q, x_0))
     if spectrum is None:
         return [independent]
     factor = losses.spectral_loss(spectrum(gm.moment_match(q)), q, x_0)
-    return [independent, independent + _per_sample(factor)]
+    return [independent, independent + sum_per_sample(factor)]
 
 
-def _per_sample(values: jax.Array) -> jax.Array:
+def sum_per_sample(values: jax.Array) -> jax.Array:
     return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
 
 
-def format_table(rows: list[Row], heading: str) -> str:
+def likelihood_table(rows: list[RunLikelihood], heading: str) -> str:
     """One line for each row: mean, paired difference to the row above, and quarters of the time axis."""
     width = max(len(name) for name in [*(row.name for row in rows), "run"]) + 2
     edges = [f"{i / _NUM_TIME_BINS:g}" for i in range(_NUM_TIME_BINS + 1)]
@@ -199,22 +203,22 @@ def format_table(rows: list[Row], heading: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _named(rows: list[Row]) -> list[dict]:
+def _named(rows: list[RunLikelihood]) -> list[dict]:
     """The rows as json has them."""
     return [
         {
             "run": row.name,
             "num_components": row.num_components,
             "spectrum": row.spectrum,
-            "nll": _spread(row.bits),
-            "difference_to_row_above": _spread(row.bits - above.bits) if above else None,
+            "nll": _mean_and_error(row.bits),
+            "difference_to_row_above": _mean_and_error(row.bits - above.bits) if above else None,
             "by_quarter_of_time": [round(value, 6) for value in row.by_time()],
         }
         for row, above in zip(rows, [None, *rows], strict=False)
     ]
 
 
-def _spread(bits: np.ndarray) -> dict[str, float]:
+def _mean_and_error(bits: np.ndarray) -> dict[str, float]:
     """Mean, and its standard error over samples, of values [num_times, N]."""
     per_sample = bits.mean(0)
     standard_error = per_sample.std(ddof=1) / np.sqrt(len(per_sample))
@@ -222,5 +226,5 @@ def _spread(bits: np.ndarray) -> dict[str, float]:
 
 
 def _cell(bits: np.ndarray) -> str:
-    mean, standard_error = _spread(bits).values()
+    mean, standard_error = _mean_and_error(bits).values()
     return f"{mean:.4f} ± {standard_error:.4f}"

@@ -1,4 +1,4 @@
-"""Flags of the programs that score pictures, and the judge that they ask for."""
+"""Flags of the programs that score pictures, and the evaluator that they ask for."""
 
 import dataclasses
 import functools
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from experiments import bundles, runs
+from experiments.runs import bundles, folder
 from experiments.scoring import measure
 from experiments.scoring.cells import Cell
-from experiments.scoring.image_judge import ImageJudge
+from experiments.scoring.image_evaluator import ImageEvaluator
 from gmflow_jax import evaluation, pipeline
 
 OF_RUNS = ("autoencoder", "average", "ema_std")
@@ -104,13 +104,13 @@ def draws_pictures(options: Options) -> bool:
     if options.checkpoint is not None:
         options.refuse(OF_RUNS, "a checkpoint has networks of its own, these are for --workdir.")
         return True
-    if bundles.draws_latents(runs.read_config(options.workdir)):
+    if bundles.draws_latents(folder.read_config(options.workdir)):
         return True
     options.refuse([*_OF_PICTURES, "reference"], "this run draws no pictures that Inception could score.")
     return False
 
 
-def make_image_judge(
+def make_image_evaluator(
     options: Options,
     cells: Sequence[Cell],
     num_samples: int,
@@ -118,8 +118,8 @@ def make_image_judge(
     seed: int,
     needed: Sequence[str] = (),
     defaults: Sequence[str] = evaluation.IMAGE_METRICS,
-) -> tuple[ImageJudge, list[Cell]]:
-    """The judge of a checkpoint's or a run's pictures, and the cells as it draws them.
+) -> tuple[ImageEvaluator, list[Cell]]:
+    """The evaluator of a checkpoint's or a run's pictures, and the cells as it draws them.
 
     `defaults` are measured where the flags ask for no metrics, and `needed` at least. ValueError if
     something is missing or does not fit; what takes longest to load comes last.
@@ -141,10 +141,10 @@ def make_image_judge(
         )
     image_size = config.input_height_width[0] * autoencoder.config.downscale
     load = functools.partial(load_measurement, options, image_size, num_samples, defaults)
-    judge = ImageJudge(pipe, load, num_samples, labels, seed, options.batch_size)
-    cells = [judge.resolve(cell) for cell in cells]
-    _check_needed(judge.measurement.metrics, needed, f"{options.reference} has no images or features for")
-    return judge, cells
+    evaluator = ImageEvaluator(pipe, load, num_samples, labels, seed, options.batch_size)
+    cells = [evaluator.resolve(cell) for cell in cells]
+    _check_needed(evaluator.measurement.metrics, needed, f"{options.reference} has no images or features for")
+    return evaluator, cells
 
 
 def load_measurement(

@@ -1,4 +1,4 @@
-"""The judge of runs on digits and points."""
+"""The evaluator of runs on digits and points."""
 
 import dataclasses
 import functools
@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import provenance, trained
+from experiments.common import solver_choices
+from experiments.runs import trained
 from experiments.scoring.cells import SEED_RULE, Cell
 from gmflow_jax import evaluation, flow, solvers
 from gmflow_jax.guidance import METHODS
 
 
-class RunJudge:
+class RunEvaluator:
     """Scores a run on digits or points by its task, with as many seeds as its configuration says."""
 
     distance = "frechet"
@@ -34,7 +35,7 @@ class RunJudge:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """What decides the scores beside the cell."""
-        (run,) = provenance.of_runs([self._workdir], [self._run])
+        (run,) = trained.describe_runs([self._workdir], [self._run])
         del run["workdir"]  # where it lies does not
         return {
             "run": run,
@@ -48,7 +49,8 @@ class RunJudge:
     def resolve(self, cell: Cell) -> Cell:
         """The cell with all choices made; ValueError if it cannot be drawn."""
         self._solver(cell)
-        return cell.with_defaults(num_substeps=trained.default_substeps(cell.num_steps), spectrum=False)
+        num_substeps = solver_choices.default_substeps(cell.num_steps)
+        return cell.with_defaults(num_substeps=num_substeps, spectrum=False)
 
     def compile(self, cell: Cell) -> Callable[[int], np.ndarray]:
         """draw(seed) -> samples of the cell. Another guidance scale needs no new compilation."""
@@ -67,12 +69,12 @@ class RunJudge:
         for samples, score in self.rounds(self.compile(cell)):
             scores.append(score)
             advance(len(samples))
-        return {name: value[0] for name, value in evaluation.seed_spread(scores).items() if value}
+        return {name: value[0] for name, value in evaluation.mean_and_std(scores).items() if value}
 
     def _solver(self, cell: Cell) -> solvers.Solver:
         spectrum = self._run.spectrum(cell.solver, wanted=bool(cell.spectrum))
         shift = self._run.config.report.shift
-        return trained.make_solver(
+        return solver_choices.make_solver(
             cell.solver, cell.num_steps, cell.order, cell.num_substeps, shift, spectrum
         )
 

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import cli, provenance, runs, trained
+from experiments.common import cli, files, provenance, solver_choices
+from experiments.runs import trained
+from experiments.scoring import tables
 from experiments.scoring.cells import SEED_RULE, Cell, make_cells
-from experiments.scoring.run_judge import RunJudge
-from experiments.tasks import Row, make_scored_task
+from experiments.scoring.run_evaluator import RunEvaluator
+from experiments.tasks.make import make_scored_task
+from experiments.tasks.rows import ReportRow
 from gmflow_jax import evaluation
 
 
@@ -21,7 +24,7 @@ def report(
     out: str | os.PathLike,
     solvers: Sequence[str] = (),
     num_steps: Sequence[int] = (),
-) -> list[Row]:
+) -> list[ReportRow]:
     """Score runs; write the report and the picture; print the table.
 
     With the solvers and numbers of steps that their configurations ask for, where none are given.
@@ -32,26 +35,26 @@ def report(
         provenance.check_out(out)
         todo = []
         for workdir, run in zip(workdirs, loaded, strict=True):
-            judge = RunJudge(workdir, run)
+            evaluator = RunEvaluator(workdir, run)
             label = f"{workdir}: " if len(workdirs) > 1 else ""
-            todo += [(judge, judge.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
+            todo += [(evaluator, evaluator.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
     task = loaded[0].task
     # The next cells compile while this one samples.
     with ThreadPoolExecutor(1) as pool, tqdm(total=len(todo), desc="evaluating", unit="cell") as bar:
         rows = []
         drawers = pool.map(lambda item: item[0].compile(item[1]), todo)
-        for (judge, cell), draw in zip(todo, drawers, strict=True):
+        for (evaluator, cell), draw in zip(todo, drawers, strict=True):
             bar.set_postfix_str(f"{cell.name}, {cell.num_steps} steps")
-            samples, scores = zip(*judge.rounds(draw), strict=True)
-            nfe = trained.num_calls(cell.solver, cell.num_steps)
-            rows.append(Row(cell.name, nfe, samples[0], evaluation.seed_spread(scores)))
+            samples, scores = zip(*evaluator.rounds(draw), strict=True)
+            nfe = solver_choices.num_calls(cell.solver, cell.num_steps)
+            rows.append(ReportRow(cell.name, nfe, samples[0], evaluation.mean_and_std(scores)))
             bar.update()
     references = task.reference_rows()
-    print(format_table(rows, references, task.score_names))
+    print(tables.report_table(rows, references, task.score_names))
     picture = out.with_suffix(".png")
     task.draw(picture, rows)
     _write_json(out, {
-        "runs": provenance.of_runs(workdirs, loaded),
+        "runs": trained.describe_runs(workdirs, loaded),
         "versions": provenance.versions(),
         "rows": [
             {"solver": row.solver, "nfe": row.nfe, **_named(row.scores), "cell": cell.to_json()}
@@ -77,34 +80,12 @@ def _cells(
     return make_cells(rows, run.config.report.num_steps, guidance_scales=(0.0,))
 
 
-def format_table(rows: list[Row], references: list[tuple[str, dict]], names: tuple[str, ...]) -> str:
-    """Solvers in lines, NFE in columns, one block for each score, the reference rows below."""
-    nfes = sorted({row.nfe for row in rows})
-    solvers = list(dict.fromkeys(row.solver for row in rows))
-    found = {(row.solver, row.nfe): row.scores for row in rows}
-    width = max(len(s) for s in [*solvers, *(name for name, _ in references), "solver"]) + 2
-    lines = []
-    for score in names:
-        lines.append(f"\n{score.replace('_', ' ')} (mean ± std over seeds)")
-        lines.append("NFE".ljust(width) + "".join(f"{nfe:>16}" for nfe in nfes))
-        for solver in solvers:
-            cells = (found.get((solver, nfe), {}).get(score) for nfe in nfes)
-            lines.append(solver.ljust(width) + "".join(f"{_cell(c):>16}" for c in cells))
-        for name, scores in references:
-            lines.append(name.ljust(width) + f"{_cell(scores.get(score)):>16}")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: tuple[float, float] | None) -> str:
-    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"
-
-
 def _named(scores: dict) -> dict:
     return {k: v and {"mean": round(v[0], 6), "std": round(v[1], 6)} for k, v in scores.items()}
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:
-    runs.write_text(path, json.dumps(content, indent=2) + "\n")
+    files.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
@@ -125,9 +106,9 @@ def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
             raise ValueError(
                 f"There is no file {path}. Write it with experiments.sample --samples_out."
             ) from error
-        scores = evaluation.seed_spread([task.score(samples, labels)])
+        scores = evaluation.mean_and_std([task.score(samples, labels)])
     references = task.reference_rows()
-    print(format_table([Row("samples", 0, samples, scores)], references, task.score_names))
+    print(tables.report_table([ReportRow("samples", 0, samples, scores)], references, task.score_names))
     _write_json(out, {
         "samples": path,
         "reference": reference,

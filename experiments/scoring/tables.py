@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.scoring.cells import Cell
+from experiments.tasks.rows import ReportRow
 
 _SHORT = {"inception_score": "IS", "fid": "FID", "sfid": "sFID", "kid": "KID"}
 Result = tuple[Cell, Mapping[str, float]]
@@ -98,3 +99,27 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
     ) + "\n"
+
+
+def report_table(
+    rows: Sequence[ReportRow], references: Sequence[tuple[str, dict]], names: Sequence[str]
+) -> str:
+    """Solvers in lines, NFE in columns, one block for each score, the reference rows below."""
+    nfes = sorted({row.nfe for row in rows})
+    solvers = list(dict.fromkeys(row.solver for row in rows))
+    found = {(row.solver, row.nfe): row.scores for row in rows}
+    width = max(len(s) for s in [*solvers, *(name for name, _ in references), "solver"]) + 2
+    lines = []
+    for score in names:
+        lines.append(f"\n{score.replace('_', ' ')} (mean ± std over seeds)")
+        lines.append("NFE".ljust(width) + "".join(f"{nfe:>16}" for nfe in nfes))
+        for solver in solvers:
+            cells = (found.get((solver, nfe), {}).get(score) for nfe in nfes)
+            lines.append(solver.ljust(width) + "".join(f"{_mean_and_std(c):>16}" for c in cells))
+        for name, scores in references:
+            lines.append(name.ljust(width) + f"{_mean_and_std(scores.get(score)):>16}")
+    return "\n".join(lines) + "\n"
+
+
+def _mean_and_std(value: tuple[float, float] | None) -> str:
+    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"

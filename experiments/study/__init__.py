@@ -1,1 +1,4 @@
-"""The solver study: problems with known answers, the solvers on them, and what their numbers say."""
+"""The parts of experiments.solver_study: solvers on problems whose answer is known, and on the checkerboard.
+
+Imports common, runs, training and configs.
+"""

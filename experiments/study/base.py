@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from experiments.configs.checkerboard_study import VARIANTS
-from experiments.study.lineup import Contender
+from experiments.study.contenders import Contender
 
 
 class Settings(NamedTuple):

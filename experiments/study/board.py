@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import figures, trained
+from experiments.common import figures
 from experiments.configs import checkerboard_study
-from experiments.fit import fit_run
+from experiments.runs import trained
 from experiments.study import claims, tables
 from experiments.study.base import Settings, Study
-from experiments.study.lineup import UNCONVERTED, Contender
+from experiments.study.contenders import UNCONVERTED, Contender
 from experiments.study.scores import board_scores
 from experiments.study.sweep import Network, start_noise, sweep
+from experiments.training.fit import fit_run
 from gmflow_jax import evaluation
 
 PART = "checkerboard"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from experiments.study import tables
 from experiments.study.base import Record
-from experiments.study.lineup import CALL_LOSERS, CALL_LOST, UNCONVERTED
+from experiments.study.contenders import CALL_LOSERS, CALL_LOST, UNCONVERTED
 
 PLAIN = "plain flow"
 REASONABLE, GOOD = 0.25, 0.12  # largest total variation of a histogram that deserves the word
@@ -24,11 +24,11 @@ class Verdict(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A sentence, what it is taken to mean, and its judge: a function of the numbers."""
+    """A sentence, what it is taken to mean, and a test of it on the numbers."""
 
     sentence: str
     meaning: str
-    judge: Callable[["Numbers"], Verdict]
+    test: Callable[["Numbers"], Verdict]
 
 
 class Numbers:
@@ -49,7 +49,7 @@ def section(records: Sequence[Record]) -> str:
     numbers, rows = Numbers(records), []
     for claim in CLAIMS:
         try:
-            holds, figures = claim.judge(numbers)
+            holds, figures = claim.test(numbers)
             word = "**confirmed**" if holds else "**contradicted**"
         except KeyError:
             figures, word = "", "not measured"
@@ -65,21 +65,21 @@ def section(records: Sequence[Record]) -> str:
 
 
 def _inward(solver: str) -> Claim:
-    def judge(numbers: Numbers) -> Verdict:
+    def test(numbers: Numbers) -> Verdict:
         spread = numbers.line(PLAIN, solver, "spread", FEW)
         return Verdict(all(v < 1 - MARGIN for v in spread), f"spread {_list(spread)}")
 
     return Claim(
         "First-order plain solvers pull samples to the centre.",
         f"{solver}, {PLAIN}: spread below {1 - MARGIN} at few calls",
-        judge,
+        test,
     )
 
 
 def _outward(solver: str) -> Claim:
     nfes = FEW[1:]  # the second call is the first that extrapolates
 
-    def judge(numbers: Numbers) -> Verdict:
+    def test(numbers: Numbers) -> Verdict:
         spread = numbers.line(PLAIN, solver, "spread", nfes)
         edge = numbers.line(PLAIN, solver, "edge", nfes)
         found = f"spread {_list(spread)}; edge {_list(edge)}"
@@ -88,17 +88,17 @@ def _outward(solver: str) -> Claim:
     return Claim(
         "DPM++ and UniPC push samples to the outer edges.",
         f"{solver}, {PLAIN}: spread above {1 + MARGIN} at {' and '.join(map(str, nfes))} calls",
-        judge,
+        test,
     )
 
 
 def _uniform(problem: str, solver: str) -> Claim:
-    def judge(numbers: Numbers) -> Verdict:
+    def test(numbers: Numbers) -> Verdict:
         spread = numbers.line(problem, solver, "spread", FEW)
         return Verdict(all(abs(v - 1) <= MARGIN for v in spread), f"spread {_list(spread)}")
 
     return Claim(
-        "GM solvers stay uniform.", f"{solver}, {problem}: spread within {MARGIN} of 1 at few calls", judge
+        "GM solvers stay uniform.", f"{solver}, {problem}: spread within {MARGIN} of 1 at few calls", test
     )
 
 
@@ -110,18 +110,18 @@ def _needs(
     nfes = [holds_at] if fails_at is None else [fails_at, holds_at]
     meaning = f"{solver}, {problem}: {word} at {holds_at}" + (f", not at {fails_at}" if fails_at else "")
 
-    def judge(numbers: Numbers) -> Verdict:
+    def test(numbers: Numbers) -> Verdict:
         found = numbers.line(problem, solver, "total_variation", nfes)
         holds = found[-1] <= limit and (fails_at is None or found[0] > limit)
         return Verdict(holds, f"TV {_list(found, 3)}")
 
-    return Claim(sentence, meaning, judge)
+    return Claim(sentence, meaning, test)
 
 
 def _hardly_differ(first: str, second: str) -> Claim:
     nfes = (2, 4, 8, 16, 32)
 
-    def judge(numbers: Numbers) -> Verdict:
+    def test(numbers: Numbers) -> Verdict:
         one, two = (numbers.line("K = 8", solver, "total_variation", nfes) for solver in (first, second))
         largest = max(abs(a - b) for a, b in zip(one, two, strict=True))
         found = f"TV {_list(one, 3)} and {_list(two, 3)}: {largest:.3f} apart at most"
@@ -130,12 +130,12 @@ def _hardly_differ(first: str, second: str) -> Claim:
     return Claim(
         "With K = 8 first and second order hardly differ.",
         f"{first} and {second}: TV within {HARDLY} at {', '.join(map(str, nfes))} calls",
-        judge,
+        test,
     )
 
 
 def _overshoots(problem: str) -> Claim:
-    def judge(numbers: Numbers) -> Verdict:
+    def test(numbers: Numbers) -> Verdict:
         without, with_ = (
             numbers.line(problem, solver, "spread", FEW) for solver in (UNCONVERTED, "GM-ODE 2")
         )
@@ -145,7 +145,7 @@ def _overshoots(problem: str) -> Claim:
     return Claim(
         "Without the eq. 10 conversion inside the second-order step, samples overshoot to the edges.",
         f"GM-ODE 2, {problem}: spread larger by {MARGIN} without it at few calls",
-        judge,
+        test,
     )
 
 

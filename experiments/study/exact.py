@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.study import figures, problems, tables
 from experiments.study.base import Settings, Study
-from experiments.study.lineup import CALL_LOSERS, CALL_LOST, UNCONVERTED, Contender
+from experiments.study.contenders import CALL_LOSERS, CALL_LOST, UNCONVERTED, Contender
 from experiments.study.scores import endpoint_error, energy_distance_to
 from experiments.study.sweep import Network, start_noise, sweep
 from gmflow_jax import solvers

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.runs import write_bytes
+from experiments.common.files import write_bytes
 from experiments.study.tables import Values
 
 _MARKERS = "osD^v<>Phx*+"

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study.lineup import Contender, integrate, lose_first_call
+from experiments.common.batches import full_batches
+from experiments.study.contenders import Contender, integrate, lose_first_call
 from gmflow_jax import flow
 
 BATCH_SIZE = 2000
@@ -22,7 +23,7 @@ class Network(NamedTuple):
     variants: Mapping[str, Any]
 
 
-class Cell(NamedTuple):
+class ContenderSamples(NamedTuple):
     """Samples [N, D] of a contender on a variant of the network."""
 
     variant: str
@@ -38,7 +39,7 @@ def start_noise(num_samples: int, num_dims: int, seed: int) -> np.ndarray:
 
 def sweep(
     network: Network, contenders: Sequence[Contender], nfes: Sequence[int], x_1: np.ndarray, seed: int
-) -> Iterator[Cell]:
+) -> Iterator[ContenderSamples]:
     """All cells, as they are sampled; the next programs compile meanwhile.
 
     Every cell starts from x_1 [N, D] and draws its noise from the same keys.
@@ -59,7 +60,7 @@ def sweep(
                 times[: num_steps + 1] = flow.time_grid(num_steps)
                 for variant, params in network.variants.items():
                     samples = _in_batches(program, params, keys, x_1, times, num_steps)
-                    yield Cell(variant, contender, nfe, samples)
+                    yield ContenderSamples(variant, contender, nfe, samples)
 
 
 def _compile(network, contender, solver, batch_size, max_steps) -> Callable:
@@ -77,11 +78,6 @@ def _compile(network, contender, solver, batch_size, max_steps) -> Callable:
 
 
 def _in_batches(program, params, keys, x_1, times, num_steps) -> np.ndarray:
-    size = min(BATCH_SIZE, len(x_1))
-    # The last batch starts early enough to be full, so that one compiled shape serves all.
-    starts = [min(i, len(x_1) - size) for i in range(0, len(x_1), size)]
-    samples = np.empty_like(x_1)
-    for i in starts:
-        batch = slice(i, i + size)
-        samples[batch] = program(params, keys[batch], x_1[batch], times, np.int32(num_steps))
-    return samples
+    batches = full_batches(len(x_1), min(BATCH_SIZE, len(x_1)))
+    samples = [program(params, keys[i], x_1[i], times, np.int32(num_steps)) for i in batches]
+    return np.concatenate(samples)[: len(x_1)]

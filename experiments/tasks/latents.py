@@ -1,4 +1,4 @@
-"""Training on latents of images: those of experiments.prepare_latents, or random ones."""
+"""Latents of images, as experiments.prepare_latents writes them."""
 
 import functools
 import json
@@ -9,50 +9,19 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import figures, runs
-from experiments.scoring import measure
+from experiments.common import figures
+from experiments.tasks.fake import FakeTask
 from gmflow_jax import data, evaluation, interop, models, pipeline
 
 _NUM_FOR_LIKELIHOOD = 1024
 _CHUNK = 32  # images decoded by one call, one after the other
 
 
-class FakeTask:
-    """Random numbers in the shape of latents, to measure speed without data."""
-
-    metadata = None
-    class_names = ()
-    sample_batch_size = 64
-
-    def __init__(self, config: ml_collections.ConfigDict):
-        network = runs.network_config(config)
-        self.num_classes = network.num_classes
-        self.sample_shape = (*network.input_height_width, network.in_channels)
-        if config.score_every and config.task == "fake":
-            raise ValueError("Random latents have no scores; set score_every to 0.")
-
-    def batches(self, batch_size: int, seed: int) -> Callable:
-        return data.FakeLatentBatches(self.sample_shape, self.num_classes, batch_size, seed)
-
-    def evaluation_batches(self, batch_size: int, seed: int) -> Callable:
-        return self.batches(batch_size, seed + 1)
-
-    @property
-    def training_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Nothing: ValueError."""
-        raise ValueError("Random latents have no likelihood to speak of; give a run on latents of images.")
-
-    def picture(self, path, x) -> None:
-        """The first channels of latents x [N, h, w, C] as colours."""
-        colours = np.clip(np.asarray(x)[..., :3] / 6 + 0.5, 0, 1)
-        figures.image_grid(path, colours if colours.shape[-1] == 3 else colours[..., :1])
-
-
 class LatentTask(FakeTask):
     """Latents of images by class, with the autoencoder that they are of where one is given."""
 
-    def __init__(self, config: ml_collections.ConfigDict):
-        super().__init__(config)
+    def __init__(self, config: ml_collections.ConfigDict, network: models.GMDiTConfig):
+        super().__init__(config, network)
         if not config.data.folder:
             raise ValueError(
                 "This configuration trains on latents, but data.folder is empty: make them with python -m "
@@ -66,8 +35,11 @@ class LatentTask(FakeTask):
         self._autoencoder = None
         if config.autoencoder:
             self._autoencoder = load_autoencoder(config.autoencoder, self._latents.metadata)
-        if config.score_every:
-            self._load_measurement(config)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that the latents were made of."""
+        return self._latents.metadata.image_size
 
     def batches(self, batch_size: int, seed: int) -> Callable:
         return data.LatentBatches(self._latents, batch_size, seed)
@@ -106,25 +78,6 @@ class LatentTask(FakeTask):
 
     def labels_of_samples(self, num_samples: int) -> np.ndarray:
         return evaluation.evaluation_labels(num_samples, self.num_classes)
-
-    def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Scores of pictures by FID's Inception, against `config.reference`."""
-        del labels
-        return self._measurement.scores(self._measurement.features([images]))
-
-    def _load_measurement(self, config) -> None:
-        if not (config.autoencoder and config.inception and config.reference):
-            raise ValueError(
-                "score_every asks for scores of pictures, which need autoencoder, inception and reference; "
-                "give all three, or score_every = 0."
-            )
-        self._measurement = measure.load(
-            config.inception,
-            config.reference,
-            self._latents.metadata.image_size,
-            config.score_samples,
-            defaults=measure.SWEPT_METRICS,
-        )
 
     def _check_network(self) -> None:
         metadata = self._latents.metadata

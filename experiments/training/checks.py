@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import runs
+from experiments.runs import folder
 from gmflow_jax import sharding
 
 # Of a folder of latents: what decides the numbers that are trained on.
@@ -45,10 +45,10 @@ def check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
         raise ValueError(
             f"--workdir is {workdir}, but must be a folder of the file system; mount a disk that all share."
         )
-    runs.check_unchanged(workdir / "config.json", notes["config"], "configuration")
+    folder.check_unchanged(workdir / "config.json", notes["config"], "configuration")
     if notes["latents"] is not None:
         decisive = {name: notes["latents"][name] for name in _DECISIVE}
-        runs.check_unchanged(workdir / "latents.json", decisive, "cache of latents")
+        folder.check_unchanged(workdir / "latents.json", decisive, "cache of latents")
 
 
 def files(notes: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

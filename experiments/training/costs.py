@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
-from experiments import runs
+from experiments.runs import networks
 from gmflow_jax import models, sharding
 
 
@@ -46,7 +46,7 @@ def peak_images_per_second(config, parallelism: sharding.Parallelism) -> float |
 def _flops_per_image(config) -> float | None:
     if config.network.kind != "gm_dit":
         return None
-    return 3.0 * models.forward_flops(runs.network_config(config))
+    return 3.0 * models.forward_flops(networks.network_config(config))
 
 
 def _bytes(shape: tuple[int, ...], leaf: Any) -> int:

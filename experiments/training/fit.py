@@ -13,8 +13,10 @@ import ml_collections
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import checks, cli, cluster, costs, hooks, runs
-from experiments.tasks import make_task
+from experiments.common import cli, cluster, files
+from experiments.runs import networks
+from experiments.tasks.make import make_task
+from experiments.training import checks, costs, hooks, steps
 from gmflow_jax import data, sharding, training
 
 
@@ -28,6 +30,7 @@ class _Plan(NamedTuple):
     """A run whose configuration has been checked."""
 
     task: Any
+    score: hooks.Score | None
     parallelism: sharding.Parallelism
     init: Callable[[], training.TrainState]
     train_step: Callable
@@ -54,12 +57,14 @@ def fit_run(
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             for name, content in checks.files(notes):
-                runs.write_json(workdir / name, content)
+                files.write_json(workdir / name, content)
     with cluster.fail_together():
         cluster.check_shared(workdir)
     with training.Checkpointer(
         workdir / "checkpoints", config.keep_last, config.keep_every
-    ) as checkpointer, hooks.make_hooks(config, plan.task, plan.parallelism, workdir) as todo:
+    ) as checkpointer, hooks.make_hooks(
+        config, plan.task, plan.score, plan.parallelism, workdir
+    ) as todo:
         with cluster.fail_together():
             restored = checkpointer.restore_latest(abstract_state)
         state = plan.parallelism.init(plan.init) if restored is None else restored[0]
@@ -84,18 +89,19 @@ def fit_run(
 
 
 def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
-    task = make_task(config)
+    task = make_task(config, networks.network_config(config))
     parallelism = sharding.make_parallelism(config.parallel, **config.mesh)
     rows = parallelism.rows(config.batch_size)
     checks.check_microbatches(config, parallelism)
     hooks.check_hooks(config)
-    optimizer = runs.make_optimizer(config)
+    optimizer = steps.make_optimizer(config)
     batches = task.batches(config.batch_size, config.seed)
     return _Plan(
         task,
+        hooks.load_score(config, task),
         parallelism,
-        runs.make_init(config, optimizer),
-        runs.make_train_step(config, optimizer, parallelism),
+        steps.make_init(config, optimizer),
+        steps.make_train_step(config, optimizer, parallelism),
         functools.partial(batches, rows=rows),  # which processes that read ahead can be sent
     )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments import runs, trained
+from experiments.common import solver_choices
+from experiments.common.batches import full_batches
+from experiments.runs import networks, trained
+from experiments.scoring import measure
+from experiments.tasks.fake import FakeTask
+from experiments.tasks.latents import LatentTask
+from experiments.training import steps
 from gmflow_jax import flow, sharding, training
 from gmflow_jax.training import Hook, Snapshots
+
+Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 _GRID = 16  # samples in a picture
 _PER_DEVICE = 64  # samples drawn at a time
@@ -37,9 +45,40 @@ def check_hooks(config) -> None:
         raise ValueError(f"eval_batches is {config.eval_batches}; give at least 1, or eval_every = 0.")
 
 
+def load_score(config, task) -> Score | None:
+    """Load what `config.score_every` needs, and return score(samples, labels); None if it is 0.
+
+    Raises ValueError if the task's samples cannot be scored.
+    """
+    if not config.score_every:
+        return None
+    if not isinstance(task, FakeTask):
+        return lambda samples, labels: task.score(samples, labels)._asdict()
+    if not isinstance(task, LatentTask):
+        raise ValueError("Random latents have no scores; set score_every to 0.")
+    if not (config.autoencoder and config.inception and config.reference):
+        raise ValueError(
+            "score_every asks for scores of pictures, which need autoencoder, inception and reference; "
+            "give all three, or score_every = 0."
+        )
+    measurement = measure.load(
+        config.inception,
+        config.reference,
+        task.image_size,
+        config.score_samples,
+        defaults=measure.SWEPT_METRICS,
+    )
+    return lambda images, labels: measurement.scores(measurement.features([images]))
+
+
 @contextlib.contextmanager
-def make_hooks(config, task, parallelism: sharding.Parallelism, workdir: pathlib.Path) -> Iterator[list[Hook]]:
-    """All hooks that a configuration asks for; what they write is whole at the end of the context."""
+def make_hooks(
+    config, task, score: Score | None, parallelism: sharding.Parallelism, workdir: pathlib.Path
+) -> Iterator[list[Hook]]:
+    """Make all hooks that a configuration asks for; their files are complete at the end of the context.
+
+    `score` is what `load_score` returned.
+    """
     hooks = []
     with contextlib.ExitStack() as stack:
         if config.profile_steps:
@@ -49,7 +88,7 @@ def make_hooks(config, task, parallelism: sharding.Parallelism, workdir: pathlib
         if config.sample_every:
             hooks.append(Hook(config.sample_every, _Samples(config, task, parallelism, workdir / "samples")))
         if config.score_every:
-            hooks.append(Hook(config.score_every, _Scores(config, task, parallelism)))
+            hooks.append(Hook(config.score_every, _Scores(config, task, score, parallelism)))
         if config.eval_every:
             best = stack.enter_context(Snapshots(workdir / "best", keep=1))
             hooks.append(Hook(config.eval_every, _Evaluation(config, task, parallelism.mesh, best)))
@@ -64,8 +103,8 @@ class _Drawing:
 
     def __init__(self, config, task, parallelism: sharding.Parallelism):
         self._parallelism, num_steps = parallelism, 8
-        solver = trained.make_solver("ab2" if config.loss.loss == "flow" else "gm_ode", num_steps)
-        times, apply = flow.time_grid(num_steps), runs.abstract_network(config)[0]
+        solver = solver_choices.make_solver("ab2" if config.loss.loss == "flow" else "gm_ode", num_steps)
+        times, apply = flow.time_grid(num_steps), networks.abstract_network(config)[0]
 
         def draw(params, keys, labels):
             run = trained.TrainedRun(config, task, apply, params, 0)
@@ -78,13 +117,11 @@ class _Drawing:
         """Samples in the network's space, one for each label; the same in all processes."""
         devices = self._parallelism.mesh.size
         size = min(_PER_DEVICE * devices, -(-len(labels) // devices) * devices)
-        indices = np.arange(-(-len(labels) // size) * size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.asarray(indices))
-        padded, parts = np.resize(labels, len(indices)), []
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.arange(len(labels)))
+        parts = []
         with jax.set_mesh(self._parallelism.mesh):
-            for start in range(0, len(indices), size):
-                batch = slice(start, start + size)
-                inputs = self._parallelism.replicate((keys[batch], padded[batch]))
+            for batch in full_batches(len(labels), size):
+                inputs = self._parallelism.replicate((keys[batch], labels[batch]))
                 parts.append(np.asarray(self._draw(state.ema_params, *inputs)))
         return np.concatenate(parts)[: len(labels)]
 
@@ -107,8 +144,8 @@ class _Samples:
 class _Scores:
     """Scores samples as reports do, but few of them, which the metrics' names say."""
 
-    def __init__(self, config, task, parallelism: sharding.Parallelism):
-        self._task, self._draw = task, _Drawing(config, task, parallelism)
+    def __init__(self, config, task, score: Score, parallelism: sharding.Parallelism):
+        self._task, self._score, self._draw = task, score, _Drawing(config, task, parallelism)
         self._labels = task.labels_of_samples(config.score_samples)
 
     def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
@@ -116,12 +153,11 @@ class _Scores:
         if jax.process_index() > 0:
             return {}
         try:
-            scores = self._task.score(self._task.decode(x), self._labels)
+            scores = self._score(self._task.decode(x), self._labels)
         except ValueError as error:  # a network that diverges now may recover, and the others go on
             tqdm.write(f"No scores after {step:,} steps: {error}")
             return {}
-        named = scores._asdict() if hasattr(scores, "_asdict") else scores
-        return {f"{name}_n{len(x)}": value for name, value in named.items()}
+        return {f"{name}_n{len(x)}": value for name, value in scores.items()}
 
 
 class _Evaluation:
@@ -130,7 +166,8 @@ class _Evaluation:
     def __init__(self, config, task, mesh: jax.sharding.Mesh, best: Snapshots):
         self._config, self._batches = config, task.evaluation_batches(config.batch_size, config.seed)
         self._parallelism, self._best = sharding.JitParallelism(mesh), best
-        self._loss = jax.jit(runs.make_eval_loss(config, self._parallelism), out_shardings=self._parallelism.replicated)
+        loss = steps.make_eval_loss(config, self._parallelism)
+        self._loss = jax.jit(loss, out_shardings=self._parallelism.replicated)
         self._lowest = best.read_meta()["eval_loss"] if best.steps() else float("inf")
 
     def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:

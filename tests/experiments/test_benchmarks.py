@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli
 from experiments.benchmarks import report, timing
+from experiments.common import cli
 from gmflow_jax import flow, gm, models
 
 _TINY = ("--network=tiny", "--input_size=4", "--num_components=2")

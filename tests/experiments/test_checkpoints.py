@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cli
+from experiments.common import cli
 from gmflow_jax import pipeline
 
 

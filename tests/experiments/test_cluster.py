@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from experiments import cli, cluster
+from experiments.common import cli, cluster
 
 ADDRESS = "host0:1234"
 

@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 
-from experiments import runs
+from experiments.runs import networks
+from experiments.training import steps
 from gmflow_jax import models
 
 
@@ -24,9 +25,9 @@ def load(name):
 )
 def test_configurations_make_their_networks(name, num_params):
     config = load(name)
-    assert models.num_params(runs.abstract_network(config)[1]) == num_params
-    runs.make_optimizer(config)
-    assert runs.network_config(config).remat == "full"
+    assert models.num_params(networks.abstract_network(config)[1]) == num_params
+    steps.make_optimizer(config)
+    assert networks.network_config(config).remat == "full"
 
 
 def test_the_average_counts_images_of_any_batch_size():
@@ -37,5 +38,5 @@ def test_the_average_counts_images_of_any_batch_size():
 
 def test_the_baseline_has_neither_mixture_nor_spectrum():
     config = load("imagenet256_gmdit_xl_k1")
-    assert runs.spectrum_function(config) is None
+    assert networks.spectrum_function(config) is None
     assert (config.loss.loss, config.network.constant_log_std) == ("flow", 0.0)

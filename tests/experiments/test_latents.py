@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from experiments import cli
+from experiments.common import cli
 from gmflow_jax import interop
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "autoencoder"

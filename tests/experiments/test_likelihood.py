@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, runs
+from experiments.common import cli, files
 from experiments.configs import checkerboard, digits_flow, digits_spectrum
-from experiments.likelihood import conditional_nll, draw_nll, report_nll
+from experiments.runs import networks
+from experiments.scoring.likelihood import conditional_nll, draw_nll, report_nll
+from experiments.training import steps
 from gmflow_jax import data, evaluation, training
 from gmflow_jax.gm import Gaussian
 
@@ -93,12 +95,12 @@ def test_the_right_spectrum_gives_the_joint_likelihood_of_a_stationary_field():
 def untrained(folder, config, value=0.0):
     """A run in `folder` whose parameters are all `value`; at 0 it predicts the velocity N(0, I) for any K."""
     folder.mkdir()
-    runs.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
+    files.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
     params = jax.tree.map(
-        lambda leaf: jnp.full_like(leaf, value), jax.eval_shape(lambda: runs.init_params(config))
+        lambda leaf: jnp.full_like(leaf, value), jax.eval_shape(lambda: networks.init_params(config))
     )
     with training.Checkpointer(folder / "checkpoints") as checkpointer:
-        checkpointer.save_state(training.init_state(params, runs.make_optimizer(config)))
+        checkpointer.save_state(training.init_state(params, steps.make_optimizer(config)))
     return str(folder)
 
 

@@ -7,7 +7,7 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from experiments import cli
+from experiments.common import cli
 from gmflow_jax import data, interop, models
 
 CONFIG = models.AutoencoderKLConfig(

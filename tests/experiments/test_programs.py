@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import cli
+from experiments.common import cli
 
 _TINY = (
     "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runs, trained
+from experiments.common import files, solver_choices
 from experiments.configs import digits, digits_spectrum
+from experiments.runs import networks, trained
+from experiments.training import steps
 from gmflow_jax import flow, gm, sharding, training
 
 
@@ -21,34 +23,34 @@ def tiny(config):
 def workdir(tmp_path_factory):
     """A run with a spectrum that was saved before its first step, made not white by hand."""
     config, folder = tiny(digits_spectrum.get_config()), tmp_path_factory.mktemp("run")
-    params = jax.jit(lambda: runs.init_params(config))()
+    params = jax.jit(lambda: networks.init_params(config))()
     bias = params["spectrum"]["mlp"]["layer_2"]["bias"]
     params["spectrum"]["mlp"]["layer_2"]["bias"] = jnp.linspace(-2.0, 2.0, bias.size)
-    runs.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
+    files.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
     with training.Checkpointer(folder / "checkpoints") as checkpointer:
-        checkpointer.save_state(training.init_state(params, runs.make_optimizer(config)))
+        checkpointer.save_state(training.init_state(params, steps.make_optimizer(config)))
     return folder
 
 
 def test_a_spectrum_adds_parameters_and_leaves_the_network_alone():
     plain = tiny(digits.get_config())
     both = tiny(digits_spectrum.get_config())
-    params, alone = jax.jit(lambda: (runs.init_params(both), runs.init_params(plain)))()
+    params, alone = jax.jit(lambda: (networks.init_params(both), networks.init_params(plain)))()
     jax.tree.map(np.testing.assert_array_equal, params["network"], alone)
-    apply, shapes = runs.abstract_network(both)
+    apply, shapes = networks.abstract_network(both)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
     inputs = (jnp.zeros((2, 4, 4, 4)), jnp.full((2,), 0.5), jnp.zeros((2,), jnp.int32))
     assert jax.eval_shape(apply, params, *inputs).means.shape == (2, 4, 4, 2, 4)
-    assert runs.spectrum_function(plain) is None
+    assert networks.spectrum_function(plain) is None
     gaussian = gm.Gaussian(inputs[0], jnp.ones(()))
-    assert jax.eval_shape(runs.spectrum_function(both), params, gaussian).shape == (2, 4, 4, 4)
+    assert jax.eval_shape(networks.spectrum_function(both), params, gaussian).shape == (2, 4, 4, 4)
 
 
 def test_the_step_trains_both():
     config = tiny(digits_spectrum.get_config())
-    optimizer = runs.make_optimizer(config)
-    step = runs.make_train_step(config, optimizer, sharding.make_parallelism())
-    state = jax.eval_shape(runs.make_init(config, optimizer))
+    optimizer = steps.make_optimizer(config)
+    step = steps.make_train_step(config, optimizer, sharding.make_parallelism())
+    state = jax.eval_shape(steps.make_init(config, optimizer))
     batch = {"x_0": jnp.zeros((8, 4, 4, 4)), "labels": jnp.zeros((8,), jnp.int32)}
     new_state, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
@@ -59,7 +61,7 @@ def test_gm_sde_draws_with_the_spectrum_of_a_loaded_run(workdir):
     run = trained.load_run(workdir)
     samples = {}
     for wanted in (None, True, False):
-        solver = trained.make_solver("gm_sde", 1, order=1, spectrum=run.spectrum("gm_sde", wanted))
+        solver = solver_choices.make_solver("gm_sde", 1, order=1, spectrum=run.spectrum("gm_sde", wanted))
         sampler = run.sampler(solver, flow.time_grid(1), num_samples=2)
         samples[wanted] = sampler(jax.random.key(0), np.arange(2))
     np.testing.assert_array_equal(samples[None], samples[True])
@@ -70,7 +72,7 @@ def test_a_spectrum_that_cannot_be_used_is_refused(workdir):
     run = trained.load_run(workdir)
     assert run.spectrum("gm_ode") is None
     with pytest.raises(ValueError, match="Only gm_sde draws with a spectrum"):
-        trained.make_solver("gm_ode", 1, spectrum=run.spectrum("gm_ode", wanted=True))
+        solver_choices.make_solver("gm_ode", 1, spectrum=run.spectrum("gm_ode", wanted=True))
     plain = trained.TrainedRun(digits.get_config(), run.task, run.apply, run.params, run.step)
     assert plain.spectrum("gm_sde") is None
     with pytest.raises(ValueError, match="has learned no spectrum"):
@@ -81,4 +83,4 @@ def test_options_that_do_not_fit_are_refused():
     config = digits_spectrum.get_config()
     config.spectrum.depth = 3
     with pytest.raises(ValueError, match=r"do not fit SpectrumMLPConfig: .*depth"):
-        runs.abstract_network(config)
+        networks.abstract_network(config)

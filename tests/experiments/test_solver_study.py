@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli
-from experiments.study import claims, lineup, problems, scores, substeps, sweep
+from experiments.common import cli
+from experiments.common.solver_choices import paper_substeps
+from experiments.study import claims, contenders, problems, scores, substeps, sweep
 from experiments.study.base import Record
 from gmflow_jax import data, flow, solvers
 
-CONTENDERS = {contender.name: contender for contender in lineup.lineup()}
+CONTENDERS = {contender.name: contender for contender in contenders.all_contenders()}
 
 
 def test_energy_distance_leaves_out_pairs_of_a_point_with_itself():
@@ -92,7 +93,10 @@ def test_without_conversion_the_first_step_is_the_same_and_the_second_is_not():
     def change(num_steps):
         with_, without = (
             solvers.sample(None, denoise, x_1, solver, flow.time_grid(num_steps))
-            for solver in (solvers.gm_ode(2, lineup.paper_substeps(64)), lineup.unconverted_gm_ode(64))
+            for solver in (
+                solvers.gm_ode(2, paper_substeps(64, imagenet=False)),
+                contenders.unconverted_gm_ode(64),
+            )
         )
         return abs(with_ - without).max()
 
@@ -130,7 +134,7 @@ def test_verdicts_follow_the_numbers():
     slow = verdicts(board_records(variation=lambda nfe: 1.5 / nfe))
     assert slow["Plain", "Euler"] == "**confirmed**" and slow["K", "GM-ODE 2"] == "**contradicted**"
     overshoot = [
-        r._replace(value=1.05) if (r.solver, r.metric) == (lineup.UNCONVERTED, "spread") else r
+        r._replace(value=1.05) if (r.solver, r.metric) == (contenders.UNCONVERTED, "spread") else r
         for r in board_records()
     ]
     assert verdicts(overshoot)["Without", "GM-ODE 2"] == "**confirmed**"

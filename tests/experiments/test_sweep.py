@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import cli
+from experiments.common import cli
 
 _ROWS = (
     "--config=experiments/configs/sweep_digits.py", "--config.num_steps=(1,)", "--config.cfg_scales=(1.5,)",

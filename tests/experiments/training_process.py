@@ -11,7 +11,8 @@ import time
 import jax
 import numpy as np
 
-from experiments import runs
+from experiments.runs import folder
+from experiments.training import steps
 from gmflow_jax import training
 
 NUM_STEPS = 40
@@ -25,7 +26,9 @@ _CONFIG = (
 
 _context = multiprocessing.get_context("forkserver")
 # Imported once for all.
-_context.set_forkserver_preload(["experiments.fit", "experiments.report", "sklearn.datasets"])
+_context.set_forkserver_preload(
+    ["experiments.training.fit", "experiments.scoring.run_report", "sklearn.datasets"]
+)
 
 
 def start(workdir, *arguments, devices=1):
@@ -53,7 +56,7 @@ def _run(folder, name, arguments, devices):
     with open(folder / "output.txt", "a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    from experiments import cli
+    from experiments.common import cli
 
     sys.argv = [name, *arguments]
     cli.run(importlib.import_module(f"experiments.{name}").main)
@@ -97,8 +100,8 @@ def read_losses(workdir):
 
 
 def last_state(workdir):
-    config = runs.read_config(workdir)
-    init = runs.make_init(config, runs.make_optimizer(config))
+    config = folder.read_config(workdir)
+    init = steps.make_init(config, steps.make_optimizer(config))
     with training.Checkpointer(workdir / "checkpoints") as checkpointer:
         return checkpointer.restore_latest(jax.eval_shape(init))[0]
 

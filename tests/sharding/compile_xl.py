@@ -14,8 +14,8 @@ os.environ.pop("XLA_FLAGS", None)  # an inherited device count would override ou
 import jax
 import jax.numpy as jnp
 
-from experiments import runs
 from experiments.configs import imagenet256_gmdit_xl_k8
+from experiments.training import steps
 from gmflow_jax import sharding
 
 
@@ -30,13 +30,13 @@ def main():
     config = imagenet256_gmdit_xl_k8.get_config()
     config.batch_size = 64
     parallelism = sharding.make_parallelism("jit", data=2, fsdp=4)
-    optimizer = runs.make_optimizer(config)
-    state = parallelism.abstract(runs.make_init(config, optimizer))
+    optimizer = steps.make_optimizer(config)
+    state = parallelism.abstract(steps.make_init(config, optimizer))
     batch = {
         "x_0": jax.ShapeDtypeStruct((64, 32, 32, 4), jnp.float32),
         "labels": jax.ShapeDtypeStruct((64,), jnp.int32),
     }
-    compiled = parallelism.compile(runs.make_train_step(config, optimizer, parallelism), state, batch)
+    compiled = parallelism.compile(steps.make_train_step(config, optimizer, parallelism), state, batch)
     memory = compiled.memory_analysis()
     leaves = jax.tree.leaves(state)
     replicated = sum(num_bytes(x, x.shape) for x in leaves if x.sharding.is_fully_replicated)

@@ -12,9 +12,9 @@ os.environ.pop("XLA_FLAGS", None)  # an inherited device count would override ou
 
 import jax
 
-from experiments import runs
 from experiments.configs import imagenet256_gmdit_s_k8
-from experiments.latents import FakeTask
+from experiments.tasks.fake import FakeTask
+from experiments.training import steps
 from gmflow_jax import sharding
 
 LAYOUTS = {
@@ -50,9 +50,9 @@ def make_parallelism(layout):
 def losses(layout, num_steps):
     config = shrunk_config()
     parallelism = make_parallelism(layout)
-    optimizer = runs.make_optimizer(config)
-    train_step = runs.make_train_step(config, optimizer, parallelism)
-    init = runs.make_init(config, optimizer)
+    optimizer = steps.make_optimizer(config)
+    train_step = steps.make_train_step(config, optimizer, parallelism)
+    init = steps.make_init(config, optimizer)
     batches = FakeTask(config).batches(config.batch_size, config.seed)
     rows = parallelism.rows(config.batch_size)
     state, key = parallelism.init(init), parallelism.replicate(jax.random.key(0))

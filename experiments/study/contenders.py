@@ -1,11 +1,13 @@
 """The solvers that the study compares, each told how to spend a number of network calls."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from experiments.common.solver_choices import num_calls, paper_substeps
 from gmflow_jax import solvers
 from gmflow_jax.solvers import Memory, Solver
 
@@ -39,7 +41,7 @@ class Contender:
         return [(self.solver(self.num_steps(nfe)), [nfe]) for nfe in nfes]
 
 
-def lineup() -> tuple[Contender, ...]:
+def all_contenders() -> tuple[Contender, ...]:
     """All solvers, in the order of the tables."""
     plain = (
         Contender("Euler", solvers.euler()),
@@ -47,7 +49,7 @@ def lineup() -> tuple[Contender, ...]:
             "Heun",
             solvers.heun(),
             num_steps=lambda nfe: -(-(nfe + 1) // 2),
-            num_calls=lambda num_steps: 2 * num_steps - 1,  # the last step is Euler's
+            num_calls=functools.partial(num_calls, "heun"),
         ),
         Contender("AB2", solvers.ab2()),
         Contender("DPM++ 2M", solvers.dpmpp_2m()),
@@ -62,8 +64,8 @@ def lineup() -> tuple[Contender, ...]:
         if c.name in CALL_LOSERS
     )
     mixture = (
-        Contender("GM-ODE 1", lambda n: solvers.gm_ode(1, paper_substeps(n)), uses_mixture=True),
-        Contender("GM-ODE 2", lambda n: solvers.gm_ode(2, paper_substeps(n)), uses_mixture=True),
+        Contender("GM-ODE 1", functools.partial(_gm_ode_of_paper, 1), uses_mixture=True),
+        Contender("GM-ODE 2", functools.partial(_gm_ode_of_paper, 2), uses_mixture=True),
         Contender(UNCONVERTED, unconverted_gm_ode, uses_mixture=True),
         Contender("GM-PC", solvers.gm_pc(), uses_mixture=True),
         Contender("GM-SDE 1", solvers.gm_sde(1), stochastic=True, uses_mixture=True),
@@ -78,9 +80,8 @@ CALL_LOST = ", call lost"
 UNCONVERTED = "GM-ODE 2, no eq. 10"
 
 
-def paper_substeps(num_steps: int) -> int:
-    """Sub-steps of GM-ODE in the paper's experiments."""
-    return max(128 // num_steps, 2)
+def _gm_ode_of_paper(order: int, num_steps: int) -> Solver:
+    return solvers.gm_ode(order, paper_substeps(num_steps, imagenet=False))
 
 
 def lose_first_call(denoise: Callable) -> Callable:
@@ -100,7 +101,7 @@ def lose_first_call(denoise: Callable) -> Callable:
 
 def unconverted_gm_ode(num_steps: int) -> Solver:
     """GM-ODE 2 that compares with the previous mixture as it was, not moved to the current point."""
-    stepper = solvers.gm_ode(1, paper_substeps(num_steps))
+    stepper = _gm_ode_of_paper(1, num_steps)
 
     def step(key, denoise, x_t, t, s, state):
         q = denoise(x_t, t)

@@ -1,0 +1,4 @@
+"""What every program uses: flags and errors, processes, files, figures, and the choice of solvers.
+
+Imports no other room.
+"""

@@ -1,0 +1,65 @@
+"""The folder of a run: its configuration, and the check that it is not the folder of another run."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from experiments.common.files import read_json
+
+# What may differ when a run is resumed: it decides where and how fast a run trains, and what is written.
+_FREE_TO_CHANGE = {
+    "autoencoder", "checkpoint_every", "data.folder", "data.num_threads", "data.num_workers", "eval_every",
+    "inception", "keep_every", "keep_last", "log_every", "max_skipped_in_row", "mesh", "network.attention",
+    "network.remat", "network.scan_layers", "num_microbatches", "parallel", "post_hoc_ema.every",
+    "profile_steps", "reference", "report", "sample_every", "score_every", "score_samples",
+}  # fmt: skip
+
+
+def check_unchanged(
+    path: pathlib.Path, new: Mapping[str, Any], what: str, flag: str = "--workdir"
+) -> None:
+    """ValueError if the json file at `path`, should there be one, asks for another training than `new`.
+
+    Only fields of `new` count.
+    """
+    old = {name: value for name, value in read_json(path).items() if name in new} if path.exists() else new
+    changed = _differences(old, new)
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ValueError(
+            f"{path.parent} was made with another {what} ({'; '.join(changed[:3])}{more}). Give another "
+            f"{flag}, or the same as then to go on."
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    if old == new or name in _FREE_TO_CHANGE or name.split(".")[0] in _FREE_TO_CHANGE:
+        return []
+    return [f"{name} was {_short(old)} and is now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The configuration of a run; ValueError with a sentence if there is none."""
+    folder = pathlib.Path(workdir)
+    if not folder.is_dir():
+        raise ValueError(
+            f"The workdir {workdir} does not exist. Train first: python -m experiments.train "
+            f"--config=experiments/configs/digits.py --workdir={workdir}"
+        )
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"The folder {workdir} holds no run: config.json is missing. Give the --workdir of "
+            "python -m experiments.train."
+        )
+    return ml_collections.ConfigDict(read_json(folder / "config.json"))
