@@ -2,7 +2,7 @@
 
 Paper: Gaussian Mixture Flow Matching Models, arXiv 2504.05304, figures 2 and 3 (transition ratio 0.9).
 Command: python -m experiments.train --config=experiments/configs/checkerboard.py --workdir=runs/checkerboard
-Cost and scores: see the table in README.md.
+Cost and scores: see experiments/study/README.md.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
 Paper: Gaussian Mixture Flow Matching Models, arXiv 2504.05304 (K = 8, transition ratio 0.5).
 Command: python -m experiments.train --config=experiments/configs/digits.py --workdir=runs/digits
-Cost and scores: see the table in README.md.
+Cost and scores: see experiments/study/README.md.
 """
 
 import ml_collections

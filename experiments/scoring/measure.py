@@ -81,7 +81,7 @@ def check_files(inception: str | None, reference: str | None, reference_out: str
     if not inception or not reference:
         raise ValueError(
             "Scores of pictures need --inception, the weights of FID's network, and --reference, an .npz of "
-            "ADM or of the authors, or a folder of images; the README says where they come from."
+            "ADM or of the authors, or a folder of images; see experiments/scoring/README.md for both."
         )
     if reference_out and not reference_out.endswith(".npz"):
         raise ValueError(f"--reference_out must end in .npz, but {reference_out!r} was given.")

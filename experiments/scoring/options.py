@@ -60,7 +60,9 @@ def define_flags() -> Callable[[str | None], Options]:
             "ema_std", None, "Relative width of their average, where a run stored some."
         ),
         "inception": flags.DEFINE_string(
-            "inception", None, "Inception's weights for pictures, .safetensors or .npz; see the README."
+            "inception",
+            None,
+            "Inception's weights for pictures, .safetensors or .npz; see experiments/scoring/README.md.",
         ),
         "reference": flags.DEFINE_string(
             "reference",

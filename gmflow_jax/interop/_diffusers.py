@@ -187,7 +187,8 @@ def _weight_files(folder: pathlib.Path, dtype: str | None) -> list[pathlib.Path]
                 return _shards(folder / index)
     raise ValueError(
         f"{folder} has no {_WEIGHTS}.safetensors, nor its .bf16. or .fp16. variant, nor an index of "
-        "shards. Pickles (.bin, .pth) are not loaded; convert them to safetensors, see the README."
+        "shards. Pickles (.bin, .pth) are not loaded; convert them to safetensors, see "
+        "experiments/README.md."
     )
 
 

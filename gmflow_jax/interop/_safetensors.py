@@ -90,7 +90,7 @@ def _open(path: pathlib.Path):
         raise ValueError(
             f"{path} is a pickle, which may run any code when it is read, and is not loaded. Convert it "
             "where you trust it: safetensors.torch.save_file of torch.load(path, weights_only=True), "
-            "tensors by name; see the README."
+            "tensors by name; see experiments/README.md."
         )
     if not path.is_file():
         raise ValueError(f"There is no file {path}; check the path, or download the folder again.")
