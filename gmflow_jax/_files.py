@@ -12,10 +12,10 @@ def write_whole(
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
     Args:
-      path: where the file goes; its folder must exist.
+      path: the file; its folder must exist.
       write: write(temporary) makes the file under a temporary name beside `path`.
-      writer: the number of this writer among those of a shared folder, by which it finds its own
-        leftovers, `.NAME.WRITER.tmp`; by default the process id.
+      writer: number of this writer among those that share the folder. It is part of the temporary name
+        `.NAME.WRITER.tmp`, so that a later run can remove its own leftovers. None uses the process id.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid() if writer is None else writer}.tmp")
     try:

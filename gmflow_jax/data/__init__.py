@@ -1,4 +1,4 @@
-"""Data: images and their latents, digits, checkerboard, and the order in which examples come."""
+"""Data: images and their latents, digits, the checkerboard, and the order of the examples."""
 
 from gmflow_jax.data._batches import Batches, epoch_indices
 from gmflow_jax.data._checkerboard import (

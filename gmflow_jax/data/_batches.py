@@ -6,26 +6,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Rows of a global batch: all of them, some by number, or a slice.
+# Rows of a global batch: a slice, row numbers, or None for all rows.
 Rows = slice | Sequence[int] | np.ndarray | None
 
 
 def epoch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> np.ndarray:
-    """Indices [batch_size] of the examples in batch `step` (counted from 0).
+    """Return the indices of the examples of one batch.
 
-    The batches cut one endless stream, a fresh permutation of all examples per epoch, drawn from
-    (seed, epoch). So every epoch shows each example once, a batch may span two epochs, nothing is
-    dropped, and the stream is the same for every batch size. The permutations of the last two
-    epochs asked for are kept.
-    Raises ValueError for a negative seed or step, or sizes below 1.
+    The batches cut one endless stream, which has a new permutation of all examples in each epoch, drawn
+    from (seed, epoch). So every epoch has each example once, a batch may span two epochs, no example is
+    dropped, and the stream is the same for every batch size. The last two permutations are cached.
+
+    Args:
+      seed: seed of the permutations, 0 or more.
+      step: number of the batch, counted from 0.
+      batch_size: examples in a batch.
+      num_examples: examples in the data set.
+
+    Returns:
+      int64 [batch_size].
+
+    Raises:
+      ValueError: if the seed or the step is negative, or a size is below 1.
     """
     return stream_indices(seed, stream_positions(step, batch_size), num_examples)
 
 
 def stream_positions(step: int, batch_size: int, rows: Rows = None) -> np.ndarray:
-    """Positions [n] in the stream of these rows of batch `step`, int64; of all rows if None.
+    """Return the positions of the examples of batch `step` in the endless stream.
 
-    Raises ValueError for a negative step or a batch size below 1.
+    Args:
+      step: number of the batch, counted from 0.
+      batch_size: examples in a batch.
+      rows: the rows of the batch whose positions are returned; None is all of them.
+
+    Returns:
+      int64 [n].
+
+    Raises:
+      ValueError: if the step is negative or the batch size is below 1.
     """
     if step < 0 or batch_size < 1:
         raise ValueError(
@@ -37,9 +56,18 @@ def stream_positions(step: int, batch_size: int, rows: Rows = None) -> np.ndarra
 
 
 def stream_indices(seed: int, positions: np.ndarray, num_examples: int) -> np.ndarray:
-    """Indices [n] of the examples at these positions [n] of the endless stream.
+    """Return the indices of the examples at positions of the endless stream, see `epoch_indices`.
 
-    Raises ValueError for a negative seed or no examples.
+    Args:
+      seed: seed of the permutations, 0 or more.
+      positions: int [n].
+      num_examples: examples in the data set.
+
+    Returns:
+      int64 [n].
+
+    Raises:
+      ValueError: if the seed is negative or there are no examples.
     """
     if seed < 0 or num_examples < 1:
         raise ValueError(
@@ -63,11 +91,18 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """`batch_fn(step, rows=None)` over arrays in memory: a dict of their rows at `epoch_indices`.
+    """A `batch_fn(step, rows=None)` over arrays in memory, in the order of `epoch_indices`.
 
-    `arrays` maps names to arrays with a common first axis, for instance
-    `{"x_0": images, "labels": labels}`. `rows` picks rows of the global batch; no others are made.
-    Raises ValueError when the arrays differ in length or there are none.
+    A call returns a dict with the rows of each array. `rows` selects rows of the global batch; only these
+    are made.
+
+    Attributes:
+      arrays: arrays with a common first axis, by name, for instance `{"x_0": images, "labels": labels}`.
+      batch_size: examples in the global batch.
+      seed: seed of the permutations.
+
+    Raises:
+      ValueError: if there are no arrays or their lengths differ.
     """
 
     arrays: Mapping[str, np.ndarray]

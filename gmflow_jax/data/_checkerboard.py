@@ -1,6 +1,6 @@
 """The 2-D checkerboard: uniform on the eight white squares of a 4 x 4 board over [-4, 4]^2.
 
-This is the law of the authors' checkerboard experiment, whose shift and rotation are zero.
+This is the distribution of the authors' checkerboard experiment, whose shift and rotation are zero.
 """
 
 from dataclasses import dataclass
@@ -21,41 +21,67 @@ _WHITE_SQUARES = tuple(
 
 
 def checkerboard(key: jax.Array, num_samples: int) -> jax.Array:
-    """Draw points [num_samples, 2] float32, uniform on the white squares.
+    """Draw points uniformly from the white squares.
 
-    Raises ValueError if `num_samples` is below 1.
+    Args:
+      key: random key.
+      num_samples: number of points, at least 1.
+
+    Returns:
+      float32 [num_samples, 2].
+
+    Raises:
+      ValueError: if `num_samples` is below 1.
     """
     if num_samples < 1:
-        raise ValueError(f"{num_samples} samples were asked for; ask for at least 1.")
+        raise ValueError(f"num_samples is {num_samples}; give at least 1.")
     square_key, uniform_key = jax.random.split(key)
     square_index = jax.random.randint(square_key, (num_samples,), 0, len(_WHITE_SQUARES))
     return checkerboard_points(square_index, jax.random.uniform(uniform_key, (num_samples, 2)))
 
 
 def checkerboard_points(square_index, uniform) -> jax.Array:
-    """Points [N, 2] from the white square's number [N], in 0..7, and the place in it [N, 2]."""
+    """Map square numbers and places within a square to points.
+
+    Args:
+      square_index: int [N] in 0..7, numbers of white squares.
+      uniform: [N, 2] in [0, 1), places within a square.
+
+    Returns:
+      [N, 2].
+    """
     corners = jnp.asarray(_WHITE_SQUARES, dtype=jnp.float32)[jnp.asarray(square_index)]
     return ((corners + jnp.asarray(uniform)) * (2 / SQUARES_PER_SIDE) - 1) * BOARD_HALF_WIDTH
 
 
 def in_white_square(points) -> np.ndarray:
-    """Whether points [..., 2] lie in a white square: bool [...].
+    """Tell which points lie in a white square.
 
-    A square owns its lower edges and not its upper ones; NaN lies in none.
+    A square contains its lower edges and not its upper ones. NaN lies in no square.
+
+    Args:
+      points: [..., 2].
+
+    Returns:
+      bool [...].
     """
     unit = np.asarray(points, np.float64) / BOARD_HALF_WIDTH
     square = np.floor((unit + 1) * (SQUARES_PER_SIDE / 2))
     on_board = ((square >= 0) & (square < SQUARES_PER_SIDE)).all(-1)
-    parity = np.where(on_board, square.sum(-1), 0) % 2  # off the board may be NaN or infinite
+    parity = np.where(on_board, square.sum(-1), 0) % 2  # points off the board may be NaN or infinite
     return on_board & (parity == 0)
 
 
 @dataclass(frozen=True)
 class CheckerboardBatches:
-    """`batch_fn(step, rows=None)` of fresh points, `{"x_0": [batch_size, 2]}`, from (seed, step) alone.
+    """A `batch_fn(step, rows=None)` of fresh points `{"x_0": [batch_size, 2]}`.
 
-    `step` may be traced, so the draw can be part of a compiled training step. `rows` picks rows of
-    the batch.
+    The points depend on (seed, step) only. `step` may be traced, so that a compiled training step can
+    include the draw. `rows` selects rows of the batch.
+
+    Attributes:
+      batch_size: points in a batch.
+      seed: seed of the draws.
     """
 
     batch_size: int

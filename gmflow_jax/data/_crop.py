@@ -1,17 +1,28 @@
-"""The picture that a network sees of a photograph."""
+"""The centre crop by which images become the input of a network."""
 
 import numpy as np
 from PIL import Image
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """The largest centred square of a picture, resized to uint8 [size, size, 3].
+    """Crop the largest centred square of an image and resize it.
 
-    ADM's recipe (Dhariwal and Nichol 2021, arXiv 2105.05233), which evaluations on ImageNet are based
-    on: sides are halved by averaging while the shorter one stays at least `size`, then resized
-    bicubically so that the shorter one is `size`, then cropped. Any mode, such as CMYK, greyscale or a
-    palette, becomes RGB first, so that colours are what is averaged.
-    Raises ValueError for a size below 1.
+    The sides are halved by averaging while the shorter one stays at least `size`, then the image is
+    resized bicubically so that the shorter side is `size`, then cropped. Every mode, such as CMYK,
+    greyscale or a palette, is converted to RGB first, so that colours are averaged.
+
+    Args:
+      image: image of any mode and size.
+      size: pixels along a side of the crop.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      ValueError: if `size` is below 1.
+
+    Source:
+      ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), whose recipe evaluations on ImageNet use.
     """
     if size < 1:
         raise ValueError(f"The size is {size}, but a picture has at least 1 pixel; give a positive size.")

@@ -1,4 +1,4 @@
-"""From images to the moments of their latents, on all devices and ahead of them."""
+"""Encoding of images to the moments of their latents, on all devices."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,19 +20,28 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _IMAGES_PER_DEVICE = 16
-_UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError)  # a dangling link is not found
+# A dangling link raises FileNotFoundError.
+_UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
 class Encoder:
-    """Compiled encoding of batches of a fixed size, shared by devices.
+    """Compiled encoding of batches of a fixed size, split over devices.
+
+    Args:
+      autoencoder: the autoencoder.
+      batch_size: images that are encoded at a time on all devices together, rounded up to a multiple of
+        the number of devices; None is 16 for each device.
+      devices: the devices; None is all devices of this process.
 
     Attributes:
-      batch_size: A multiple of the number of devices, at least `batch_size` as given; by default 16
-        on each.
+      batch_size: the batch size after rounding.
     """
 
     def __init__(
-        self, autoencoder: "AutoencoderKL", batch_size: int | None, devices: Sequence[jax.Device] | None
+        self,
+        autoencoder: "AutoencoderKL",
+        batch_size: int | None,
+        devices: Sequence[jax.Device] | None,  # pyright: ignore[reportInvalidTypeForm]  # jaxlib has no stubs
     ):
         from gmflow_jax.models import functional
 
@@ -52,31 +61,45 @@ class Encoder:
         self._moments = jax.jit(moments, out_shardings=self._shared)
 
     def __call__(self, images: np.ndarray) -> jax.Array:
-        """Mean and standard deviation [batch_size, views, 2, h, w, C] of up to `batch_size` images.
+        """Encode up to `batch_size` images.
 
-        `images` is uint8 [n, views, H, W, C]. The result is on its way: the devices still compute.
+        Args:
+          images: uint8 [n, views, H, W, C].
+
+        Returns:
+          Mean and standard deviation, [batch_size, views, 2, h, w, C]; rows from n on are padding. The array
+          is returned while the devices still compute it.
         """
         padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
         padded[:len(images)] = images
-        # Latents are computed once and used for months, so float32 is meant, also where devices
-        # multiply in less by default.
+        # Latents are computed once and used for many runs, so products are in float32 also on devices
+        # whose default precision is lower.
         with jax.default_matmul_precision("highest"):
             return self._moments(self._params, jax.device_put(padded, self._shared))
 
 
 class BrokenImage(ValueError):
-    """An image cannot be opened, or its bytes are not those of one."""
+    """An image cannot be opened or decoded."""
 
 
 def read_pixels(source: ImageSource, index: int, size: int) -> np.ndarray:
-    """The centre crop of an image, uint8 [size, size, 3].
+    """Read an image and crop its centre.
 
-    Raises BrokenImage, a ValueError, naming it if it cannot be opened or decoded; errors of the disk or
-    the network stay what they are.
+    Args:
+      source: the images.
+      index: number of the image.
+      size: pixels along a side of the crop.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      BrokenImage: if the image cannot be opened or decoded; its message has the image's name. This is a
+        ValueError. Other errors of the disk or the network are passed on unchanged.
     """
     try:
         return center_crop(source.open(index), size)
-    except Exception as error:  # Pillow raises many kinds for damaged bytes, also of OSError
+    except Exception as error:  # Pillow raises many types for damaged bytes, OSError among them
         fatal = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
         if fatal and not isinstance(error, _UNREADABLE):
             raise
@@ -88,7 +111,17 @@ def read_pixels(source: ImageSource, index: int, size: int) -> np.ndarray:
 def submit_ahead(
     executor: Executor, function: Callable[[T], R], items: Iterable[T], window: int
 ) -> Iterator[Future[R]]:
-    """Futures of function(item) in order, of which up to `window` are under way."""
+    """Yield the futures of function(item), in order, and keep some of them running ahead.
+
+    Args:
+      executor: the executor that runs the function.
+      function: function of one item.
+      items: the items.
+      window: number of futures that are submitted and not yet yielded.
+
+    Yields:
+      A future for each item.
+    """
     futures: collections.deque[Future[R]] = collections.deque()
     try:
         for item in items:

@@ -1,4 +1,4 @@
-"""Paths of this machine, and JSON files with a checked structure."""
+"""Local paths, and JSON files whose structure is checked."""
 
 import dataclasses
 import json
@@ -15,8 +15,12 @@ _JSON_TYPES = {int: (int,), float: (int, float), str: (str,)}
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The path. Raises ValueError for an address such as gs://bucket/folder."""
-    if re.match(r"[a-zA-Z]\w+:/", os.fspath(path)):  # pathlib makes one slash of two
+    """Return the path, after a check that it is no address such as gs://bucket/folder.
+
+    Raises:
+      ValueError: if it is an address.
+    """
+    if re.match(r"[a-zA-Z]\w+:/", os.fspath(path)):  # pathlib turns // into /
         raise ValueError(
             f"{path} is an address, but files are opened by their path; mount the bucket, for instance with "
             "gcsfuse, and give the path where it is mounted."
@@ -25,13 +29,31 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def write_json(path: pathlib.Path, content: Any, process_index: int = 0) -> None:
-    """Writes JSON whole or not at all."""
+    """Write a JSON file, which appears under its name only when it is complete.
+
+    Args:
+      path: the file.
+      content: what `json` can write.
+      process_index: number of this process, see `write_whole`.
+    """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), process_index)
 
 
 def read_json(path: pathlib.Path, kind: Any, advice: str) -> Any:
-    """The JSON of a file as `typed` makes it; raises ValueError, ending with the advice, if it is damaged."""
+    """Read a JSON file and check its structure.
+
+    Args:
+      path: the file.
+      kind: the expected type, see `typed`.
+      advice: what to do if the file is damaged; the end of the error message.
+
+    Returns:
+      The content as `kind`.
+
+    Raises:
+      ValueError: if the file is no JSON or its content is not of that type.
+    """
     try:
         return typed(kind, json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
@@ -39,14 +61,23 @@ def read_json(path: pathlib.Path, kind: Any, advice: str) -> Any:
 
 
 def typed(kind: Any, value: Any, name: str = "it") -> Any:
-    """What JSON holds as one of a type: a number, str, Any, or a tuple, Mapping or dataclass of these.
+    """Convert parsed JSON to a type, and check it.
 
-    Raises TypeError, naming the field, for a value of another type.
+    Args:
+      kind: a number type, str, Any, or a tuple, Mapping or dataclass of these.
+      value: the parsed JSON.
+      name: name of the value in an error message.
+
+    Returns:
+      The value as `kind`: lists become tuples, and mappings become dataclasses.
+
+    Raises:
+      TypeError: if a value has another type; the message has the field's name.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any or type(value) in _JSON_TYPES.get(kind, ()):
         return value
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         fields = dataclasses.fields(kind)
         return kind(**{field.name: typed(field.type, value.get(field.name), field.name) for field in fields})
     if origin is Mapping and isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A folder of latents while it grows: its plan, its shards with a report on each, its metadata."""
+"""A folder of latents while it is written: its plan, its shards with a report on each, its metadata."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,13 @@ from gmflow_jax.data._shards import write_records
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """What was written down about a shard; `broken` names the images that it lacks."""
+    """The contents of <shard>.json, which describes a finished shard.
+
+    Attributes:
+      num_records: records in the shard.
+      num_bytes: size of its file.
+      broken: names of the images that were left out because they could not be read.
+    """
 
     num_records: int
     num_bytes: int
@@ -28,10 +34,16 @@ class ShardReport:
 
 @contextlib.contextmanager
 def claim(folder: pathlib.Path, process_index: int) -> Iterator[None]:
-    """Makes the folder if there is none, and keeps others of the same index out of it.
+    """Lock the folder against other processes of the same index, and make it if it does not exist.
 
-    What a process of this index was writing when it was killed is removed. Raises ValueError if one is
-    at work, or the folder is a file.
+    Temporary files that a killed process of this index left are removed.
+
+    Args:
+      folder: the folder of latents.
+      process_index: number of this process.
+
+    Raises:
+      ValueError: if another process of this index is writing, or the folder is a file.
     """
     import fcntl  # not on Windows, where the rest of this package can be imported
 
@@ -42,16 +54,17 @@ def claim(folder: pathlib.Path, process_index: int) -> Iterator[None]:
     path = folder / f".process-{process_index}.lock"
     with open(path, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, also if it is killed
-            free = os.path.samefile(path, file.fileno())  # not if who held the lock removed it just now
+            # The lock is released when the process ends, also if it is killed.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.path.samefile(path, file.fileno())  # False if the previous holder just removed it
         except (BlockingIOError, FileNotFoundError):
             free = False
         except OSError:
             free = True  # the file system has no locks
         if not free:
             raise ValueError(
-                f"Another process of index {process_index} is writing to {folder}; give each its own index, "
-                "below their number, or wait for it."
+                f"Another process of index {process_index} is writing to {folder}; give each "
+                "process its own index, or wait for it."
             )
         try:
             for leftover in folder.glob(f".*.{process_index}.tmp"):
@@ -62,16 +75,22 @@ def claim(folder: pathlib.Path, process_index: int) -> Iterator[None]:
 
 
 def agree_on_plan(folder: pathlib.Path, plan: Mapping[str, Any], process_index: int) -> None:
-    """Writes down what decides the bytes of a folder, or checks that it is what was written down.
+    """Write the options that determine the bytes of a folder to plan.json, or compare them with that file.
 
-    Raises ValueError if the folder is of another plan, or holds other files.
+    Args:
+      folder: the folder of latents.
+      plan: the options, as JSON.
+      process_index: number of this process.
+
+    Raises:
+      ValueError: if the folder has another plan, or holds other files.
     """
     path, plan = folder / "plan.json", json.loads(json.dumps(plan))
     present = {child.name for child in folder.iterdir() if child.suffix not in (".tmp", ".lock")}
     if present and path.name not in present:
         raise ValueError(f"{folder} holds other files; give a new folder, so that nothing is lost.")
     if not present:
-        write_json(path, plan, process_index)  # another process may write the same at this moment
+        write_json(path, plan, process_index)  # another process may write the same content at this moment
     found = read_json(path, Mapping[str, Any], "copy it again, or give a new folder")
     differing = [name for name in plan | found if found.get(name) != plan.get(name)]
     if differing:
@@ -80,14 +99,22 @@ def agree_on_plan(folder: pathlib.Path, plan: Mapping[str, Any], process_index: 
         )
         raise ValueError(
             f"{folder} holds latents of another plan, which differs in {listing}; give another folder, or "
-            "the same options to go on with these."
+            "the same options to continue these latents."
         )
 
 
 def write_shard(
     path: pathlib.Path, container: str, records: np.ndarray, broken: Sequence[str], process_index: int
 ) -> None:
-    """Writes records, then a report on them, without which a shard counts as missing."""
+    """Write a shard, then its report. A shard without a report counts as missing.
+
+    Args:
+      path: file of the shard.
+      container: 'array_record' or 'npy'.
+      records: records [n].
+      broken: names of the images that were left out.
+      process_index: number of this process.
+    """
     write = functools.partial(write_records, container=container, records=records)
     write_whole(path, write, process_index)
     report = ShardReport(len(records), path.stat().st_size, tuple(broken))
@@ -95,11 +122,18 @@ def write_shard(
 
 
 def shard_report(path: pathlib.Path) -> ShardReport | None:
-    """What was written down about a shard, or None if it is not there; ValueError if that is damaged."""
+    """Read the report on a shard.
+
+    Returns:
+      The report, or None if the shard or its report is missing, or the size of the file differs.
+
+    Raises:
+      ValueError: if the report is damaged.
+    """
     report_path = _report_path(path)
     if not report_path.is_file() or not path.is_file():
         return None
-    report = read_json(report_path, ShardReport, "remove it, and the shard is made anew")
+    report = read_json(report_path, ShardReport, "remove it, and the shard is made again")
     return report if report.num_bytes == path.stat().st_size else None
 
 
@@ -109,12 +143,22 @@ def write_metadata(
     class_names: Mapping[str, str],
     process_index: int,
 ) -> LatentMetadata | None:
-    """Writes the metadata beside the shards if all are there, else returns None.
+    """Write metadata.json if all shards are there.
 
-    Raises ValueError if they hold no latent.
+    Args:
+      paths: the files of all shards.
+      common: the fields that do not depend on the shards.
+      class_names: words of each class folder.
+      process_index: number of this process.
+
+    Returns:
+      The metadata, or None if a shard is missing.
+
+    Raises:
+      ValueError: if the shards hold no latent.
     """
-    reports = [shard_report(path) for path in paths]
-    if None in reports:
+    reports = [report for path in paths if (report := shard_report(path)) is not None]
+    if len(reports) < len(paths):
         return None
     metadata = LatentMetadata(
         **common,
@@ -128,8 +172,8 @@ def write_metadata(
     )
     if not metadata.num_images:
         raise ValueError(
-            "All images are broken, so there are no latents; mend them and run the command again. For "
-            f"images of other names, remove {paths[0].parent} first."
+            "All images are broken, so there are no latents; mend them and run the command again. If "
+            f"their names change, remove {paths[0].parent} first."
         )
     write_json(paths[0].with_name("metadata.json"), metadata.to_json(), process_index)
     return metadata

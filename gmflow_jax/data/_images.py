@@ -1,4 +1,4 @@
-"""Batches of pixels: for networks that are trained without an autoencoder, and as they are."""
+"""Images as pixels: batches for networks that are trained without an autoencoder, and plain reading."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +15,18 @@ from gmflow_jax.data._sources import ImageSource
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """`batch_fn(step, rows=None)` of centre crops, half of them mirrored.
+    """A `batch_fn(step, rows=None)` of centre crops, half of them mirrored.
 
-    A batch has `x_0`, float32 [batch_size, image_size, image_size, 3] in [-1, 1], and `labels`, int32
-    [batch_size]. Images come in the order of `epoch_indices`, and what is mirrored depends on the seed
-    and the position in the stream. `rows` picks rows of the global batch; no others are read. A call
-    raises ValueError naming an image that is broken.
+    A call returns `x_0`, float32 [batch_size, image_size, image_size, 3] in [-1, 1], and `labels`, int32
+    [batch_size]. Images come in the order of `epoch_indices`; whether one is mirrored depends on the seed
+    and the position in the stream. `rows` selects rows of the global batch; only these are read. A call
+    raises ValueError for an image that cannot be read.
+
+    Attributes:
+      source: the images.
+      image_size: pixels along a side of the crop.
+      batch_size: images in the global batch.
+      seed: seed of the order and of the mirroring.
     """
 
     source: ImageSource
@@ -41,10 +47,20 @@ class ImageBatches:
 def read_images(
     source: ImageSource, image_size: int, batch_size: int = 64, num_threads: int = 4, digest: Any = None
 ) -> Iterator[np.ndarray]:
-    """Centre crops of all images, in order: uint8 [up to batch_size, image_size, image_size, 3].
+    """Read the centre crops of all images, in order.
 
-    `num_threads` read and crop ahead. `digest`, an object of hashlib, is updated with the pixels. Raises
-    ValueError naming an image that is broken.
+    Args:
+      source: the images.
+      image_size: pixels along a side of the crop.
+      batch_size: images in a batch.
+      num_threads: threads that read and crop ahead.
+      digest: an object of hashlib that is updated with the pixels, or None.
+
+    Yields:
+      uint8 [batch_size, image_size, image_size, 3]; the last batch may be smaller.
+
+    Raises:
+      ValueError: if an image cannot be read; the message has its name.
     """
     with ThreadPoolExecutor(num_threads) as pool:
         crops = submit_ahead(

@@ -1,4 +1,4 @@
-"""Latents on the disk, and the batches that training makes of them."""
+"""Latents on disk, and the batches that networks are trained on."""
 
 import os
 from collections.abc import Sequence
@@ -17,20 +17,25 @@ from gmflow_jax.data._shards import SHARDS
 class Latents:
     """A folder of latents that `write_latents` made.
 
-    It may be pickled, and read by threads.
+    It can be pickled, and several threads may read from it.
 
     Attributes:
-      metadata: What the folder says about itself.
+      folder: the folder.
+      metadata: the contents of its metadata.json.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        """Raises ValueError if the folder is not complete, damaged or of an unknown format."""
+        """Open a folder of latents.
+
+        Raises:
+          ValueError: if the folder is not complete, is damaged or has an unknown format.
+        """
         self.folder = local_path(folder)
         path = self.folder / "metadata.json"
         if not path.is_file() and (self.folder / "plan.json").is_file():
             raise ValueError(
-                f"The latents in {self.folder} are not finished; run the command that makes them again, and "
-                "it goes on where it stopped."
+                f"The latents in {self.folder} are not finished; run the command that makes them again, "
+                "which continues where it stopped."
             )
         if not path.is_file():
             raise ValueError(
@@ -40,8 +45,9 @@ class Latents:
         self.metadata = LatentMetadata.load(path)
         if self.metadata.format not in FORMATS or self.metadata.container not in CONTAINERS:
             raise ValueError(
-                f"{path} says format {self.metadata.format!r} and container {self.metadata.container!r}, but "
-                f"known are {', '.join(FORMATS)} and {', '.join(CONTAINERS)}; encode the images again."
+                f"{path} says format {self.metadata.format!r} and container {self.metadata.container!r}, "
+                f"but the known ones are {', '.join(FORMATS)} and {', '.join(CONTAINERS)}; "
+                "encode the images again."
             )
         for shard in self.metadata.shards:
             file = self.folder / shard.file
@@ -49,7 +55,7 @@ class Latents:
             if found != shard.num_bytes:
                 raise ValueError(
                     f"{file} has {found:,} bytes in place of {shard.num_bytes:,}; run the command that made "
-                    "the latents again, which makes that file anew, or copy the folder again."
+                    "the latents again, which writes that file again, or copy the folder again."
                 )
         shards = [shard for shard in self.metadata.shards if shard.num_records]
         self._shards = SHARDS[self.metadata.container](
@@ -62,9 +68,16 @@ class Latents:
         return self.metadata.num_images
 
     def records(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Records [n] as they are stored: 'label', 'index' in the source, then 'moments' or 'sample'.
+        """Read records as they are stored: 'label', 'index' in the source, then 'moments' or 'sample'.
 
-        Raises ValueError for an index out of range.
+        Args:
+          indices: numbers [n] of latents.
+
+        Returns:
+          Records [n].
+
+        Raises:
+          ValueError: if an index is out of range.
         """
         indices = np.asarray(indices, np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
@@ -75,10 +88,17 @@ class Latents:
         return self._shards.read(indices)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Latents at these indices [n], unscaled, and int32 labels [n].
+        """Read latents, unscaled, and their labels.
 
-        Of 'moments', `mean` and `std` are float32 [n, 2, h, w, C], of the image and of its mirror image;
-        of 'sample', `sample` is float32 [n, h, w, C]. Raises ValueError for an index out of range.
+        Args:
+          indices: numbers [n] of latents.
+
+        Returns:
+          A dict with `labels`, int32 [n], and, for the format 'moments', `mean` and `std`, float32
+          [n, 2, h, w, C], of the image and of its mirror image; for 'sample', `sample`, float32 [n, h, w, C].
+
+        Raises:
+          ValueError: if an index is out of range.
         """
         records = self.records(indices)
         labels = records["label"].astype(np.int32)
@@ -90,13 +110,17 @@ class Latents:
 
 @dataclass(frozen=True)
 class LatentBatches:
-    """`batch_fn(step, rows=None)` of latents, as the network is trained on them.
+    """A `batch_fn(step, rows=None)` of scaled latents for training.
 
-    A batch has `x_0`, float32 [batch_size, h, w, C], multiplied by the scaling factor, and `labels`,
-    int32 [batch_size]. Latents come in the order of `epoch_indices`. Those stored as moments are
-    drawn: of the image or of its mirror image, each half of the time, and from the Gaussian, as the
-    seed and the position in the stream decide. `rows` picks rows of the global batch; no others are
-    read.
+    A call returns `x_0`, float32 [batch_size, h, w, C], multiplied by the scaling factor, and `labels`,
+    int32 [batch_size]. Latents come in the order of `epoch_indices`. Latents stored as moments are sampled
+    from their Gaussian, of the image or of its mirror image with equal probability; the draw depends on the
+    seed and the position in the stream. `rows` selects rows of the global batch; only these are read.
+
+    Attributes:
+      latents: the latents.
+      batch_size: latents in the global batch.
+      seed: seed of the order and of the draws.
     """
 
     latents: Latents
@@ -123,9 +147,16 @@ class LatentBatches:
 
 @dataclass(frozen=True)
 class FakeLatentBatches:
-    """`batch_fn(step, rows=None)` of standard normal `x_0`, float32 [batch_size, *shape], and `labels`.
+    """A `batch_fn(step, rows=None)` of standard normal `x_0` and uniform labels.
 
-    For measuring and testing without data. Rows depend on the seed and on their position alone.
+    For benchmarks and tests without data. A call returns `x_0`, float32 [batch_size, *shape], and `labels`,
+    int32 [batch_size]. A row depends on the seed and its position in the stream only.
+
+    Attributes:
+      shape: shape of one latent.
+      num_classes: number of classes.
+      batch_size: latents in the global batch.
+      seed: seed of the draws.
     """
 
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What a folder of latents says about itself."""
+"""The metadata of a folder of latents."""
 
 import dataclasses
 import os
@@ -21,7 +21,13 @@ _ADVICE = "run the command that wrote it again, or copy it again"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of a folder of latents, and what it must hold."""
+    """A file of a folder of latents.
+
+    Attributes:
+      file: its name.
+      num_records: records in it.
+      num_bytes: its size.
+    """
 
     file: str
     num_records: int
@@ -30,25 +36,25 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class LatentMetadata:
-    """The metadata.json of a folder of latents, which is written when all of it is there.
+    """The contents of metadata.json, which is written when the folder of latents is complete.
 
     Attributes:
-      format_version: Of the records and of this file.
-      format: 'moments' for the mean and standard deviation of each latent, of the image and of its
+      format_version: version of the records and of this file.
+      format: 'moments' for the mean and the standard deviation of each latent, of the image and of its
         mirror image; 'sample' for one draw of one of them. Neither is multiplied by `scaling_factor`.
       container: 'array_record' or 'npy', a memory-mapped array.
-      autoencoder: `autoencoder_fingerprint` of the one that encoded.
-      scaling_factor: What a latent is multiplied by for the network.
-      downscale: Pixels of an image along the side of a pixel of its latent.
-      latent_shape: Height, width and channels.
-      image_size: Pixels along the side of an encoded image.
-      num_images: Number of latents; images that were broken are not counted.
-      num_classes: Labels are below this.
-      class_folders: Name of each class's folder, by label.
-      class_names: Words of each class, by folder; empty if they were not given.
-      shards: The files.
-      broken: Names of the images that could not be read and were left out.
-      source: Identity of the images, see `ImageSource.description`.
+      autoencoder: `autoencoder_fingerprint` of the autoencoder.
+      scaling_factor: factor by which latents are multiplied before they enter the network.
+      downscale: pixels of an image along a side of one latent pixel.
+      latent_shape: height, width and channels.
+      image_size: pixels along a side of an encoded image.
+      num_images: number of latents, without images that could not be read.
+      num_classes: number of classes; labels are below it.
+      class_folders: name of each class's folder, by label.
+      class_names: words of each class, by folder; empty if they were not given.
+      shards: the files.
+      broken: names of the images that could not be read and were left out.
+      source: identity of the images, see `ImageSource.description`.
     """
 
     format_version: int
@@ -68,21 +74,29 @@ class LatentMetadata:
     source: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as what `json` writes."""
+        """Return the fields as a dict that `json` can write."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "metadata.json") -> "LatentMetadata":
-        """Undoes `to_json`.
+        """Make the metadata from what `to_json` returned.
 
-        Raises ValueError if the version is unknown, a field is missing or not of its type, or the shards
-        do not add up.
+        Args:
+          content: the parsed JSON.
+          where: name of the file in an error message.
+
+        Returns:
+          The metadata.
+
+        Raises:
+          ValueError: if the version is unknown, a field is missing or has another type, or `num_images`
+            is not the sum over the shards.
         """
         version = content.get("format_version") if isinstance(content, Mapping) else FORMAT_VERSION
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{where} is of format version {version}, but this program knows {FORMAT_VERSION}; use the "
-                "program that wrote it, or encode the images again."
+                f"{where} is of format version {version}, but this program reads version {FORMAT_VERSION}; "
+                "use the program that wrote it, or encode the images again."
             )
         try:
             metadata = typed(cls, content)
@@ -98,7 +112,11 @@ class LatentMetadata:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "LatentMetadata":
-        """Reads a file of metadata. Raises ValueError as `from_json`, and if there is no such file."""
+        """Read a metadata file.
+
+        Raises:
+          ValueError: as `from_json`, and if there is no such file.
+        """
         path = pathlib.Path(path)
         if not path.is_file():
             raise ValueError(f"There is no file {path}; {_ADVICE}.")
@@ -106,14 +124,21 @@ class LatentMetadata:
 
 
 def autoencoder_fingerprint(autoencoder: "AutoencoderKL") -> str:
-    """`models.fingerprint` of its parameters in bfloat16: a copy in that type is the same autoencoder."""
+    """Return `models.fingerprint` of the parameters in bfloat16.
+
+    A copy of the autoencoder in bfloat16 therefore has the same fingerprint.
+    """
     from gmflow_jax.models import fingerprint, functional
 
     return fingerprint(functional(autoencoder)[1], jnp.bfloat16)
 
 
 def check_autoencoder(metadata: LatentMetadata, autoencoder: "AutoencoderKL") -> None:
-    """Raises ValueError unless these latents were encoded by this autoencoder."""
+    """Check that latents were encoded by this autoencoder.
+
+    Raises:
+      ValueError: if the scaling factors or the fingerprints differ.
+    """
     scaling_factor = autoencoder.config.scaling_factor
     if metadata.scaling_factor != scaling_factor:
         raise ValueError(
@@ -129,14 +154,19 @@ def check_autoencoder(metadata: LatentMetadata, autoencoder: "AutoencoderKL") ->
 
 
 def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Words of each class folder, from lines such as "n01440764 tench, Tinca tinca".
+    """Read the words of each class folder, from lines such as "n01440764 tench, Tinca tinca".
 
-    This is the form of LOC_synset_mapping.txt, which comes with ImageNet. Raises ValueError if there
-    is no such file or a line does not fit.
+    LOC_synset_mapping.txt, which comes with ImageNet, has this format.
+
+    Returns:
+      The words by folder.
+
+    Raises:
+      ValueError: if there is no such file, or a line has another form.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no file {path}; give one with a line of folder and words for each class.")
+        raise ValueError(f"There is no file {path}; give a file with one line per class: folder and words.")
     names = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         folder, _, words = line.strip().partition(" ")
@@ -145,7 +175,7 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
         if not words or folder in names:
             problem = "has no words" if not words else "names a folder for the second time"
             raise ValueError(
-                f"Line {number} of {path} {problem}, but each is of one folder and its words, such as "
+                f"Line {number} of {path} {problem}, but each line needs one folder and its words, such as "
                 "'n01440764 tench, Tinca tinca'; mend it."
             )
         names[folder] = words.strip()

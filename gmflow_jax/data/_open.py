@@ -1,4 +1,4 @@
-"""Opening images by what a user calls them: a folder, tar files, or a dataset's name."""
+"""Opening images by a folder, tar files, or a dataset's name."""
 
 import os
 import pathlib
@@ -19,30 +19,31 @@ from gmflow_jax.data._tfds import TfdsSource
 
 
 def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> ImageSource:
-    """Opens images with classes; nothing is unpacked and no image is read yet.
+    """Open images with classes; nothing is unpacked, and no image is read yet.
+
+    Labels number the classes in sorted order; those of a TensorFlow dataset are kept.
 
     Args:
-      spec: One of
+      spec: one of
         - a folder with a folder of images for each class;
         - a tar file, several separated by commas, or a folder of them: images in the folder of their
           class, or in an inner tar named after it as in ILSVRC2012_img_train.tar, or several tars, each
           named after its class;
         - 'tfds:NAME' or 'tfds:NAME:SPLIT' for a prepared dataset of TensorFlow Datasets that has an
           image and a label; the split is 'train' by default.
-      need_classes: Whether every image of a folder must lie in that of its class. Else those beside the
-        folders are read too, and all of a class '' of their own.
+      need_classes: whether every image of a folder must be in a class folder. If False, images beside the
+        class folders are read too, with the class ''.
 
-    Labels count the sorted classes, or are those of the TensorFlow dataset.
+    Returns:
+      The images.
 
     Raises:
-      ValueError: If there is no such thing, it holds no images or some of them twice, an image has no
-        class, or a name is not UTF-8.
+      ValueError: if `spec` does not exist, holds no images or some of them twice, an image has no class,
+        or a name is not UTF-8.
     """
     spec = os.fspath(spec)
     if spec.startswith("tfds:"):
-        # A version, such as mnist:3.0.1, belongs to the name.
-        name, split = re.fullmatch(r"tfds:([^:]*(?::\d[\d.*]*)?)(?::(.*))?", spec).groups()
-        return TfdsSource(name, split or "train")
+        return _open_tfds(spec)
     root = local_path(spec)
     tars = sorted(root.glob("*.tar")) if root.is_dir() else []
     if root.is_dir() and not tars:
@@ -56,6 +57,15 @@ def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> Imag
     paths = tars or [local_path(part) for part in spec.split(",")]
     _check_tars(paths)
     return _checked(FileSource("tar", images_of_tars(paths)), spec)
+
+
+def _open_tfds(spec: str) -> TfdsSource:
+    # A version, such as mnist:3.0.1, belongs to the name.
+    match = re.fullmatch(r"tfds:([^:]*(?::\d[\d.*]*)?)(?::(.*))?", spec)
+    if match is None:
+        raise ValueError(f"{spec!r} is no name of a dataset; give tfds:NAME or tfds:NAME:SPLIT.")
+    name, split = match.groups()
+    return TfdsSource(name, split or "train")
 
 
 def _folders(root: pathlib.Path) -> list[str]:
@@ -90,7 +100,7 @@ def _walk(root: pathlib.Path, need_classes: bool) -> list[FileImage]:
         first = seen.setdefault(os.path.realpath(folder), folder)
         if first != folder:
             raise ValueError(
-                f"{first} and {folder} are one folder, whose images would come twice; remove the link."
+                f"{first} and {folder} are the same folder, so its images would come twice; remove the link."
             )
         parts = pathlib.Path(folder).relative_to(root).parts
         found = [file for file in files if is_image(file)]

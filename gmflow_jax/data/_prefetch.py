@@ -1,4 +1,4 @@
-"""Batches made ahead of the step that needs them."""
+"""Batches that are computed ahead of the training step."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,17 +13,24 @@ def prefetch(
     buffer_size: int = 8,
     num_workers: int = 0,
 ) -> Iterator[Any]:
-    """Yields batch_fn(start), ..., batch_fn(stop - 1), computed ahead by Grain.
+    """Yield batch_fn(start), ..., batch_fn(stop - 1), computed ahead by Grain.
+
+    Threads and processes end with the iterator, also when it is closed or dropped before its end.
 
     Args:
-      batch_fn: A function of the step alone, such as `LatentBatches`.
-      num_threads: Threads in each process, 0 for none.
-      buffer_size: Batches that are held in advance in each process.
-      num_workers: Processes that compute batches, 0 for none. They need a `batch_fn` that can be
-        pickled, a `__main__` guard, and flags that absl has parsed.
+      batch_fn: function of the step alone, such as `LatentBatches`.
+      start: the first step.
+      stop: the step after the last one.
+      num_threads: threads in each process; 0 for none.
+      buffer_size: batches that each process holds in advance.
+      num_workers: processes that compute batches; 0 for none. They need a `batch_fn` that can be pickled,
+        a `__main__` guard, and flags that absl has parsed.
 
-    An exception of `batch_fn` is raised where its batch would come. Threads and processes end with the
-    iterator, also when it is closed or dropped before its end. Raises ValueError for negative numbers.
+    Returns:
+      An iterator over the batches. An exception of `batch_fn` is raised in place of its batch.
+
+    Raises:
+      ValueError: if a number is negative.
     """
     numbers = {"num_threads": num_threads, "buffer_size": buffer_size, "num_workers": num_workers}
     for name, value in numbers.items():
@@ -50,13 +57,13 @@ def _batches(steps: "_Steps", num_threads: int, buffer_size: int, num_workers: i
 
 
 class _Failure(NamedTuple):
-    """An exception in place of a batch: Grain would add to it, and processes would change its type."""
+    """An exception in place of a batch: Grain would change its message, and processes its type."""
 
     error: Exception
 
 
 class _Steps:
-    """A data source, as Grain calls it, whose element i is the batch of step `start` + i."""
+    """A Grain data source whose element i is the batch of step `start` + i."""
 
     def __init__(self, batch_fn: Callable[[int], Any], start: int, stop: int):
         self._batch_fn, self._start, self._length = batch_fn, start, max(stop - start, 0)
@@ -64,8 +71,8 @@ class _Steps:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, index: int) -> Any:
         try:
-            return self._batch_fn(self._start + int(i))
+            return self._batch_fn(self._start + int(index))
         except Exception as error:
             return _Failure(error)

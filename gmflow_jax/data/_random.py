@@ -1,14 +1,15 @@
-"""Random numbers of a row, from the seed and the row's position alone."""
+"""Random numbers of a row, which depend on the seed and the row's position only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 
-def row_generators(seed: int, positions: Sequence[int]) -> Iterator[np.random.Generator]:
-    """A generator for each position, used before the next one is asked for.
+def row_generators(seed: int, positions: Iterable[int]) -> Iterator[np.random.Generator]:
+    """Yield a generator for each position, to be used before the next one is requested.
 
-    Philox (Salmon et al. 2011) counts in 2**64 blocks for each position, so rows never share numbers.
+    Each position has 2**64 blocks of the counter of Philox (Salmon et al. 2011), so rows never share
+    numbers.
     """
     bits = np.random.Philox(key=seed)
     # Setting the state takes 1 microsecond, a new Philox 7.
@@ -20,5 +21,5 @@ def row_generators(seed: int, positions: Sequence[int]) -> Iterator[np.random.Ge
 
 
 def flip(generator: np.random.Generator) -> int:
-    """1 to mirror the row's picture, 0 not to, each half of the time; the first draw of a row."""
+    """Draw whether the row's image is mirrored: 1 or 0, with equal probability; a row's first draw."""
     return int(generator.integers(2))

@@ -1,4 +1,4 @@
-"""The bytes of a latent: what they mean, and how they are made."""
+"""The byte layout of stored latents."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from gmflow_jax.data._random import flip, row_generators
 
 
 def record_dtype(format: str, latent_shape: tuple[int, int, int]) -> np.dtype:
-    """A record: label, index in the source, then the latent, little-endian and without gaps.
+    """Return the dtype of a record: label, index in the source, then the latent; little-endian, no padding.
 
-    'moments' holds float16 [2, 2, h, w, C]: of the image and of its mirror image, the mean and the
-    standard deviation; 'sample' holds float32 [h, w, C].
+    'moments' holds float16 [2, 2, h, w, C]: for the image and for its mirror image, the mean and the
+    standard deviation. 'sample' holds float32 [h, w, C].
     """
     latent = ("moments", "<f2", (2, 2, *latent_shape))
     if format == "sample":
@@ -18,7 +18,17 @@ def record_dtype(format: str, latent_shape: tuple[int, int, int]) -> np.dtype:
 
 
 def views(pixels: np.ndarray, format: str, seed: int, index: int) -> np.ndarray:
-    """What is encoded of an image [H, W, C]: it and its mirror image, or the one that is drawn."""
+    """Return the versions of an image that are encoded.
+
+    Args:
+      pixels: the image [H, W, C].
+      format: 'moments' or 'sample'.
+      seed: seed of the draw, for 'sample'.
+      index: number of the image.
+
+    Returns:
+      [views, H, W, C]: for 'moments' the image and its mirror image, for 'sample' one of them at random.
+    """
     both = np.stack([pixels, pixels[:, ::-1]])
     if format == "moments":
         return both
@@ -29,9 +39,20 @@ def views(pixels: np.ndarray, format: str, seed: int, index: int) -> np.ndarray:
 def to_records(
     format: str, moments: np.ndarray, labels: np.ndarray, indices: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Records [n] of the moments [n, views, 2, h, w, C] of their views.
+    """Convert moments to records.
 
-    Raises ValueError if a number is not finite or none of float16.
+    Args:
+      format: 'moments' or 'sample'.
+      moments: [n, views, 2, h, w, C], mean and standard deviation of each version of `views`.
+      labels: int [n].
+      indices: numbers [n] of the images.
+      seed: seed of the draws, for 'sample'.
+
+    Returns:
+      Records [n].
+
+    Raises:
+      ValueError: if a number is not finite or too large for float16.
     """
     records = np.empty(len(moments), record_dtype(format, moments.shape[3:]))
     records["label"], records["index"] = labels, indices
@@ -40,10 +61,10 @@ def to_records(
             records["moments"] = moments
     else:
         for i, generator in enumerate(row_generators(seed, indices)):
-            flip(generator)  # decided about the view
+            flip(generator)  # `views` used this draw
             mean, std = moments[i, 0]
             records["sample"][i] = mean + std * generator.standard_normal(mean.shape, np.float32)
-    latents = records[records.dtype.names[2]]
+    latents = records[format]
     bad = ~np.isfinite(latents).all(axis=tuple(range(1, latents.ndim)))
     if bad.any():
         raise ValueError(

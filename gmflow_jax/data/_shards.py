@@ -1,26 +1,41 @@
-"""Files of records: written at once, read at random."""
+"""Files of records: written in one go, read in any order."""
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 
 def shard_name(i: int, num_shards: int, container: str) -> str:
-    """The file name of shard i."""
+    """Return the file name of a shard.
+
+    Args:
+      i: number of the shard.
+      num_shards: number of shards.
+      container: 'array_record' or 'npy'.
+
+    Returns:
+      The name, without a folder.
+    """
     return f"latents-{i:05d}-of-{num_shards:05d}.{container}"
 
 
 def write_records(path: pathlib.Path, container: str, records: np.ndarray) -> None:
-    """Writes records [n] as an ArrayRecord, or as a uint8 array [n, bytes of a record]."""
+    """Write records as an ArrayRecord file, or as a uint8 array [n, bytes of a record].
+
+    Args:
+      path: the file.
+      container: 'array_record' or 'npy'.
+      records: records [n].
+    """
     if container == "npy":
         with open(path, "wb") as file:  # np.save would append .npy to the name
             np.save(file, records.view(np.uint8).reshape(len(records), records.dtype.itemsize))
         return
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # Groups of one record are read at random without reading others; latents hardly compress.
+    # With groups of one record, a random read reads one record. Latents hardly compress.
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for record in records:
         writer.write(record.tobytes())
@@ -28,7 +43,13 @@ def write_records(path: pathlib.Path, container: str, records: np.ndarray) -> No
 
 
 class NpyShards:
-    """Records of memory-mapped arrays, which are mapped anew in a process that this is sent to."""
+    """Records in memory-mapped arrays. A process that unpickles the object maps them again.
+
+    Args:
+      paths: the files.
+      lengths: records in each file.
+      dtype: dtype of a record.
+    """
 
     def __init__(self, paths: Sequence[pathlib.Path], lengths: Sequence[int], dtype: np.dtype):
         self._paths, self._lengths, self._dtype = paths, lengths, dtype
@@ -39,7 +60,7 @@ class NpyShards:
         return NpyShards, (self._paths, self._lengths, self._dtype)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Records [n] at these indices [n]."""
+        """Read the records [n] at these indices [n]."""
         records = np.empty(len(indices), self._dtype)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         for shard in np.unique(shards):
@@ -48,20 +69,31 @@ class NpyShards:
         return records
 
 
+class _RecordSource(Protocol):
+    def __getitems__(self, record_keys: Sequence[int]) -> Sequence[bytes]: ...
+
+
 class ArrayRecordShards:
-    """Records of ArrayRecord files, through Grain, which opens them when first read in each process."""
+    """Records in ArrayRecord files, read by Grain, which opens a file in each process when it is first read.
+
+    Args:
+      paths: the files.
+      lengths: records in each file.
+      dtype: dtype of a record.
+    """
 
     def __init__(self, paths: Sequence[pathlib.Path], lengths: Sequence[int], dtype: np.dtype):
         import grain
 
         self._dtype = dtype
-        # With the numbers of records at hand the files need not be opened to count them.
+        # Given the numbers of records, Grain need not open the files to count them.
         parts = [f"{path}[0:{length}]" for path, length in zip(paths, lengths, strict=True)]
-        self._source = grain.sources.ArrayRecordDataSource(parts)
+        source = grain.sources.ArrayRecordDataSource(parts)
+        self._source = cast(_RecordSource, source)  # it inherits from array_record, which has no types
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Records [n] at these indices [n]."""
-        if not len(indices):  # which Grain does not read
+        """Read the records [n] at these indices [n]."""
+        if not len(indices):  # Grain cannot read no records
             return np.empty(0, self._dtype)
         return np.frombuffer(b"".join(self._source.__getitems__(indices.tolist())), self._dtype)
 

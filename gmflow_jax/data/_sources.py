@@ -1,4 +1,4 @@
-"""Photographs with classes, wherever they are stored."""
+"""Images with classes, independent of where they are stored."""
 
 import abc
 import hashlib
@@ -14,11 +14,11 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 class ImageSource(abc.ABC):
-    """Images in a fixed order, each of a class; `open_images` makes one.
+    """Images in a fixed order, each with a class; `open_images` makes one.
 
     Attributes:
       kind: 'folder', 'tar' or 'tfds'.
-      class_folders: Name of each class, by label.
+      class_folders: name of each class, by label.
     """
 
     kind: str
@@ -34,22 +34,34 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def name(self, i: int) -> str:
-        """The name of image i, by which a person finds it."""
+        """Return a name of image i that identifies it to a person."""
 
     @abc.abstractmethod
     def open(self, i: int) -> Image.Image:
-        """Image i, whose pixels may be read later; raises OSError if its bytes are no image."""
+        """Open image i, whose pixels may be read later.
+
+        Raises:
+          OSError: if its bytes are no image.
+        """
 
     @property
     def description(self) -> dict[str, Any]:
-        """What tells these images from others, as JSON: kind, number and a hash of names and labels."""
+        """Identity of the images, as JSON: kind, number, and a hash of names and labels."""
         names = "\n".join(self.name(i) for i in range(len(self)))
         digest = hashlib.sha256(names.encode() + self.labels.astype("<i4").tobytes())
         return {"kind": self.kind, "num_images": len(self), "sha256": digest.hexdigest()}
 
 
 class FileImage(NamedTuple):
-    """Where the bytes of an image are; a size of None stands for the rest of the file."""
+    """The location of an image's bytes.
+
+    Attributes:
+      class_folder: name of its class.
+      name: name of the image.
+      path: the file.
+      offset: first byte in the file.
+      size: number of bytes; None is the rest of the file.
+    """
 
     class_folder: str
     name: str
@@ -59,8 +71,10 @@ class FileImage(NamedTuple):
 
 
 class FileSource(ImageSource):
-    """Images inside of files, sorted by class and name. Files are opened for each read alone, so that
-    threads and processes may share a source."""
+    """Images in files, sorted by class and name.
+
+    A file is opened for each read, so that threads and processes may share a source.
+    """
 
     def __init__(self, kind: str, images: Iterable[FileImage]):
         self.kind, self._images = kind, sorted(images)
@@ -86,13 +100,18 @@ class FileSource(ImageSource):
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image that is shown; what begins with a dot is hidden."""
+    """Tell whether a file name has an image suffix and does not begin with a dot."""
     path = pathlib.PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def check_none_without_class(names: Sequence[str], where: str) -> None:
-    """Raises ValueError if there are names: of images outside of a class."""
+    """Raise ValueError if there are images without a class.
+
+    Args:
+      names: names of the images without a class.
+      where: the place that holds them, for the error message.
+    """
     if names:
         raise ValueError(
             f"{len(names)} images in {where}, such as {names[0]}, are in no folder, so their class is not "

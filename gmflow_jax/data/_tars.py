@@ -1,4 +1,4 @@
-"""Images inside of tar files, found by their offsets."""
+"""Images in tar files, located by their offsets."""
 
 import io
 import pathlib
@@ -12,7 +12,7 @@ _BLOCK = 512  # bytes
 
 
 class _Part(io.RawIOBase):
-    """A part of a file as a file, for a tar inside of a tar."""
+    """A part of a file as a file object, for a tar within a tar."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int):
         self._file, self._offset, self._size, self._position = file, offset, size, 0
@@ -41,11 +41,13 @@ class _Part(io.RawIOBase):
 
 
 def images_of_tars(paths: Sequence[pathlib.Path]) -> list[FileImage]:
-    """Where the images in tar files and the tars inside of them are.
+    """Locate the images in tar files and in the tars within them.
 
-    The class of an image is its folder; of an image in none, the name of its tar, if that is one of
-    several or inside of another. Raises ValueError for a tar that is compressed, not whole or none,
-    and for images without a class.
+    The class of an image is its folder. If it is in no folder, the class is the name of its tar, provided
+    that there are several tars or the tar is within another.
+
+    Raises:
+      ValueError: if a tar is compressed, incomplete or no tar, or an image has no class.
     """
     images, stray = [], []
     for path in paths:
@@ -71,7 +73,7 @@ def _images(
 
 
 def _members(part: _Part, where: str) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each file in a tar."""
+    """Yield the name, the offset and the size of each file in a tar."""
     try:
         with tarfile.open(fileobj=part, mode="r:") as tar:
             for member in tar:
@@ -84,6 +86,6 @@ def _members(part: _Part, where: str) -> Iterator[tuple[str, int, int]]:
             "or copy it again."
         ) from error
     part.seek(end)
-    # Python's tarfile takes the end of a file for the end of the archive.
+    # Python's tarfile accepts the end of the file as the end of the archive.
     if part.read(_BLOCK) != bytes(_BLOCK):
         raise ValueError(f"The tar file {where} has no end mark, so it is not whole; copy it again.")

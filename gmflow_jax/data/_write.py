@@ -1,4 +1,4 @@
-"""Encoding a set of images into a folder of latents, resumable at any point."""
+"""Encoding of a set of images to a folder of latents, which can be interrupted at any point."""
 
 import collections
 import dataclasses
@@ -47,50 +47,50 @@ def write_latents(
     seed: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]  # no stubs
     num_threads: int | None = None,
     progress: bool = True,
 ) -> LatentMetadata | None:
-    """Encodes the centre crops of images into a folder of latents that `Latents` reads.
+    """Encode the centre crops of images to a folder of latents that `Latents` reads.
 
-    Killed at any time and called again, the folder ends with the same bytes: a shard, a contiguous
-    part of the images, appears when it is whole, and those that are there are not made again, unless
-    images that were broken can be read now. The batch size and the devices change rounding only, so
-    they need not be the same again; so does the choice of kernels on a GPU, which is repeated under
-    XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+    The call can be killed at any time and repeated; the finished folder has the same bytes. A shard holds a
+    contiguous range of the images and appears when it is complete. Shards that exist are not made again,
+    unless images that were broken can be read now. The batch size and the devices change only rounding, so
+    they may differ between calls. On a GPU the choice of kernels changes rounding too; it is reproducible
+    with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
 
     Args:
-      source: The images; `open_images` makes one.
-      autoencoder: Blocks compute in its `config.dtype`.
-      out: The folder. It is made if there is none.
-      image_size: Pixels along the side of the crop.
+      source: the images; `open_images` makes one.
+      autoencoder: the autoencoder; its blocks compute in `config.dtype`.
+      out: the folder; it is made if it does not exist.
+      image_size: pixels along a side of the crop.
       format: 'moments' or 'sample', see `LatentMetadata`. Both are stored unscaled. 'sample' is the
         authors' recipe: one draw of the image or of its mirror image, decided by (seed, index).
       container: 'array_record' or 'npy', see `LatentMetadata`.
-      images_per_shard: Images in a file, except for the last one.
-      batch_size: Images that are encoded at a time on all devices together, at least one on each; by
-        default 16 on each.
-      broken: What to do with an image that cannot be read: 'skip' it and list it, or 'stop'.
-      class_names: Words of each class folder, for the metadata; see `read_class_names`.
-      seed: Of 'sample'.
-      process_index, num_processes: This process makes every `num_processes`-th shard. Processes may
-        share a folder and need not know of each other.
-      devices: The devices to use; all local ones by default.
-      num_threads: Threads that decode images; one for each core by default.
-      progress: Whether to show a bar, and the broken images at the end.
+      images_per_shard: images in a file; the last file may have fewer.
+      batch_size: images that are encoded at a time on all devices together, at least one on each; None is
+        16 on each.
+      broken: what to do with an image that cannot be read: 'skip' it and list it, or 'stop'.
+      class_names: words of each class folder, for the metadata; see `read_class_names`.
+      seed: seed of the draws for 'sample'.
+      process_index: number of this process, which makes every `num_processes`-th shard.
+      num_processes: number of processes. They may share a folder and do not communicate.
+      devices: the devices to use; None is all local ones.
+      num_threads: threads that decode images; None is one for each core.
+      progress: whether to show a bar, and the broken images at the end.
 
     Returns:
       The metadata, or None while shards of other processes are missing.
 
     Raises:
-      ValueError: If an option cannot work, the folder holds other latents or another process of this
-        index writes to it, or an image is broken and `broken` is 'stop'.
+      ValueError: if an option has an impossible value, the folder holds other latents, another process of
+        this index writes to it, or an image is broken and `broken` is 'stop'.
     """
     _check_choices(format=(format, FORMATS), container=(container, CONTAINERS), broken=(broken, BROKEN))
     _check_numbers(images_per_shard, batch_size, seed, process_index, num_processes)
     folder = local_path(out)
-    common = _common(source, autoencoder, image_size, format, container)
-    class_names = _named(class_names or {}, source.class_folders)
+    common = _common_fields(source, autoencoder, image_size, format, container)
+    class_names = _words_by_folder(class_names or {}, source.class_folders)
     plan = common | {"images_per_shard": images_per_shard} | ({"seed": seed} if format == "sample" else {})
     starts = range(0, len(source), images_per_shard)
     paths = [folder / shard_name(i, len(starts), container) for i in range(len(starts))]
@@ -113,15 +113,15 @@ def write_latents(
                 job.write(todo, container, num_threads or os.cpu_count() or 1, process_index)
         metadata = write_metadata(paths, common, class_names, process_index)
     if progress:
-        mine = [name for path in own for name in shard_report(path).broken]
-        _tell(metadata.broken if metadata else mine)
+        own_broken = [name for report in map(shard_report, own) if report for name in report.broken]
+        _list_broken(metadata.broken if metadata else own_broken)
     return metadata
 
 
 def _is_done(
     path: pathlib.Path, indices: range, source: ImageSource, image_size: int, skip_broken: bool
 ) -> bool:
-    """Whether a shard is there, and the images that it lacks are still broken."""
+    """Tell whether a shard exists and all images that it lacks are still broken."""
     report = shard_report(path)
     if report is None:
         return False
@@ -138,7 +138,7 @@ def _is_done(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """How images become records."""
+    """The conversion of images to records."""
 
     source: ImageSource
     encoder: Encoder
@@ -152,7 +152,7 @@ class _Job:
     def write(
         self, todo: Mapping[pathlib.Path, range], container: str, num_threads: int, process_index: int
     ) -> None:
-        """Writes shards; images are decoded ahead, also those of the next shard."""
+        """Write shards; images are decoded ahead, also those of the next shard."""
         window = 2 * self.encoder.batch_size + num_threads
         with ThreadPoolExecutor(num_threads) as pool:
             loaded = submit_ahead(pool, self._load, itertools.chain(*todo.values()), window)
@@ -168,9 +168,9 @@ class _Job:
     def _batches(
         self, indices: range, loaded: Iterator[Future], broken: list[str]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Indices and images of full batches, and the rest; names of broken images are appended."""
+        """Yield indices and images in full batches, then the rest; append names of broken images."""
         kept, images = [], []
-        for index, future in zip(indices, loaded, strict=False):  # the next shard's stay in `loaded`
+        for index, future in zip(indices, loaded, strict=False):  # those of the next shard stay in `loaded`
             self.bar.update()
             try:
                 images.append(future.result())
@@ -187,7 +187,7 @@ class _Job:
             yield np.array(kept), np.stack(images)
 
     def _records(self, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """Records of a shard. A batch is fetched when the next one was given to the devices."""
+        """Return the records of a shard. A batch is fetched after the next one was submitted."""
         under_way: collections.deque = collections.deque()
         records = [np.empty(0, self.dtype)]
         for kept, images in batches:
@@ -203,16 +203,20 @@ class _Job:
 
 
 def check_image_size(image_size: int, downscale: int) -> None:
-    """Raises ValueError unless images of this size have latents."""
+    """Check that images of this size have latents.
+
+    Raises:
+      ValueError: if `image_size` is not a positive multiple of `downscale`.
+    """
     if image_size < 1 or image_size % downscale:
         raise ValueError(
-            f"image_size is {image_size}, but a pixel of a latent stands for {downscale} of an image along "
-            "each side; give a positive multiple."
+            f"image_size is {image_size}, but the autoencoder makes each side {downscale} times "
+            f"smaller; give a positive multiple of {downscale}."
         )
 
 
-def _common(source, autoencoder, image_size: int, format: str, container: str) -> dict[str, Any]:
-    """What the plan and the metadata both say."""
+def _common_fields(source, autoencoder, image_size: int, format: str, container: str) -> dict[str, Any]:
+    """The fields that the plan and the metadata share."""
     config = autoencoder.config
     check_image_size(image_size, config.downscale)
     side = image_size // config.downscale
@@ -231,15 +235,15 @@ def _common(source, autoencoder, image_size: int, format: str, container: str) -
     }
 
 
-def _tell(broken: Sequence[str]) -> None:
+def _list_broken(broken: Sequence[str]) -> None:
     from tqdm.auto import tqdm
 
     if broken:
         listing = "\n  ".join(broken)
-        tqdm.write(f"Images that are broken and were left out ({len(broken)}):\n  {listing}")
+        tqdm.write(f"Images that could not be read and were left out ({len(broken)}):\n  {listing}")
 
 
-def _named(class_names: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:
+def _words_by_folder(class_names: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:
     missing = [folder for folder in folders if folder not in class_names]
     if class_names and missing:
         raise ValueError(
@@ -267,7 +271,7 @@ def _check_numbers(
         raise ValueError(f"The seed is {seed}, but seeds count from 0; give 0 or more.")
     if not 0 <= process_index < num_processes:
         raise ValueError(
-            f"process_index is {process_index} of {num_processes} processes; they count from 0, so give one "
+            f"process_index is {process_index} of {num_processes} processes, but they count from 0; give one "
             "below the number of processes."
         )
 

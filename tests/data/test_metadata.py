@@ -56,7 +56,7 @@ def test_latents_of_another_autoencoder_are_refused(moments_folder, autoencoder)
 
 def test_unknown_versions_and_missing_fields_are_refused(moments_folder):
     content = data.Latents(moments_folder).metadata.to_json()
-    with pytest.raises(ValueError, match=r"version 2, but this program knows 1; use"):
+    with pytest.raises(ValueError, match=r"version 2, but this program reads version 1; use"):
         data.LatentMetadata.from_json(content | {"format_version": 2})
     del content["shards"]
     with pytest.raises(ValueError, match=r"damaged \(shards is None\); run"):

@@ -88,7 +88,7 @@ def test_links_are_followed_once(tmp_path, files):
     assert len(data.open_images(root)) == 2
     for link, target in ((root / "n01" / "up", root), (root / "n03", root / "n02")):
         link.symlink_to(target)
-        with pytest.raises(ValueError, match=rf"{target} and {link} are one folder, .*; remove the link"):
+        with pytest.raises(ValueError, match=rf"{target} and {link} are the same folder, .*; remove"):
             data.open_images(root)
         link.unlink()
 

@@ -80,7 +80,7 @@ def test_fake_imagenet():
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("tfds:no_such_set", "knows no dataset 'no_such_set'"),
+        ("tfds:no_such_set", "has no dataset 'no_such_set'"),
         ("tfds:tiny:test", r"tiny:test cannot be opened \(Unknown split"),
         ("tfds:", r"cannot be opened \(Parsing builder name"),
     ],
