@@ -1,30 +1,54 @@
 """Gaussian mixture flow matching (GMFlow, arXiv 2504.05304) in JAX.
 
-Layers, bottom up; nothing imports upward::
+The subpackages form layers. A module imports only from its own layer and from the layers below it:
 
-    gm -> flow -> losses, guidance -> solvers          need jax only
-    models -> training -> data, evaluation, interop, sharding    need the extra "train"
-    interop -> pipeline                                needs the extra "weights"
+| layer | subpackages | needs |
+|---|---|---|
+| method | `gm`, then `flow`, then `losses` and `guidance`, then `solvers` | jax and numpy |
+| networks | `models`, then `training` | the extra `train` |
+| tools | `data`, `evaluation`, `interop`, `sharding` | the extra `train` (`interop`: `weights`) |
+| pipeline | `pipeline` | the extra `weights` |
 
-Subpackages load on first use, so `import gmflow_jax.solvers` costs no more than importing jax.
+Each subpackage is imported when it is first used: `import gmflow_jax` alone does not import jax, and
+`from gmflow_jax import solvers` does not import the networks.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = frozenset({
-    "data", "evaluation", "flow", "gm", "guidance", "interop", "losses", "models", "pipeline",
-    "sharding", "solvers", "training",
-})
-__all__ = ["__version__", *sorted(_SUBPACKAGES)]
+__all__ = [
+    "__version__", "data", "evaluation", "flow", "gm", "guidance", "interop", "losses", "models",
+    "pipeline", "sharding", "solvers", "training",
+]
+
+_SUBPACKAGES = frozenset(__all__) - {"__version__"}
+
+# Type checkers and editors see plain imports. They do not see __getattr__, because with it they would accept
+# any name.
+if TYPE_CHECKING:
+    from gmflow_jax import (
+        data,
+        evaluation,
+        flow,
+        gm,
+        guidance,
+        interop,
+        losses,
+        models,
+        pipeline,
+        sharding,
+        solvers,
+        training,
+    )
+else:
+
+    def __getattr__(name: str):
+        if name in _SUBPACKAGES:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __getattr__(name: str):
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_SUBPACKAGES])
