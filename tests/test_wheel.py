@@ -1,8 +1,12 @@
 """The package as users install it: built as a wheel, imported from outside the checkout, sampling."""
 
+import importlib.metadata
 import pathlib
+import shutil
 import subprocess
 import sys
+
+import gmflow_jax
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -21,13 +25,19 @@ print(gmflow_jax.__file__)
 
 
 def test_installed_wheel_samples_without_the_checkout(tmp_path):
+    source = tmp_path / "source"  # a build in the checkout would leave files there
+    shutil.copytree(_ROOT / "gmflow_jax", source / "gmflow_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(_ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(_ROOT)]
+    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("gmflow_jax-*.whl")
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True)
     assert (site / "gmflow_jax" / "py.typed").is_file()
+    (installed,) = importlib.metadata.distributions(name="gmflow-jax", path=[str(site)])
+    assert installed.version == gmflow_jax.__version__
 
     program = f"import sys; sys.path.insert(0, {str(site)!r})\n{_SCRIPT}"
     run = subprocess.run(
