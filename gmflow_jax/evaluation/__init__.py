@@ -1,4 +1,4 @@
-"""Metrics, in numpy on features, the features themselves, and the reports of the quick-start data."""
+"""Evaluation: features of images, metrics in numpy, and scores of digits and of the checkerboard."""
 
 from gmflow_jax.evaluation._checkerboard import CheckerboardScores, checkerboard_floor, checkerboard_scores
 from gmflow_jax.evaluation._checks import check_images

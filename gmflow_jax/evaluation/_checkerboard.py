@@ -1,4 +1,4 @@
-"""How well points fill the checkerboard: share inside, and total variation from uniform."""
+"""Scores of points on the checkerboard: the share inside, and the total variation from uniform."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,33 @@ _CELLS_PER_SIDE = 16  # a multiple of SQUARES_PER_SIDE, so that no cell is partl
 
 
 class CheckerboardScores(NamedTuple):
-    """`inside`: share of points in white squares. `total_variation`: from uniform, in [0, 1]."""
+    """Scores of points on the checkerboard.
+
+    Attributes:
+      inside: share of the points that lie in white squares.
+      total_variation: total variation from the uniform distribution, in [0, 1].
+    """
 
     inside: float
     total_variation: float
 
 
 def checkerboard_scores(points) -> CheckerboardScores:
-    """Score points [N, 2] against the uniform law on the white squares.
+    r"""Score points against the uniform distribution on the white squares.
 
-    The total variation is sum |p - u| / 2 over a 16 x 16 grid on the board plus one bin for all
-    points off the board; u is exact, 1/128 in each cell of a white square and 0 elsewhere.
-    The share alone says little: one repeated point can score 1. Exact data score a total
-    variation above 0 too, see `checkerboard_floor`.
-    Raises ValueError for NaN, another shape, or no points.
+    The total variation is $\frac{1}{2} \sum |p - u|$ over a 16 x 16 grid on the board and one bin for all
+    points off the board; u is exact, 1/128 in each cell of a white square and 0 elsewhere. The share inside
+    alone says little, since one repeated point can score 1. Exact samples have a total variation above 0
+    too, see `checkerboard_floor`.
+
+    Args:
+      points: [N, 2].
+
+    Returns:
+      The scores.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, the shape is another one, or there are no points.
     """
     points = finite(points, "points")
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
@@ -46,9 +59,17 @@ def checkerboard_scores(points) -> CheckerboardScores:
 def checkerboard_floor(
     num_samples: int, num_repeats: int = 8, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the total variation of `num_samples` exact points.
+    """Measure the total variation of exact samples, below which no sampler can be expected to score.
 
-    No sampler can be expected below it; it falls as 1 / sqrt(num_samples) (0.014 at 100,000).
+    It falls as 1 / sqrt(num_samples); it is 0.014 for 100,000.
+
+    Args:
+      num_samples: samples in each draw.
+      num_repeats: number of draws.
+      seed: seed of the draws.
+
+    Returns:
+      Mean and standard deviation (divisor n) over the draws.
     """
     keys = jax.random.split(jax.random.key(seed), num_repeats)
     scores = [checkerboard_scores(checkerboard(key, num_samples)).total_variation for key in keys]
@@ -56,7 +77,7 @@ def checkerboard_floor(
 
 
 def _uniform_share() -> np.ndarray:
-    """Probability of each cell [256] under the uniform law on the white squares."""
+    """Return the probability of each cell [256] under the uniform distribution on the white squares."""
     square = np.arange(_CELLS_PER_SIDE) // (_CELLS_PER_SIDE // SQUARES_PER_SIDE)
     white = (square[:, None] + square) % 2 == 0
     return (white / white.sum()).ravel()

@@ -1,15 +1,27 @@
-"""Checks of measured arrays, shared by the metrics."""
+"""Checks of arrays, shared by the metrics."""
 
 import numpy as np
 
 
 def finite(values, name: str, dtype: type[np.floating] = np.float64) -> np.ndarray:
-    """`values` as `dtype`; raises ValueError if any is NaN or infinite."""
+    """Convert values to an array and check that they are finite.
+
+    Args:
+      values: array of any shape.
+      name: name of the array in the error message.
+      dtype: dtype of the result.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: if a value is NaN or infinite.
+    """
     values = np.asarray(values, dtype)
     bad = values.size - np.count_nonzero(np.isfinite(values))
     if bad:
         raise ValueError(
-            f"{name}: {bad} of {values.size} values are NaN or infinite, so no metric is defined; "
+            f"{name}: {bad} of {values.size} values are NaN or infinite, so metrics are undefined; "
             "find out where the sampler or the network diverged."
         )
     return values
@@ -18,7 +30,21 @@ def finite(values, name: str, dtype: type[np.floating] = np.float64) -> np.ndarr
 def feature_rows(
     features, name: str, min_rows: int, reason: str, dtype: type[np.floating]
 ) -> np.ndarray:
-    """Features [N, D] as `dtype`; raises ValueError on other shapes, NaN, or N < `min_rows`."""
+    """Convert features to an array and check it.
+
+    Args:
+      features: [N, D].
+      name: name of the array in the error message.
+      min_rows: the least N.
+      reason: why so many rows are needed, for the error message.
+      dtype: dtype of the result.
+
+    Returns:
+      The array [N, D].
+
+    Raises:
+      ValueError: if the shape is another one, a value is NaN or infinite, or N < `min_rows`.
+    """
     features = finite(features, name, dtype)
     if features.ndim != 2 or features.shape[1] < 1:
         raise ValueError(
@@ -33,7 +59,16 @@ def feature_rows(
 
 
 def same_width(width_1: int, width_2: int, what: str) -> None:
-    """Raise ValueError unless two sets of features have the same width."""
+    """Check that two sets of features have the same width.
+
+    Args:
+      width_1: number of features of the first set.
+      width_2: number of features of the second set.
+      what: the two sets, for the error message.
+
+    Raises:
+      ValueError: if the widths differ.
+    """
     if width_1 != width_2:
         raise ValueError(
             f"{what} have widths {width_1} and {width_2}, so they cannot be compared; "
@@ -42,10 +77,19 @@ def same_width(width_1: int, width_2: int, what: str) -> None:
 
 
 def check_images(images) -> np.ndarray:
-    """The images, if they are uint8 [N, H, W, 3] with N >= 1.
+    """Check that images are uint8 [N, H, W, 3] with N >= 1.
 
-    Networks and statistics of metrics are made for uint8, and images in another range would be measured
-    without complaint. Raises ValueError otherwise, saying what was seen and how to convert it.
+    The networks and statistics of the metrics are made for uint8; images with another range would give
+    wrong scores without an error.
+
+    Args:
+      images: the array.
+
+    Returns:
+      The images as a numpy array.
+
+    Raises:
+      ValueError: if they are of another dtype or shape; the message says how to convert them.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not images.size:
@@ -59,13 +103,13 @@ def check_images(images) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         advice = "some values are NaN or infinite; find out where the sampler diverged"
     elif low >= 0 and high <= 1:
-        advice = "as of images in [0, 1]; give np.round(255 * images).astype(np.uint8)"
+        advice = "a range as of images in [0, 1]; give np.round(255 * images).astype(np.uint8)"
     elif low >= -1 and high <= 1:
-        advice = "as of images in [-1, 1]; give np.round(127.5 * (images + 1)).astype(np.uint8)"
+        advice = "a range as of images in [-1, 1]; give np.round(127.5 * (images + 1)).astype(np.uint8)"
     elif low >= 0 and high <= 255:
-        advice = "as of images in [0, 255]; give np.round(images).astype(np.uint8)"
+        advice = "a range as of images in [0, 255]; give np.round(images).astype(np.uint8)"
     else:
-        advice = "the range of no usual images; clip them to that of the model, then map it to 0 to 255"
+        advice = "the range is unusual; clip the images to the model's range, then map that to 0 to 255"
     raise ValueError(
         f"The images are {images.dtype} from {low:.3g} to {high:.3g}, but uint8 from 0 to 255 is needed: "
         f"{advice}."

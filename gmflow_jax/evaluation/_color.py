@@ -1,4 +1,4 @@
-"""Statistics of the colours of images, which guidance is known to move away from those of real images."""
+"""Color statistics of images: guidance tends to move them away from those of real images."""
 
 import functools
 from collections.abc import Iterator
@@ -7,51 +7,64 @@ import numpy as np
 
 
 def saturation(images) -> np.ndarray:
-    """Mean saturation of each image: (max - min) / max over the colours of a pixel, 0 for black ones (HSV).
+    """Return the mean saturation of each image.
+
+    The saturation of a pixel is that of HSV: (max - min) / max over its channels, 0 if it is black.
 
     Args:
-      images: [N, H, W, 3], any range from 0 on, such as uint8.
+      images: [N, H, W, 3], with values from 0 on in any range, such as uint8.
 
     Returns:
-      [N], in [0, 1], float64. Real images of ImageNet average 0.318 (the paper's table of section 4).
+      float64 [N] in [0, 1]. Real images of ImageNet average 0.318 (the paper's table of section 4).
 
     Raises:
-      ValueError: If the shape does not fit or a value is negative.
+      ValueError: if the shape is another one or a value is negative or NaN.
     """
-    colors = np.moveaxis(_colors(images), -1, 0)  # a reduction of a short axis takes 9 times as long
+    colors = np.moveaxis(_colors(images), -1, 0)  # reducing the short last axis takes 9 times as long
     largest, smallest = (functools.reduce(extreme, colors) for extreme in (np.maximum, np.minimum))
     return ((largest - smallest) / np.where(largest > 0, largest, 1).astype(np.float64)).mean(axis=(1, 2))
 
 
 def brightness(images) -> np.ndarray:
-    """Mean over the pixels of each image of the grey, in sRGB, that is as luminous as the pixel.
+    """Return the mean brightness of each image.
 
-    The luminance of linear light, 0.2126 R + 0.7152 G + 0.0722 B, mapped back by the transfer function of
-    sRGB (IEC 61966-2-1), so that a grey pixel's brightness is its value. The authors report this of
-    columns of pixels in the place of colours, so their figures differ.
+    The brightness of a pixel is the sRGB grey with the same luminance: the luminance of linear light,
+    0.2126 R + 0.7152 G + 0.0722 B, mapped back by the transfer function of sRGB (IEC 61966-2-1). So the
+    brightness of a grey pixel is its value. The authors' figures differ, since their code takes columns of
+    pixels for colours.
 
     Args:
       images: [N, H, W, 3] sRGB, uint8 or floats in [0, 1].
 
     Returns:
-      [N], in [0, 1], float64.
+      float64 [N] in [0, 1].
 
     Raises:
-      ValueError: If the shape does not fit or a value is outside the range.
+      ValueError: if the shape is another one or a value is outside the range.
     """
     return np.array([grey.mean() for grey in _greys(images)])
 
 
 def contrast(images) -> np.ndarray:
-    """Standard deviation (divisor n - 1) over the pixels of each image of what `brightness` averages.
+    """Return the standard deviation (divisor n - 1) of the brightness over the pixels of each image.
 
-    Takes and raises the same. [N], 0 for an image of one pixel, float64.
+    Args:
+      images: [N, H, W, 3] sRGB, uint8 or floats in [0, 1].
+
+    Returns:
+      float64 [N]; 0 for an image of one pixel.
+
+    Raises:
+      ValueError: if the shape is another one or a value is outside the range.
     """
     return np.array([_pixel_std(grey) for grey in _greys(images)])
 
 
 def color_statistics(images) -> dict[str, np.ndarray]:
-    """`saturation`, `brightness` and `contrast` of each image, by name; faster than one after the other."""
+    """Return `saturation`, `brightness` and `contrast` of each image, by name.
+
+    This is faster than the three calls. It raises ValueError where they do.
+    """
     greys = [(grey.mean(), _pixel_std(grey)) for grey in _greys(images)]
     mean, std = np.array(greys).T
     return {"saturation": saturation(images), "brightness": mean, "contrast": std}
@@ -62,14 +75,14 @@ def _pixel_std(grey: np.ndarray) -> float:
 
 
 def _greys(images) -> Iterator[np.ndarray]:
-    """The luminous grey of each image, [H, W] in [0, 1], float64."""
+    """Yield the brightness of the pixels of each image, float64 [H, W] in [0, 1]."""
     images = _colors(images)
     if images.dtype != np.uint8 and images.max() > 1:
         raise ValueError(
             f"The images have values up to {images.max():.3g} and are {images.dtype}; give uint8, or floats "
             "in [0, 1]."
         )
-    table = _linear(np.arange(256) / 255)  # for uint8 a look-up is faster than a power
+    table = _linear(np.arange(256) / 255)  # a look-up is faster than a power
     for image in images:
         linear = table[image] if image.dtype == np.uint8 else _linear(image.astype(np.float64))
         luminance = linear @ [0.2126, 0.7152, 0.0722]
@@ -77,14 +90,14 @@ def _greys(images) -> Iterator[np.ndarray]:
 
 
 def _linear(srgb: np.ndarray) -> np.ndarray:
-    """Linear light of sRGB values in [0, 1]."""
+    """Return the linear light of sRGB values in [0, 1]."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def _colors(images) -> np.ndarray:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not images.size:
-        raise ValueError(f"The images have shape {images.shape}, but colours need [N, H, W, 3].")
+        raise ValueError(f"The images have shape {images.shape}, but color statistics need [N, H, W, 3].")
     if not images.min() >= 0:  # also catches NaN
-        raise ValueError("The images have negative or undefined values; map them to a range from 0 on.")
+        raise ValueError("The images have negative or NaN values; map them to a range from 0 on.")
     return images

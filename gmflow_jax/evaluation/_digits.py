@@ -1,7 +1,7 @@
-"""Scores of generated 8 x 8 digits, and the reference rows that give them a scale.
+"""Scores of generated 8 x 8 digits, and of two references to compare them with.
 
-Precision or accuracy alone says nothing (blurred class means score 1 in both), so every score
-comes with recall and the Frechet distance.
+Precision or accuracy alone says little, since blurred class means score 1 in both, so every report has
+recall and the Frechet distance too.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,14 @@ from gmflow_jax.evaluation._precision_recall import precision_recall
 
 
 class DigitScores(NamedTuple):
-    """`frechet` on pixels in [0, 1]; `precision`, `recall` (k = 3), `accuracy` in [0, 1]."""
+    """Scores of generated digits.
+
+    Attributes:
+      frechet: Frechet distance of the pixels in [0, 1].
+      precision: precision with k = 3, in [0, 1].
+      recall: recall with k = 3, in [0, 1].
+      accuracy: accuracy of the classifier in [0, 1]; None without labels.
+    """
 
     frechet: float
     precision: float
@@ -24,10 +31,21 @@ class DigitScores(NamedTuple):
 
 
 def fit_digit_classifier(images, labels) -> Any:
-    """Fit the support-vector classifier of the accuracy column; fit it once on all real digits.
+    """Fit the support-vector classifier of the accuracy; fit it once, on all real digits.
 
-    `images` [N, ...] with pixels in [0, 1], `labels` [N]. An RBF kernel with scikit-learn's
-    gamma="scale" and C = 10, which classifies 97.4 % of unseen digits (5-fold cross-validation).
+    It has an RBF kernel with scikit-learn's gamma="scale" and C = 10. It classifies 97.4 % of unseen digits
+    correctly (5-fold cross-validation).
+
+    Args:
+      images: [N, ...] with pixels in [0, 1].
+      labels: int [N].
+
+    Returns:
+      The fitted `sklearn.svm.SVC`.
+
+    Raises:
+      ImportError: if scikit-learn is not installed.
+      ValueError: if a pixel is outside [0, 1] or NaN.
     """
     try:
         from sklearn.svm import SVC
@@ -40,11 +58,21 @@ def fit_digit_classifier(images, labels) -> Any:
 
 
 def digit_scores(real_images, fake_images, fake_labels=None, classifier=None) -> DigitScores:
-    """Score fake images against real ones, both [N, ...] with pixels in [0, 1].
+    """Score generated digits against real ones.
 
-    `accuracy` is the share of fakes that `classifier` (of `fit_digit_classifier`) gives the label
-    they were made for, `fake_labels` [N]; None without labels.
-    Raises ValueError for pixels outside [0, 1], NaN, mismatched sizes or fewer than 4 images.
+    Args:
+      real_images: [N, ...] with pixels in [0, 1].
+      fake_images: [M, ...] with pixels in [0, 1].
+      fake_labels: int [M], the labels that the images were generated for; None without labels.
+      classifier: classifier of `fit_digit_classifier`; None without labels. The accuracy is the share of
+        generated images that it assigns to their label.
+
+    Returns:
+      The scores.
+
+    Raises:
+      ValueError: if a pixel is outside [0, 1] or NaN, sizes differ, there are fewer than 4 images, or only
+        one of `fake_labels` and `classifier` is given.
     """
     if (fake_labels is None) != (classifier is None):
         raise ValueError(
@@ -67,10 +95,18 @@ def digit_scores(real_images, fake_images, fake_labels=None, classifier=None) ->
 
 
 def real_half_scores(images, labels, num_seeds: int = 8) -> list[DigitScores]:
-    """Score one random half of the real digits as if it were the fake one, for each seed.
+    """Score one random half of the real digits against the other half.
 
-    The classifier is fit on the other half, so that its accuracy is that on unseen digits.
-    Half the samples make the Frechet distance larger than it would be at full size.
+    The classifier is fitted on the other half, so its accuracy is that on unseen digits. With half of the
+    samples the Frechet distance is larger than it would be with all of them.
+
+    Args:
+      images: real digits [N, ...] with pixels in [0, 1].
+      labels: int [N].
+      num_seeds: number of random splits.
+
+    Returns:
+      The scores for each split.
     """
     pixels, labels = _pixels(images, "images"), np.asarray(labels)
     scores = []
@@ -85,10 +121,19 @@ def real_half_scores(images, labels, num_seeds: int = 8) -> list[DigitScores]:
 
 
 def class_gaussian_scores(images, labels, classifier, num_seeds: int = 8) -> list[DigitScores]:
-    """Score draws from one Gaussian per class, for each seed: the floor a model must beat.
+    """Score samples from one Gaussian per class, the simple model that a network must beat.
 
-    Each class has its own mean and full covariance (divisor N - 1) of its pixels in [0, 1]; each
-    draw has as many digits of a class as the data, and is clipped to [0, 1].
+    Each class has its own mean and full covariance (divisor N - 1) of the pixels in [0, 1]. Each draw has as
+    many digits of a class as the data, clipped to [0, 1].
+
+    Args:
+      images: real digits [N, ...] with pixels in [0, 1].
+      labels: int [N].
+      classifier: classifier of `fit_digit_classifier`.
+      num_seeds: number of draws.
+
+    Returns:
+      The scores for each draw.
     """
     pixels, labels = _pixels(images, "images"), np.asarray(labels)
     scores = []
@@ -106,10 +151,17 @@ def class_gaussian_scores(images, labels, classifier, num_seeds: int = 8) -> lis
 
 
 def mean_and_std(scores: Sequence[NamedTuple]) -> dict[str, tuple[float, float] | None]:
-    """Mean and standard deviation (divisor n - 1) over seeds of every field of the scores.
+    """Summarise scores by their mean and standard deviation (divisor n - 1).
 
-    A field that is None for any seed stays None; the deviation over a single seed is 0.
-    Raises ValueError without scores.
+    Args:
+      scores: scores of several seeds, all of the same NamedTuple.
+
+    Returns:
+      (mean, std) of each field, by name; None for a field that is None for any seed. The standard deviation
+      of a single seed is 0.
+
+    Raises:
+      ValueError: if there are no scores.
     """
     if not scores:
         raise ValueError("There are no scores to summarise; score at least one seed.")
@@ -122,7 +174,7 @@ def mean_and_std(scores: Sequence[NamedTuple]) -> dict[str, tuple[float, float] 
 
 
 def _pixels(images, name: str) -> np.ndarray:
-    """Images [N, ...] as rows of float64 pixels; raises ValueError for pixels outside [0, 1]."""
+    """Return images [N, ...] as rows of float64 pixels; raise ValueError for pixels outside [0, 1]."""
     images = finite(images, name)
     if images.ndim < 2 or not images.size:
         raise ValueError(f"{name} has shape {images.shape}; give images [N, height, width].")

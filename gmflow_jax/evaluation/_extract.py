@@ -1,7 +1,7 @@
 """Features of images, on all devices."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -15,15 +15,30 @@ if TYPE_CHECKING:
 _IMAGES_PER_DEVICE = 32
 
 
-class FeatureExtractor:
-    """Compiled features of batches, shared by devices.
+T_co = TypeVar("T_co", covariant=True)
 
-    Every image size is compiled for once, and again for a half, a quarter, ... of a batch where that is
-    enough. What an image's features are does not depend on the others.
+
+class NetworkOutput(Protocol[T_co]):
+    """The fields of `models.InceptionFeatures`, with one value or array for each."""
+
+    @property
+    def pool3(self) -> T_co: ...
+
+    @property
+    def spatial(self) -> T_co: ...
+
+    @property
+    def logits(self) -> T_co: ...
+
+
+class FeatureExtractor:
+    """Compiled feature extraction, with batches split over devices.
+
+    Each image size is compiled once, and again for a half, a quarter, ... of a batch if that suffices for
+    the images. The features of an image do not depend on the other images.
 
     Attributes:
-      batch_size: Images that are on the devices at once, a multiple of the number of devices, at least
-        `batch_size` as given; by default 32 on each.
+      batch_size: images on the devices at a time, a multiple of the number of devices.
       fingerprint: `models.fingerprint` of the network's parameters.
     """
 
@@ -31,11 +46,19 @@ class FeatureExtractor:
         self,
         inception: "nnx.Module",
         batch_size: int | None = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]  # no stubs
     ):
-        """`inception` maps uint8 images [B, H, W, 3] to a NamedTuple of arrays [B, ...].
+        """Compile a feature network.
 
-        `devices` are those of this process by default. Raises ValueError if `batch_size` < 1.
+        Args:
+          inception: network that maps uint8 images [B, H, W, 3] to a NamedTuple such as
+            `models.InceptionFeatures`, of arrays [B, ...].
+          batch_size: images on the devices at a time, rounded up to a multiple of the number of devices;
+            None is 32 for each device.
+          devices: the devices; None is all devices of this process.
+
+        Raises:
+          ValueError: if `batch_size` is below 1.
         """
         from gmflow_jax.models import fingerprint, functional
 
@@ -51,11 +74,19 @@ class FeatureExtractor:
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         self._apply = jax.jit(apply, out_shardings=self._shared)
 
-    def __call__(self, images: np.ndarray) -> NamedTuple:
-        """Features of uint8 images [N, H, W, 3]: the network's NamedTuple, of float32 numpy arrays [N, ...].
+    def __call__(self, images: np.ndarray) -> NetworkOutput[np.ndarray]:
+        """Compute the features of images.
 
-        Beyond images and features, two batches are held. Raises ValueError for images of another dtype or
-        shape, or none.
+        Two batches are held at a time beside the images and the features.
+
+        Args:
+          images: uint8 [N, H, W, 3].
+
+        Returns:
+          The network's NamedTuple, of float32 numpy arrays [N, ...].
+
+        Raises:
+          ValueError: if the images are of another dtype or shape, or there are none.
         """
         images = check_images(images)
         features = []
@@ -67,23 +98,26 @@ class FeatureExtractor:
         return jax.tree.map(lambda *batches: np.concatenate(batches)[: len(images)], *features)
 
     @property
-    def widths(self) -> NamedTuple:
-        """The number of features of each kind that an image has, in the network's NamedTuple."""
+    def widths(self) -> NetworkOutput[int]:
+        """The number of features of each kind, in the network's NamedTuple."""
         images = jax.ShapeDtypeStruct((self.batch_size, 299, 299, 3), np.uint8)
         return jax.tree.map(lambda x: x.shape[-1], jax.eval_shape(self._apply, self._params, images))
 
-    def _start(self, images: np.ndarray) -> NamedTuple:
-        """Features of up to `batch_size` images, and of black ones after them; the devices still compute."""
+    def _start(self, images: np.ndarray) -> NetworkOutput[jax.Array]:
+        """Start computing the features of up to `batch_size` images, padded with black ones.
+
+        The arrays are returned while the devices still compute them.
+        """
         size = self.batch_size
         while size % (2 * self._num_devices) == 0 and size // 2 >= len(images):
-            size //= 2  # few images need not take the time of many
+            size //= 2  # a smaller batch suffices
         padded = np.zeros((size, *images.shape[1:]), np.uint8)
         padded[: len(images)] = images
-        # Figures of different papers are compared to the third digit, so float32 is meant, also where
-        # devices multiply in less by default.
+        # Scores of different papers are compared to the third digit, so products are in float32 also on
+        # devices whose default precision is lower.
         with jax.default_matmul_precision("highest"):
             return self._apply(self._params, jax.device_put(padded, self._shared))
 
 
-def _fetch(features: NamedTuple) -> NamedTuple:
+def _fetch(features: NetworkOutput[jax.Array]) -> NetworkOutput[np.ndarray]:
     return jax.tree.map(lambda array: np.asarray(array, np.float32), features)

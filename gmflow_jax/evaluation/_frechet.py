@@ -1,4 +1,4 @@
-"""The Frechet distance between two Gaussians fitted to features (FID on Inception features)."""
+"""The Frechet distance between Gaussians fitted to features (FID if they are Inception features)."""
 
 import numpy as np
 
@@ -7,20 +7,43 @@ from gmflow_jax.evaluation._statistics import FeatureStatistics
 
 
 def feature_statistics(features) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [D] and unbiased covariance [D, D] (divisor N - 1) of features [N, D], in float64.
+    """Return the mean and the unbiased covariance (divisor N - 1) of features.
 
-    Raises ValueError for NaN, for a shape other than [N, D], and for fewer than 2 samples.
+    Args:
+      features: [N, D].
+
+    Returns:
+      Mean [D] and covariance [D, D], float64.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, the shape is another one, or there are fewer than 2 samples.
     """
     statistics = FeatureStatistics.of(features)
     return statistics.mean, statistics.covariance
 
 
 def frechet_distance(mean_1, cov_1, mean_2, cov_2) -> float:
-    """Squared 2-Wasserstein distance of N(mean_1, cov_1) and N(mean_2, cov_2) (Heusel et al. 2017).
+    r"""Return the squared Frechet (2-Wasserstein) distance between two Gaussians.
 
-    Means [D], covariances [D, D]; rank-deficient covariances (fewer samples than D) are exact.
-    Raises ValueError for NaN, mismatched widths, or covariances that aren't symmetric and
-    positive semi-definite.
+    $$|m_1 - m_2|^2 + \mathrm{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$$
+
+    It is exact for rank-deficient covariances too, as of fewer samples than D.
+
+    Args:
+      mean_1: [D].
+      cov_1: [D, D].
+      mean_2: [D].
+      cov_2: [D, D].
+
+    Returns:
+      The distance, 0 or more.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, shapes differ, or a covariance is not symmetric and positive
+        semi-definite.
+
+    Source:
+      FID (Heusel et al. 2017, arXiv 1706.08500).
     """
     mean_1, mean_2 = finite(mean_1, "mean_1"), finite(mean_2, "mean_2")
     cov_1, cov_2 = finite(cov_1, "cov_1"), finite(cov_2, "cov_2")
@@ -37,27 +60,36 @@ def frechet_distance(mean_1, cov_1, mean_2, cov_2) -> float:
     distance = (
         np.sum((mean_1 - mean_2) ** 2) + np.trace(cov_1) + np.trace(cov_2) - 2 * cross.sum()
     )
-    return float(max(distance, 0.0))  # equal inputs leave rounding of either sign
+    return float(max(distance, 0.0))  # rounding may be negative for equal inputs
 
 
 def check_covariance(cov: np.ndarray, name: str, eigenvalues: np.ndarray | None = None) -> None:
-    """ValueError if a matrix is not symmetric and positive semi-definite, up to rounding."""
+    """Check that a matrix is symmetric and positive semi-definite, up to rounding.
+
+    Args:
+      cov: [D, D].
+      name: name of the matrix in the error message.
+      eigenvalues: its eigenvalues in ascending order; None computes them.
+
+    Raises:
+      ValueError: if it is not.
+    """
     if not np.allclose(cov, cov.T, rtol=1e-6, atol=1e-6 * np.abs(cov).max()):
         raise ValueError(
-            f"{name} is not symmetric, so it is no covariance; check the order of the arguments "
+            f"{name} is not symmetric, so it is not a covariance; check the order of the arguments "
             "(mean_1, cov_1, mean_2, cov_2)."
         )
     values = np.linalg.eigvalsh(cov) if eigenvalues is None else eigenvalues
-    # float32 covariances round to eigenvalues of about -1e-7 of the largest; -1e-3 is no rounding.
+    # Rounding of float32 covariances gives eigenvalues of about -1e-7 of the largest, not of -1e-3.
     if values[0] < -1e-3 * max(values[-1], 0.0):
         raise ValueError(
             f"{name} has the eigenvalue {values[0]:.3g} next to the largest {values[-1]:.3g}, so "
-            "it is no covariance; compute it with feature_statistics."
+            "it is not a covariance; compute it with feature_statistics."
         )
 
 
 def _factor(cov: np.ndarray, name: str) -> np.ndarray:
-    """F [D, rank] with F F^T = cov."""
+    """Return F [D, rank] with F F^T = cov."""
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     check_covariance(cov, name, values)
     kept = values > values[-1] * len(values) * np.finfo(np.float64).eps

@@ -1,4 +1,4 @@
-"""What is measured of a set of images, batch by batch."""
+"""The features of a set of images that the metrics use, computed batch by batch."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -22,14 +22,15 @@ _CHUNK = 512  # images
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What metrics need to know of N images; a pytree of numpy arrays.
+    """Everything that the metrics use of N images; a pytree of numpy arrays.
 
     Attributes:
-      pool3, spatial: Statistics of Inception's features, for FID and sFID.
-      rows: The pool3 features, float32 [N, 2048], for precision, recall and the kernel distance; None if
+      pool3: statistics of Inception's pool3 features, for FID.
+      spatial: statistics of its spatial features, for sFID.
+      rows: the pool3 features, float32 [N, 2048], for precision, recall and the kernel distance; None if
         they were not kept.
-      logits: float32 [N, 1008], for the Inception Score; None likewise.
-      colors: 'saturation', 'brightness' and 'contrast' of each image, float64 [N].
+      logits: float32 [N, 1008], for the Inception Score; None if they were not kept.
+      colors: saturation, brightness and contrast of each image, float64 [N], by name.
     """
 
     pool3: FeatureStatistics
@@ -39,11 +40,15 @@ class ImageFeatures:
     colors: dict[str, np.ndarray]
 
     def merge(self, other: "ImageFeatures") -> "ImageFeatures":
-        """Features of both sets, those of `self` first. ValueError if only one of them has rows."""
+        """Return the features of both sets, those of `self` first.
+
+        Raises:
+          ValueError: if only one of the sets has rows.
+        """
         if (self.rows is None) != (other.rows is None):
             raise ValueError(
-                "These cannot be merged, for one set has each image's features and the other has not; give "
-                "both the same `keep_rows`."
+                "The features cannot be merged: one set has each image's features and the other has not; "
+                "compute both with the same `keep_rows`."
             )
         small, other_small = ((f.rows, f.logits, f.colors) for f in (self, other))
         rows, logits, colors = jax.tree.map(lambda *parts: np.concatenate(parts), small, other_small)
@@ -55,34 +60,46 @@ class ImageFeatures:
 def image_features(
     extractor: "FeatureExtractor", batches: Iterable[np.ndarray], keep_rows: bool = True
 ) -> ImageFeatures:
-    """Features of uint8 images that come in batches [n, H, W, 3]; each image is looked at once.
+    """Compute the features of images that come in batches; each image is read once.
 
-    Hundreds of images are held at a time. Without `keep_rows` only three numbers an image are kept beside
-    the statistics, and FID, sFID and colours are what can be measured. Raises ValueError for images that are
-    no uint8 colours, or if there are none.
+    Hundreds of images are held at a time.
+
+    Args:
+      extractor: the feature network.
+      batches: uint8 images [n, H, W, 3].
+      keep_rows: whether to keep the features of each image. If False, only the statistics and three
+        numbers for each image are kept, which suffice for FID, sFID and the color statistics.
+
+    Returns:
+      The features.
+
+    Raises:
+      ValueError: if images are of another dtype or shape, or there are none.
     """
-    statistics, kept = None, []
+    statistics: tuple[FeatureStatistics, FeatureStatistics] | None = None
+    kept = []
     for part in _measured(extractor, _joined(map(check_images, batches)), keep_rows):
-        new = (part.pool3, part.spatial)
-        if statistics is not None:
-            new = tuple(old.merge(more) for old, more in zip(statistics, new, strict=True))
-        statistics = new
+        if statistics is None:
+            statistics = (part.pool3, part.spatial)
+        else:
+            statistics = (statistics[0].merge(part.pool3), statistics[1].merge(part.spatial))
         kept.append((part.rows, part.logits, part.colors))
     if statistics is None:
         raise ValueError("There are no images to measure; give at least one batch of them.")
-    return ImageFeatures(*statistics, *jax.tree.map(lambda *parts: np.concatenate(parts), *kept))
+    rows, logits, colors = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
+    return ImageFeatures(*statistics, rows, logits, colors)
 
 
 def _measured(
     extractor: "FeatureExtractor", batches: Iterable[np.ndarray], keep_rows: bool
 ) -> Iterator[ImageFeatures]:
-    """Features of each batch, measured by a thread while the caller draws the next batch."""
+    """Yield the features of each batch, computed by a thread while the caller makes the next batch."""
 
     def measure(images: np.ndarray) -> ImageFeatures:
         features = extractor(images)
-        statistics = (FeatureStatistics.of(part) for part in (features.pool3, features.spatial))
-        rows = (features.pool3, features.logits) if keep_rows else (None, None)
-        return ImageFeatures(*statistics, *rows, color_statistics(images))
+        rows, logits = (features.pool3, features.logits) if keep_rows else (None, None)
+        statistics = (FeatureStatistics.of(features.pool3), FeatureStatistics.of(features.spatial))
+        return ImageFeatures(*statistics, rows, logits, color_statistics(images))
 
     with ThreadPoolExecutor(1) as pool:
         pending = None
@@ -95,7 +112,7 @@ def _measured(
 
 
 def _joined(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same images in order, in batches of at least `_CHUNK` but for the last."""
+    """Yield the same images in order, in batches of at least `_CHUNK`; the last may be smaller."""
     held: list[np.ndarray] = []
     for images in batches:
         held.append(images)

@@ -1,4 +1,4 @@
-"""Scores of images from what was measured of them, against a reference."""
+"""Scores of images from their features and a reference."""
 
 from collections.abc import Collection
 
@@ -10,7 +10,7 @@ from gmflow_jax.evaluation._neighbours import DType, Progress
 from gmflow_jax.evaluation._precision_recall import density_coverage, precision_recall
 from gmflow_jax.evaluation._reference import Reference
 
-# What each metric needs of the images' features, and of the reference.
+# The fields that each metric uses of the images' features, and of the reference.
 _NEEDS = {
     "fid": ((), ("pool3",)),
     "sfid": ((), ("spatial",)),
@@ -25,7 +25,15 @@ _LEAST = {"inception_score": 10, "precision_recall": 4, "density_coverage": 6}  
 
 
 def available_metrics(reference: Reference, keep_rows: bool = True) -> tuple[str, ...]:
-    """Those of `IMAGE_METRICS` that this reference and these features allow."""
+    """Return the `IMAGE_METRICS` that can be computed from this reference.
+
+    Args:
+      reference: the reference.
+      keep_rows: whether the features of each image are kept, see `image_features`.
+
+    Returns:
+      Names of metrics.
+    """
     return tuple(
         name
         for name, (ours, theirs) in _NEEDS.items()
@@ -39,13 +47,21 @@ def check_metrics(
     reference: Reference | None = None,
     keep_rows: bool = True,
 ) -> None:
-    """ValueError if one of these cannot be measured of so many images, before they are drawn for it.
+    """Check, before images are drawn, that metrics can be computed.
 
-    Whether the reference has what it takes is seen where it is given.
+    Args:
+      metrics: names of metrics.
+      num_samples: number of images.
+      reference: the reference; None leaves the check of its contents for later.
+      keep_rows: whether the features of each image are kept, see `image_features`.
+
+    Raises:
+      ValueError: if a metric is unknown, there are too few images for it, or the reference or the kept
+        features do not suffice.
     """
     for name in metrics:
         if name not in _NEEDS:
-            raise ValueError(f"There is no metric {name!r}. Choose of {', '.join(IMAGE_METRICS)}.")
+            raise ValueError(f"There is no metric {name!r}. Choose from {', '.join(IMAGE_METRICS)}.")
         _check_number(name, num_samples, "images")
         if reference is not None and name not in available_metrics(reference, keep_rows):
             lacking = ", ".join(p for p in _NEEDS[name][1] if getattr(reference, p) is None)
@@ -53,7 +69,7 @@ def check_metrics(
             if lacking:
                 reason, advice = f"the reference has no {lacking}", "give a reference made of images"
             raise ValueError(f"{name} cannot be measured, for {reason}. Leave it out, or {advice}.")
-        if reference is not None and "rows" in _NEEDS[name][1]:
+        if reference is not None and reference.rows is not None and "rows" in _NEEDS[name][1]:
             _check_number(name, len(reference.rows), "images of the reference")
 
 
@@ -61,8 +77,8 @@ def _check_number(name: str, number: int, what: str) -> None:
     least = _LEAST.get(name, 2)
     if number < least:
         raise ValueError(
-            f"{number} {what} are too few for {name}: it takes at least {least}, and figures that are "
-            "compared are of 50,000."
+            f"{number} {what} are too few for {name}: it takes at least {least}, and published scores "
+            "use 50,000."
         )
 
 
@@ -73,20 +89,27 @@ def image_scores(
     neighbours: DType = "float32",
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Scores of images against a reference.
-
-    FID (Heusel et al. 2017) and sFID (Nash et al. 2021) are Frechet distances of the pool3 and spatial
-    features; the Inception Score (Salimans et al. 2016) is the mean of 10 parts; precision and recall are
-    of k = 3 (Kynkaanniemi et al. 2019), density and coverage of k = 5 (Naeem et al. 2020); kid is the
-    unbiased kernel distance of all features (Binkowski et al. 2018); colours are means over images.
+    """Score images against a reference.
 
     Args:
-      metrics: Of `IMAGE_METRICS`; all that can be measured if None.
-      neighbours: `dtype` of `precision_recall`, for these four.
-      progress: Wraps the blocks of the slow ones, such as tqdm.
+      features: features of the images.
+      reference: features of real images.
+      metrics: names out of `IMAGE_METRICS`; None is all that can be computed.
+      neighbours: `dtype` of `precision_recall`, for precision, recall, density and coverage.
+      progress: wraps the blocks of these four, such as tqdm; None is no display.
+
+    Returns:
+      Scores by name. 'fid' and 'sfid' are Frechet distances of the pool3 and the spatial features;
+      'inception_score' is the mean of 10 parts; 'precision' and 'recall' have k = 3, 'density' and
+      'coverage' k = 5; 'kid' is the unbiased kernel distance of all features; 'saturation', 'brightness'
+      and 'contrast', the metric 'colours', are means over images.
 
     Raises:
-      ValueError: If a metric is unknown, or cannot be measured, for instance of too few images.
+      ValueError: if a metric is unknown or cannot be computed, for instance from too few images.
+
+    Source:
+      FID: Heusel et al. 2017. sFID: Nash et al. 2021. Inception Score: Salimans et al. 2016. Precision and
+      recall: Kynkaanniemi et al. 2019. Density and coverage: Naeem et al. 2020. KID: Binkowski et al. 2018.
     """
     keep_rows = features.rows is not None
     names = available_metrics(reference, keep_rows) if metrics is None else metrics

@@ -6,18 +6,31 @@ from gmflow_jax.evaluation._checks import feature_rows
 
 
 def inception_score(logits, splits: int = 10, split_size: int | None = None) -> float:
-    """Inception Score of logits [N, classes] (Salimans et al. 2016), between 1 and the number of classes.
+    """Return the Inception Score, between 1 and the number of classes.
 
-    exp of the mean divergence, in nats, of each sample's class probabilities from those of its part,
-    averaged over the parts. Parts are `splits` runs of N // splits rows, in order, the remaining rows left
-    out (the rule of GMFlow's evaluation); or, given `split_size` (5000 in ADM's evaluator), runs of that
-    many rows, of which the last may be shorter, and `splits` does not count. Published scores use logits
-    without their bias. Few samples in a part make the score smaller. The softmax is in float64.
-    Raises ValueError for NaN, another shape, or fewer rows than parts.
+    It is exp of the mean divergence KL(p(y | x) || p(y)), in nats, where p(y) is the mean over the part that
+    a sample belongs to, averaged over the parts. Few samples in a part make the score smaller. The softmax is
+    computed in float64.
+
+    Args:
+      logits: [N, classes]. Published scores use logits without their bias.
+      splits: number of parts of N // splits rows each, in order; leftover rows are dropped. This is the rule
+        of GMFlow's evaluation.
+      split_size: rows in each part, of which the last may be shorter; ADM's evaluator has 5000. If given,
+        `splits` is ignored.
+
+    Returns:
+      The score.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, the shape is another one, or there are fewer rows than parts.
+
+    Source:
+      Salimans et al. 2016 (arXiv 1606.03498).
     """
     for name, value in (("splits", splits), ("split_size", split_size)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, but there must be a part with a row; give at least 1.")
+            raise ValueError(f"{name} is {value}, but a part has at least one row; give at least 1.")
     if split_size is None:
         logits = feature_rows(logits, "logits", splits, f"there are {splits} parts to score", np.float64)
         num_used, split_size = len(logits) // splits * splits, len(logits) // splits

@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features (KID on Inception features)."""
+"""The kernel distance between two sets of features (KID if they are Inception features)."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,24 @@ _BLOCK_ROWS = 4096
 
 
 def kernel_distance(real, fake) -> float:
-    """Squared maximum mean discrepancy of `real` [N, D] and `fake` [M, D] (Binkowski et al. 2018).
+    r"""Return the unbiased squared maximum mean discrepancy of two sets of features.
 
-    The kernel is (x . y / D + 1)^3. All rows are used, not random subsets, so the figure has no
-    randomness; the estimate is unbiased whatever the number of samples, so it can be below 0 for equal
-    distributions. Published figures are often multiplied by 1000. Sums are in float64, in blocks.
-    Raises ValueError for NaN, mismatched widths, or fewer than 2 rows.
+    The kernel is $(x \cdot y / D + 1)^3$. All rows are used instead of random subsets, so the result has no
+    randomness. The estimate is unbiased for any number of samples, so it can be below 0 for equal
+    distributions. Published figures are often multiplied by 1000. Sums are computed in float64, in blocks.
+
+    Args:
+      real: [N, D].
+      fake: [M, D].
+
+    Returns:
+      The distance.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, widths differ, or a set has fewer than 2 rows.
+
+    Source:
+      KID (Binkowski et al. 2018, arXiv 1801.01401).
     """
     real, fake = (
         feature_rows(features, name, 2, "pairs of different samples are needed", _precision(features))
@@ -26,14 +38,14 @@ def kernel_distance(real, fake) -> float:
 
 
 def _precision(features) -> type[np.floating]:
-    """float32 where that is what is given, so that large arrays are not copied, otherwise float64."""
+    """Return float32 if the features have it, so that large arrays are not copied, else float64."""
     return np.float32 if getattr(features, "dtype", None) == np.float32 else np.float64
 
 
 def _mean_within(features: np.ndarray) -> float:
-    """Mean kernel of all pairs of different rows."""
+    """Return the mean kernel of all pairs of different rows."""
     total, before = 0.0, features[:0]
-    for rows in _blocks(features):  # each pair of blocks once
+    for rows in _blocks(features):  # so that each pair of blocks is computed once
         with_themselves = _kernel(np.einsum("nd,nd->n", rows, rows), rows.shape[1]).sum()
         total += 2 * _sum(before, rows) + _sum(rows, rows) - with_themselves
         before = features[: len(before) + len(rows)]
@@ -41,7 +53,7 @@ def _mean_within(features: np.ndarray) -> float:
 
 
 def _sum(a: np.ndarray, b: np.ndarray) -> float:
-    """Sum of the kernel over all pairs of a row of a and a row of b."""
+    """Return the sum of the kernel over all pairs of a row of a and a row of b."""
     return sum(
         _kernel(rows_a @ rows_b.T, a.shape[1]).sum() for rows_a in _blocks(a) for rows_b in _blocks(b)
     )
@@ -53,6 +65,6 @@ def _kernel(products: np.ndarray, width: int) -> np.ndarray:
 
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
-    """Some rows after others, in float64."""
+    """Yield blocks of rows in float64."""
     for start in range(0, len(features), _BLOCK_ROWS):
         yield features[start : start + _BLOCK_ROWS].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Which class each sample of an evaluation is drawn for."""
+"""The class labels that the samples of an evaluation are drawn for."""
 
 import numpy as np
 
@@ -6,15 +6,25 @@ LABEL_RULES = ("random", "balanced")
 
 
 def evaluation_labels(num_samples: int, num_classes: int, rule: str = "random") -> np.ndarray:
-    """The label of each sample, int32 [num_samples].
+    """Return the label of each sample of an evaluation.
 
-    'random' is the authors' rule: label i is the first number of a 32-bit Mersenne Twister with seed i,
-    modulo num_classes (what torch.randint gives on a CPU with that seed). 'balanced' counts through the
-    classes. Sample i has the same label whatever the number of samples.
-    Raises ValueError for another rule, or numbers below 1.
+    The label of sample i does not depend on the number of samples.
+
+    Args:
+      num_samples: number of labels.
+      num_classes: number of classes.
+      rule: 'random' is the authors' rule: label i is the first number of a 32-bit Mersenne Twister with seed
+        i, modulo `num_classes` (what torch.randint returns on a CPU with that seed). 'balanced' cycles
+        through the classes.
+
+    Returns:
+      int32 [num_samples].
+
+    Raises:
+      ValueError: if the rule is unknown or a number is below 1.
     """
     if num_samples < 1 or num_classes < 1:
-        raise ValueError(f"{num_samples} samples of {num_classes} classes were asked for; give at least 1.")
+        raise ValueError(f"num_samples is {num_samples} and num_classes {num_classes}; give at least 1.")
     if rule == "balanced":
         return np.arange(num_samples, dtype=np.int32) % num_classes
     if rule == "random":

@@ -1,4 +1,4 @@
-"""Likelihoods in the unit in which they are compared."""
+"""Likelihoods in bits per dimension."""
 
 import math
 
@@ -8,11 +8,19 @@ from gmflow_jax.evaluation._checks import finite
 
 
 def bits_per_dim(nll_per_sample, num_dims: int) -> np.ndarray:
-    """Negative log-likelihoods in bits per dimension, float64 of the same shape.
+    """Convert negative log-likelihoods to bits per dimension.
 
-    `nll_per_sample` is in nats, summed over the `num_dims` numbers of a sample (H W D for an image).
-    Below 0 where a density is narrow: these are densities, not probabilities of discrete values.
-    Raises ValueError for NaN, infinity, or num_dims < 1.
+    The result can be below 0, since these are densities, not probabilities of discrete values.
+
+    Args:
+      nll_per_sample: in nats, summed over the numbers of a sample; any shape.
+      num_dims: numbers in a sample, H W D for an image.
+
+    Returns:
+      float64 of the same shape.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, or num_dims < 1.
     """
     if num_dims < 1:
         raise ValueError(

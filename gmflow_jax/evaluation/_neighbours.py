@@ -1,4 +1,4 @@
-"""Distances between two sets of features, block by block, and to the k-th neighbour of each."""
+"""Blockwise distances between two sets of features, and distances to the k-th neighbour."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, get_args
@@ -16,10 +16,22 @@ _MEDIAN_ROWS = 1000
 
 
 def comparable(real, fake, k: int, dtype: DType) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets of features, checked and in the precision of the distances.
+    """Check two sets of features, and convert them to the precision of the distances.
 
-    A point in their midst is subtracted from both, which makes distances more exact, unless they are to be
-    as inexact as ADM's.
+    Unless `dtype` is 'float16', a central point is subtracted from both, which makes distances more exact.
+
+    Args:
+      real: [N, D].
+      fake: [M, D].
+      k: number of the neighbour that is needed.
+      dtype: how distances are rounded, see `precision_recall`.
+
+    Returns:
+      Both sets.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, widths differ, `dtype` is unknown, k < 1, or a set has k rows
+        or fewer.
     """
     if k < 1:
         raise ValueError(f"k is {k}, but a ball needs a neighbour; give k >= 1 (3 is usual).")
@@ -32,14 +44,24 @@ def comparable(real, fake, k: int, dtype: DType) -> tuple[np.ndarray, np.ndarray
     same_width(real.shape[1], fake.shape[1], "The real and the fake features")
     if dtype == "float16":
         return _half(real), _half(fake)
-    # A coordinate of a sample, not a mean: numbers with few digits, such as pixels, keep few digits, so
-    # points on a rim stay there.
+    # The lower quantile is a value of a sample, unlike a mean: differences of numbers with few digits,
+    # such as pixels, stay exact, and with them the points on the surface of a ball.
     center = np.quantile(real[:_MEDIAN_ROWS], 0.5, axis=0, method="lower")
     return real - center, fake - center
 
 
 def squared_radii(points: np.ndarray, k: int, dtype: DType, progress: Progress | None) -> np.ndarray:
-    """Squared distance [N] to the k-th neighbour; the nearest of all is the point itself."""
+    """Return the squared distance of each point to its k-th neighbour, not counting the point itself.
+
+    Args:
+      points: [N, D].
+      k: number of the neighbour.
+      dtype: how distances are rounded, see `precision_recall`.
+      progress: wraps the list of blocks, or None.
+
+    Returns:
+      [N].
+    """
     radii = []
     for _, distances in squared_distances(points, points, dtype, progress):
         distances.partition(k, axis=1)
@@ -51,10 +73,20 @@ def squared_radii(points: np.ndarray, k: int, dtype: DType, progress: Progress |
 def squared_distances(
     a: np.ndarray, b: np.ndarray, dtype: DType, progress: Progress | None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields (rows of a, squared distances of those rows to all of b), block by block."""
+    """Yield the squared distances between two sets of points, block by block.
+
+    Args:
+      a: [N, D].
+      b: [M, D].
+      dtype: how distances are rounded, see `precision_recall`.
+      progress: wraps the list of blocks, or None.
+
+    Yields:
+      A slice of rows of `a`, and the squared distances [rows, M] of these rows to all of `b`.
+    """
     rounded = _half if dtype == "float16" else lambda values: values
     norm_a, norm_b = (rounded(rounded(points**2).sum(1)) for points in (a, b))
-    # Copies of a point must be at distance 0, or balls of radius 0 lose them to rounding.
+    # Copies of a point need the distance 0: with a rounding error they would be outside balls of radius 0.
     negligible = 90 * np.finfo(a.dtype).eps * norm_a[:, None]
     num_rows = max(1, _BLOCK_ENTRIES // len(b))
     blocks = [slice(start, start + num_rows) for start in range(0, len(a), num_rows)]
@@ -70,7 +102,7 @@ def squared_distances(
 
 
 def _half(values: np.ndarray) -> np.ndarray:
-    """float32 values rounded to what float16 can hold; raises ValueError if they are too large."""
+    """Round float32 values to float16 precision; raise ValueError if they are too large for it."""
     with np.errstate(over="ignore"):
         values = values.astype(np.float16)
     if not np.isfinite(values).all():

@@ -1,11 +1,12 @@
-"""Arrays in .npz files that are too large to be held."""
+"""Arrays in .npz files that are read in batches, since they are too large for memory."""
 
+import io
 import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator
 from os import PathLike
-from typing import IO, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -19,9 +20,10 @@ class _Header(NamedTuple):
 
 
 def npz_shapes(path: str | PathLike[str]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every array in an .npz file, by name, of which only the headers are read.
+    """Return the shape and dtype of every array in an .npz file, by name; only the headers are read.
 
-    Raises ValueError if the file is missing or damaged.
+    Raises:
+      ValueError: if the file is missing or damaged.
     """
     with _open(path) as archive:
         headers = {name: _header(archive, name, path)[1] for name in _names(archive)}
@@ -29,14 +31,21 @@ def npz_shapes(path: str | PathLike[str]) -> dict[str, tuple[tuple[int, ...], np
 
 
 def npz_rows(path: str | PathLike[str], name: str, batch_size: int) -> Iterator[np.ndarray]:
-    """Reads one array of an .npz file, compressed or not, in batches along its first axis.
+    """Read one array of an .npz file, compressed or not, in batches along its first axis.
 
-    Yields arrays [batch_size, ...] in order, the last one shorter if need be, and holds none of them.
-    Sample files of ADM's evaluator hold `arr_0`, uint8 [N, H, W, 3].
+    The batches are not kept. The sample files of ADM's evaluator hold `arr_0`, uint8 [N, H, W, 3].
+
+    Args:
+      path: the file.
+      name: name of the array.
+      batch_size: rows in a batch.
+
+    Returns:
+      An iterator over arrays [batch_size, ...], in order; the last one may be shorter.
 
     Raises:
-      ValueError: Before the first batch, if the file or the array is missing or not one of numbers in
-        rows; of damaged bytes when they are read, or at the latest at the last batch.
+      ValueError: at the call, if the file or the array is missing or the array is not one of numbers in rows;
+        while iterating, if bytes are damaged.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1.")
@@ -70,13 +79,13 @@ def _rows(path: str | PathLike[str], name: str, batch_size: int) -> Iterator[np.
                 raise _damaged(path, f"{name} from row {start} on: {error}") from error
 
 
-def _read(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The next numbers of a file. Raises EOFError if there are too few."""
+def _read(file: io.BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Read the next numbers of a file; raise EOFError if there are too few."""
     array = np.empty(shape, dtype)
     content = array.reshape(-1).view(np.uint8)
-    for start in range(0, content.size, _PIECE):  # zipfile needs as much memory again as it is asked for
+    for start in range(0, content.size, _PIECE):  # zipfile needs as much memory again as it reads
         piece = content[start : start + _PIECE]
-        if file.readinto(piece) < piece.size:
+        if file.readinto(piece.data) < piece.size:
             raise EOFError("it ends too early")
     return array
 
@@ -96,11 +105,13 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
     return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
-def _header(archive: zipfile.ZipFile, name: str, path: str | PathLike[str]) -> tuple[IO[bytes], _Header]:
-    """The open file of an array, at its first number, and what its header says."""
+def _header(
+    archive: zipfile.ZipFile, name: str, path: str | PathLike[str]
+) -> tuple[io.BufferedIOBase, _Header]:
+    """Open an array at its first number, and return the file and the array's header."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        file = archive.open(f"{name}.npy")
+        file = cast(io.BufferedIOBase, archive.open(f"{name}.npy"))  # a ZipExtFile, which can readinto
         version = np.lib.format.read_magic(file)
         if version not in readers:
             raise ValueError(f"{name} is saved in version {version} of its format")

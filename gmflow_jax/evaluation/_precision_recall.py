@@ -1,4 +1,4 @@
-"""How much of one set of features lies near another: precision, recall, density, coverage."""
+"""Precision, recall, density and coverage: how much of a set of features lies near another set."""
 
 import numpy as np
 
@@ -8,25 +8,39 @@ from gmflow_jax.evaluation._neighbours import DType, Progress, comparable, squar
 def precision_recall(
     real, fake, k: int = 3, dtype: DType = "float32", progress: Progress | None = None
 ) -> tuple[float, float]:
-    """Precision and recall of `fake` [M, D] against `real` [N, D] (Kynkaanniemi et al. 2019), in [0, 1].
+    """Return the precision and the recall of generated features against real ones.
 
-    Each set's manifold is the union of balls around its points that reach to the k-th nearest
-    neighbour (the point itself not counted). Precision is the share of fake points in the real
-    manifold, recall the share of real points in the fake one; a point on a ball's rim is inside.
+    The manifold of a set is the union of balls around its points, each of which reaches to the k-th nearest
+    neighbour, not counting the point itself. Precision is the share of fake points in the real manifold,
+    recall the share of real points in the fake manifold. A point on the surface of a ball is inside.
 
-    `dtype` decides how distances are rounded:
+    Memory holds a copy of the features and one block of distances.
 
-    - "float32" or "float64": not beyond the precision that they are computed in. Points are copies if
-      their squared distance is below 1e-5 (float64: 2e-14) of that from the features' median.
-    - "float16": features and every step of |a|^2 - 2 a.b + |b|^2 rounded to float16, sums accumulated in
-      float32: the rule of ADM's evaluator (Dhariwal & Nichol 2021). Figures move by up to 0.01. How
-      sums are rounded depends on its machine: a run of it on a CPU differed by one point in 420.
-    - "float16_radii": float32 with radii rounded to float16, as the evaluators of StyleGAN2-ADA and of
-      GMFlow (whose published figures these are).
+    Args:
+      real: [N, D].
+      fake: [M, D].
+      k: number of the neighbour.
+      dtype: how distances are rounded.
+        'float32' or 'float64': computed in that precision. Points count as copies if their squared distance
+        is below 1e-5 (float64: 2e-14) times that from the features' median.
+        'float16': features and every step of |a|^2 - 2 a.b + |b|^2 are rounded to float16, and sums are
+        accumulated in float32, as in ADM's evaluator (Dhariwal & Nichol 2021). Results differ by up to 0.01.
+        The rounding of sums depends on the machine: a run of that evaluator on a CPU differed by one point
+        in 420.
+        'float16_radii': float32 with radii rounded to float16, as in the evaluators of StyleGAN2-ADA and of
+        GMFlow, and so in GMFlow's published figures.
+      progress: wraps the list of blocks of each of three passes (real to real, fake to fake, real to fake),
+        for instance `tqdm`; None is no display.
 
-    Memory holds a copy of the features and one block of distances. `progress`, for instance `tqdm`, wraps
-    the list of blocks of each of three passes: real to real, fake to fake, real to fake.
-    Raises ValueError for NaN, mismatched widths, k < 1, or sets of k points or fewer.
+    Returns:
+      Precision and recall, in [0, 1].
+
+    Raises:
+      ValueError: if a value is NaN or infinite, widths differ, `dtype` is unknown, k < 1, or a set has k
+        points or fewer.
+
+    Source:
+      Kynkaanniemi et al. 2019 (arXiv 1904.06991).
     """
     real, fake = comparable(real, fake, k, dtype)
     real_radii = squared_radii(real, k, dtype, progress)
@@ -42,12 +56,27 @@ def precision_recall(
 def density_coverage(
     real, fake, k: int = 5, dtype: DType = "float32", progress: Progress | None = None
 ) -> tuple[float, float]:
-    """Density and coverage of `fake` [M, D] against `real` [N, D] (Naeem et al. 2020).
+    """Return the density and the coverage of generated features against real ones.
 
-    Density is the number of real points' balls that a fake point lies in, averaged and divided by k; it
-    can exceed 1. Coverage is the share of real points whose ball holds a fake point. Unlike precision and
-    recall, neither is swayed by outliers among the fakes. Balls, `dtype`, `progress` and errors are
-    those of `precision_recall`.
+    Density is the mean number of real points' balls that a fake point lies in, divided by k; it can exceed 1.
+    Coverage is the share of real points whose ball contains a fake point. Unlike precision and recall, they
+    do not depend on balls around the fake points, which outliers make large.
+
+    Args:
+      real: [N, D].
+      fake: [M, D].
+      k: number of the neighbour, which gives the radius of a ball.
+      dtype: how distances are rounded, see `precision_recall`.
+      progress: wraps the list of blocks of each of two passes; None is no display.
+
+    Returns:
+      Density and coverage.
+
+    Raises:
+      ValueError: as `precision_recall`.
+
+    Source:
+      Naeem et al. 2020 (arXiv 2002.09797).
     """
     real, fake = comparable(real, fake, k, dtype)
     radii = squared_radii(real, k, dtype, progress)

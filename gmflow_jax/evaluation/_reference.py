@@ -1,4 +1,4 @@
-"""What images are compared with: statistics and features of real ones."""
+"""References of the metrics: statistics and features of real images."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ from gmflow_jax.evaluation._npz import npz_rows, npz_shapes
 if TYPE_CHECKING:
     from gmflow_jax.evaluation._extract import FeatureExtractor
 
-# Our names, those of ADM's evaluator, and those that the authors' files have.
+# The names of parts here, and their names in the files of ADM's evaluator and of the authors.
 _NAMES = {
     "mean": ("mu", "mean"),
     "covariance": ("sigma", "cov"),
@@ -34,11 +34,16 @@ _FORMS = (
     "real_feats_np"
 )
 _BATCH = 64
-_EXTRACTOR, _COUNT = "inception", "num_images"  # the former by its fingerprint
+_EXTRACTOR, _COUNT = "inception", "num_images"  # the inception network is identified by its fingerprint
 
 
 class Moments(NamedTuple):
-    """Mean [D] and covariance [D, D]."""
+    """First two moments of features.
+
+    Attributes:
+      mean: [D].
+      covariance: [D, D].
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -46,13 +51,14 @@ class Moments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images as metrics see them; None for what is not known.
+    """Features of real images; None for those that are not available.
 
     Attributes:
-      pool3, spatial: Moments of Inception's features.
+      pool3: moments of Inception's pool3 features.
+      spatial: moments of its spatial features.
       rows: pool3 features [M, 2048] of some of the images.
-      colors: Means over images of saturation, brightness and contrast.
-      source: What tells this reference from others, as JSON.
+      colors: means over images of saturation, brightness and contrast, by name.
+      source: identity of the reference, as JSON.
     """
 
     pool3: Moments | None
@@ -68,19 +74,23 @@ def load_reference(
     image_size: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Reference:
-    """The reference that a file or a folder of images holds.
+    """Load a reference from a file or from a folder of images.
 
     Args:
-      path: An .npz file with the images `arr_0`, or ADM's `mu`, `sigma`, `mu_s` and `sigma_s`, or the
-        authors' `mean`, `cov` and `real_feats_np`, or what `save_reference` wrote; statistics in the file
-        count, features of its images are added. Or images as `data.open_images` knows them, cropped to
+      path: an .npz file with the images `arr_0`, or ADM's `mu`, `sigma`, `mu_s` and `sigma_s`, or the
+        authors' `mean`, `cov` and `real_feats_np`, or what `save_reference` wrote. Statistics in the file
+        take precedence over those of its images. Or images as for `data.open_images`, cropped to
         `image_size`; they need no classes.
-      extractor: For features of images.
-      progress: Wraps the batches of images, such as tqdm.
+      extractor: the feature network, for images.
+      image_size: pixels along a side of the crop, for a folder of images.
+      progress: wraps the batches of images, such as tqdm.
+
+    Returns:
+      The reference.
 
     Raises:
-      ValueError: If the file holds nothing of the kind, is damaged, has features of another width or of
-        another Inception, or a folder is given without `image_size`.
+      ValueError: if the file has no such arrays, is damaged, or has features of another width or of another
+        Inception network, or `image_size` is missing for a folder.
     """
     path = pathlib.Path(path)
     if path.suffix == ".npz":
@@ -89,7 +99,7 @@ def load_reference(
 
     images = data.open_images(path, need_classes=False)
     if image_size is None:
-        raise ValueError(f"{path} holds images, but to which size they are to be cropped is not known.")
+        raise ValueError(f"{path} holds images, but the size of their crops is unknown; give image_size.")
     digest = hashlib.sha256()
     batches = progress(data.read_images(images, image_size, _BATCH, digest=digest))
     features = image_features(extractor, batches)
@@ -100,9 +110,17 @@ def load_reference(
 def save_reference(
     path: str | os.PathLike[str], reference: Reference, extractor: "FeatureExtractor"
 ) -> None:
-    """Writes a reference that `load_reference` reads without looking at images again.
+    """Write a reference, which `load_reference` reads without the images.
 
-    Names are ADM's, and `pool3` for the features. Raises ValueError if `path` does not end in .npz.
+    The arrays have ADM's names; the features are `pool3`.
+
+    Args:
+      path: the file, with the ending .npz.
+      reference: the reference.
+      extractor: the network that computed it, whose fingerprint is saved too.
+
+    Raises:
+      ValueError: if `path` does not end in .npz.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
@@ -114,7 +132,7 @@ def save_reference(
     known = {name: value for name, value in arrays.items() if value is not None}
 
     def write(temporary: pathlib.Path) -> None:
-        with open(temporary, "wb") as file:  # a name would be given the ending .npz
+        with open(temporary, "wb") as file:  # np.savez appends .npz to a name
             np.savez(file, **known)
 
     write_whole(path, write)
@@ -175,11 +193,11 @@ def _moments(path, stored, mean_name: str, covariance_name: str, width: int) -> 
         return None
     if mean is None or covariance is None:
         lacking = _NAMES[mean_name if mean is None else covariance_name]
-        raise ValueError(f"{path} has one half of the statistics only: {' or '.join(lacking)} is missing.")
+        raise ValueError(f"{path} has only half of the statistics: {' or '.join(lacking)} is missing.")
     if mean.shape != (width,) or covariance.shape != (width, width):
         raise ValueError(
             f"The statistics in {path} have shapes {mean.shape} and {covariance.shape}, but this Inception's "
-            f"features are {width} wide; give those of the same features."
+            f"features are {width} wide; give statistics of the same features."
         )
     moments = Moments(finite(mean, f"the mean in {path}"), finite(covariance, f"the covariance in {path}"))
     check_covariance(moments.covariance, f"The covariance in {path}")  # before images are drawn
@@ -192,6 +210,6 @@ def _rows(path, rows: np.ndarray | None, width: int) -> np.ndarray | None:
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(
             f"The features in {path} have shape {rows.shape}, but this Inception's are [images, {width}]; "
-            "give those of the same Inception."
+            "give features of the same Inception."
         )
     return finite(rows, f"the features in {path}", np.float32)

@@ -1,4 +1,4 @@
-"""Mean and covariance of features that arrive in batches or on several hosts."""
+"""Mean and covariance of features that come in batches or from several hosts."""
 
 import dataclasses
 
@@ -11,17 +11,17 @@ from gmflow_jax.evaluation._checks import feature_rows, same_width
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """What the Frechet distance needs to know of features, without the features; a float64 pytree.
+    """Statistics of features that the Frechet distance is computed from; a float64 pytree.
 
-    Merged in any order, in batches of any size, statistics are those of all samples at once to about
-    1e-14: the parallel update of Chan et al. (1979) subtracts no large sums from one another, and the mean
-    carries along what rounding takes from it, as it may be large next to the spread.
+    Statistics of batches of any size, merged in any order, equal those of all samples at once to about 1e-14.
+    The parallel update of Chan et al. (1979) subtracts no large sums from one another, and the rounding error
+    of the mean is kept, since the mean may be large compared with the standard deviation.
 
     Attributes:
-      num_samples: Number of samples seen.
-      mean: Their mean [D]; zeros where there are none.
-      mean_tail: The mean to twice the precision is mean + mean_tail [D].
-      scatter: Sum [D, D] over samples of the outer product of the deviation from the mean with itself.
+      num_samples: number of samples.
+      mean: their mean [D]; zeros if there are none.
+      mean_tail: rounding error of the mean: mean + mean_tail has twice the precision [D].
+      scatter: sum over the samples of the outer product of the deviation from the mean with itself [D, D].
     """
 
     num_samples: int
@@ -31,12 +31,16 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, width: int) -> "FeatureStatistics":
-        """Statistics of no samples of `width` features, from which merging may start."""
+        """Return the statistics of no samples, a start for merging."""
         return cls(0, np.zeros(width), np.zeros(width), np.zeros((width, width)))
 
     @classmethod
     def of(cls, features) -> "FeatureStatistics":
-        """Statistics of features [N, D], N >= 1. Raises ValueError for NaN or another shape."""
+        """Return the statistics of features [N, D], N >= 1.
+
+        Raises:
+          ValueError: if a value is NaN or infinite, or the shape is another one.
+        """
         features = feature_rows(features, "features", 1, "a mean needs one", np.float64)
         rough = features.mean(0)
         deviations = features - rough
@@ -45,7 +49,11 @@ class FeatureStatistics:
         return cls(len(features), *_add(rough, correction), deviations.T @ deviations)
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Statistics of both sets of samples. Raises ValueError if their widths differ."""
+        """Return the statistics of both sets of samples.
+
+        Raises:
+          ValueError: if the widths differ.
+        """
         same_width(self.mean.size, other.mean.size, "The two statistics")
         num_samples = self.num_samples + other.num_samples
         share = other.num_samples / max(num_samples, 1)
@@ -59,7 +67,11 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """Unbiased covariance [D, D] (divisor N - 1). Raises ValueError for fewer than 2 samples."""
+        """Unbiased covariance [D, D] (divisor N - 1).
+
+        Raises:
+          ValueError: if there are fewer than 2 samples.
+        """
         if self.num_samples < 2:
             raise ValueError(
                 f"There are too few samples, {self.num_samples}, for a covariance; give at least 2, and more "
@@ -69,7 +81,7 @@ class FeatureStatistics:
 
 
 def _add(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rounded a + b and what rounding took from it, exactly (Knuth's sum)."""
+    """Return the rounded sum a + b and its exact rounding error (Knuth's two-sum)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)

@@ -19,7 +19,7 @@ def test_uint8_images_pass_as_they_are():
         ((UINT8 / 127.5 - 1).astype(np.float32), r"float32 from -\S+ to .* in \[-1, 1\]; give "),
         (UINT8.astype(np.float32), r"in \[0, 255\]; give np.round\(images\)"),
         (UINT8.astype(np.int64), r"int64 .* in \[0, 255\]"),
-        (300.0 - UINT8, "range of no usual images"),
+        (300.0 - UINT8, "the range is unusual"),
         (np.full((1, 2, 2, 3), np.nan), "nan .* sampler diverged"),
         (np.full((1, 2, 2, 3), np.inf), "inf .* sampler diverged"),
         (UINT8.transpose(0, 3, 1, 2)[..., :2], "colours last"),

@@ -140,5 +140,5 @@ def test_too_few_images_are_a_sentence_before_they_are_drawn(extractor, fake_ima
 
 
 def test_other_metrics_are_a_sentence(fake, reference):
-    with pytest.raises(ValueError, match=r"no metric 'FID'\. Choose of fid, sfid"):
+    with pytest.raises(ValueError, match=r"no metric 'FID'\. Choose from fid, sfid"):
         image_scores(fake, reference, ["fid", "FID"])

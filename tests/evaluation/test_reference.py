@@ -169,12 +169,12 @@ def test_a_folder_is_its_crops(extractor, save, tmp_path, folders):
     assert reference.source["image_size"] == 16 and reference.source["num_images"] == 7
     assert reference.source["sha256"] == hashlib.sha256(crops.tobytes()).hexdigest()
     json.dumps(reference.source)
-    with pytest.raises(ValueError, match="to which size they are to be cropped is not known"):
+    with pytest.raises(ValueError, match="the size of their crops is unknown; give image_size"):
         load_reference(tmp_path / "photos", extractor)
 
 
 @pytest.mark.parametrize(
-    "lacking", [(), ("spatial",), ("rows",), ("pool3", "spatial"), ("spatial", "rows", "colours")]
+    "lacking", [(), ("spatial",), ("rows",), ("pool3", "spatial"), ("spatial", "rows", "colors")]
 )
 def test_what_is_saved_is_read_without_images(extractor, blind, save, tmp_path, images, lacking):
     reference = load_reference(save(arr_0=images), extractor)
@@ -207,8 +207,8 @@ def test_features_of_another_inception_are_a_sentence(
         ({"sigma_s": np.eye(8)}, r"shapes \(5,\) and \(8, 8\), but this Inception's features are 5 wide"),
         ({"pool3": np.zeros((20, 9))}, r"shape \(20, 9\), but this Inception's are \[images, 8\]"),
         ({"real_feats_np": np.zeros(8)}, r"shape \(8,\), but this Inception's are \[images, 8\]"),
-        ({"sigma": None}, "one half of the statistics only: sigma or cov is missing"),
-        ({"mu_s": None}, "one half of the statistics only: mu_s is missing"),
+        ({"sigma": None}, "only half of the statistics: sigma or cov is missing"),
+        ({"mu_s": None}, "only half of the statistics: mu_s is missing"),
         ({"mu": np.full(8, np.nan)}, r"the mean in .*reference\.npz: 8 of 8 values are NaN"),
         ({"sigma": np.full((8, 8), np.inf)}, r"the covariance in .*reference\.npz: 64 of 64 values"),
         ({"pool3": np.full((20, 8), np.nan)}, r"the features in .*reference\.npz: 160 of 160 values"),
