@@ -1,4 +1,4 @@
-"""Compare all solvers where the answer is known, and on the checkerboard; evaluator the paper's sentences.
+"""Compare all solvers where the answer is known and on the checkerboard; test the paper's statements.
 
   python -m experiments.solver_study --out=study
   python -m experiments.solver_study --out=/tmp/study --quick

@@ -90,18 +90,20 @@ def _make_evaluator(
     return evaluator, [evaluator.resolve(cell) for cell in todo]
 
 
-def _read_cells(todo: Sequence[cells.Cell], folder: pathlib.Path) -> dict[str, dict[str, float]]:
+def _read_cells(todo: Sequence[cells.Cell], cells_folder: pathlib.Path) -> dict[str, dict[str, float]]:
     """Scores of the cells that an earlier call has left, by key."""
     done = {}
     for cell in todo:
-        path = folder / f"{cell.key}.json"
+        path = cells_folder / f"{cell.key}.json"
         if path.exists():
             folder.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name", "--out")
             done[cell.key] = files.read_json(path)["scores"]
     return done
 
 
-def _sweep(evaluator, todo: Sequence[cells.Cell], done, folder: pathlib.Path) -> list[tables.Result]:
+def _sweep(
+    evaluator, todo: Sequence[cells.Cell], done, cells_folder: pathlib.Path
+) -> list[tables.Result]:
     """Scores of every cell; what is not done is drawn, and written when it is."""
     results, total = [], len(todo) * evaluator.num_samples
     with tqdm(total=total, desc="sweep", unit="sample", disable=jax.process_index() > 0) as bar:
@@ -113,7 +115,7 @@ def _sweep(evaluator, todo: Sequence[cells.Cell], done, folder: pathlib.Path) ->
                 content = {"cell": cell.to_json(), "scores": scores, "versions": versions()}
                 with cluster.fail_together():
                     if jax.process_index() == 0:
-                        files.write_json(folder / f"{cell.key}.json", content)
+                        files.write_json(cells_folder / f"{cell.key}.json", content)
             bar.update(before + evaluator.num_samples - bar.n)
             results.append((cell, scores))
     return results

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.common import files
 from gmflow_jax._files import write_whole
 from gmflow_jax.data import BOARD_HALF_WIDTH
 
@@ -146,10 +147,20 @@ def histogram_grid(
     explanation = "share inside the white squares (1 is best)  /  total variation (0 is best)"
     figure.text((left + width) / 2 / width, 0.16 / height, f"{explanation}{note and '; '}{note}",
                 ha="center", va="center", size=9.5, color="0.35")
+    picture = Image.open(io.BytesIO(_png_bytes(figure)))
+    # 256 colours are all that one colour map and grey text need, and a third of the size.
+    _write_png(path, picture.convert("RGB").quantize(256, dither=Image.Dither.NONE))
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a matplotlib figure as a PNG."""
+    files.write_bytes(path, _png_bytes(figure))
+
+
+def _png_bytes(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    # 256 colours are all that one colour map and grey text need, and a third of the size.
-    _write_png(path, Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE))
+    return buffer.getvalue()
 
 
 def _check_table(name: str, table: Sequence, rows: Sequence, columns: Sequence) -> None:
