@@ -1,10 +1,23 @@
 """Promotion of arguments to one dtype, times of the batch's rank, and checks that give clear errors."""
 
+from typing import TypeVar, TypeVarTuple, overload
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+_Tree = TypeVar("_Tree")
+_Trees = TypeVarTuple("_Trees")
 
 
+@overload  # An array is a tree, too, so the overloads overlap:
+def promote(*values: ArrayLike) -> tuple[jax.Array, ...]: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def promote(tree: _Tree, /, *values: ArrayLike) -> tuple[_Tree, *tuple[jax.Array, ...]]: ...
+@overload
+def promote(*values: *_Trees) -> tuple[*_Trees]: ...
 def promote(*values):
     """Cast every array in `values` (pytrees allowed) to float32, or to float64 if one is float64."""
     dtypes = [
@@ -36,28 +49,29 @@ def expand_time(t: jax.Array, batch_shape: tuple[int, ...], name: str = "t") -> 
     )
 
 
-def concrete(value) -> np.ndarray | None:
+def concrete(value: ArrayLike) -> np.ndarray | None:
     """The value as numpy, or None while it is traced: value checks run only where they are free."""
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return None if isinstance(value, Tracer) else np.asarray(value)
 
 
-def check_times_ordered(t, s, allow_equal: bool = False) -> None:
+def check_times_ordered(t: ArrayLike, s: ArrayLike, allow_equal: bool = False) -> None:
     """Refuse s >= t (s > t if `allow_equal`) where both are known.
 
     s = t = 0 always passes: there every map is the identity.
     """
-    t, s = concrete(t), concrete(s)
-    if t is None or s is None:
+    t_value, s_value = concrete(t), concrete(s)
+    if t_value is None or s_value is None:
         return
-    wrong = s > t if allow_equal else (s >= t) & ~((s == 0) & (t == 0))
+    both_zero = (s_value == 0) & (t_value == 0)
+    wrong = s_value > t_value if allow_equal else (s_value >= t_value) & ~both_zero
     if np.any(wrong):
         raise ValueError(
-            f"s must be the less noisy time, s < t, but s = {s} and t = {t} were given. Swap them, "
-            "or leave out the step where they are equal."
+            f"s must be the less noisy time, s < t, but s = {s_value} and t = {t_value} were given. "
+            "Swap them, or leave out the step where they are equal."
         )
 
 
-def check_same_shape(**arrays) -> None:
+def check_same_shape(**arrays: jax.Array) -> None:
     """Refuse arrays of unlike shapes instead of broadcasting them silently."""
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:

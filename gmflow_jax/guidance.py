@@ -11,7 +11,7 @@ from gmflow_jax._arguments import append_axes, check_same_shape, concrete, expan
 from gmflow_jax._safe import safe_divide, safe_sqrt
 from gmflow_jax.gm._moments import moment_match, weighted_mean
 from gmflow_jax.gm._tilt import tilt_unchecked
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, promote_mixture
 
 __all__ = [
     "METHODS", "Guided", "check_guidance_scale", "classifier_free_guidance", "guided_denoiser",
@@ -75,7 +75,9 @@ def surrogate_of(q: GaussianMixture, sample_axes: tuple[int, ...] | None) -> Gau
     return Gaussian(matched.mean, sample_mean(var, sample_axes, event_axes=0))
 
 
-def _difference(cond: jax.Array, uncond: jax.Array, orthogonal, sample_axes) -> jax.Array:
+def _difference(
+    cond: jax.Array, uncond: jax.Array, orthogonal: float, sample_axes: tuple[int, ...] | None
+) -> jax.Array:
     """cond - uncond, less the share `orthogonal` of its part parallel to cond (Sadat et al. 2025)."""
     d = cond - uncond
     along = sample_mean(d * cond, sample_axes, event_axes=1)
@@ -84,7 +86,7 @@ def _difference(cond: jax.Array, uncond: jax.Array, orthogonal, sample_axes) -> 
 
 
 def probabilistic_guidance(
-    cond: GaussianMixture,
+    cond: GaussianMixture | Gaussian,
     uncond: GaussianMixture | Gaussian,
     scale: jax.Array | float,
     orthogonal: float = 1.0,
@@ -105,7 +107,7 @@ def probabilistic_guidance(
       ValueError: if scale is outside [0, 1) or shapes do not fit.
     """
     check_guidance_scale(scale)
-    cond, scale = as_mixture(cond, scale)
+    cond, scale = promote_mixture(cond, scale)
     uncond = as_mixture(uncond)
     surrogate = surrogate_of(cond, sample_axes)
     uncond_mean = weighted_mean(uncond)
@@ -129,18 +131,19 @@ def classifier_free_guidance(
     scale: jax.Array | float,
     orthogonal: float = 0.0,
     sample_axes: tuple[int, ...] | None = None,
-):
+) -> GaussianMixture | jax.Array:
     """Classifier-free guidance: extrapolate the mean, m_c + (scale - 1) (m_c - m_u). For baselines.
 
     Works on predictions of x_0 or of the velocity, as arrays [B, ..., D] or as mixtures, whose
     components are all shifted alike. scale 1 is off; a scalar or [B]. `orthogonal` and `sample_axes`
     as in `probabilistic_guidance`.
     """
-    cond, uncond, scale = promote(cond, uncond, scale)
-    means = [weighted_mean(p) if isinstance(p, GaussianMixture) else p for p in (cond, uncond)]
-    check_same_shape(cond_mean=means[0], uncond_mean=means[1])
-    gain = append_axes(expand_time(scale, means[0].shape[:-1], "scale") - 1, 1)
-    shift = gain * _difference(*means, orthogonal, sample_axes)
+    (cond, uncond), scale = promote((cond, uncond), scale)
+    cond_mean = weighted_mean(cond) if isinstance(cond, GaussianMixture) else cond
+    uncond_mean = weighted_mean(uncond) if isinstance(uncond, GaussianMixture) else uncond
+    check_same_shape(cond_mean=cond_mean, uncond_mean=uncond_mean)
+    gain = append_axes(expand_time(scale, cond_mean.shape[:-1], "scale") - 1, 1)
+    shift = gain * _difference(cond_mean, uncond_mean, orthogonal, sample_axes)
     if isinstance(cond, GaussianMixture):
         return dataclasses.replace(cond, means=cond.means + shift[..., None, :])
     return cond + shift
@@ -229,7 +232,7 @@ def guided_denoiser(
     return guided
 
 
-def check_guidance_scale(scale, method: str = "probabilistic") -> None:
+def check_guidance_scale(scale: jax.Array | float, method: str = "probabilistic") -> None:
     """Refuse an unknown method, and a scale that it does not take, where the scale is known."""
     _check_method(method)
     value = concrete(scale)

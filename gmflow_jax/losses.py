@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time, promote
 from gmflow_jax._safe import safe_divide
@@ -14,7 +15,7 @@ from gmflow_jax.flow._path import reverse_coefficients
 from gmflow_jax.flow._spectrum import spectral_coefficients
 from gmflow_jax.gm._moments import log_density
 from gmflow_jax.gm._transport import to_standard_normal
-from gmflow_jax.gm._types import GaussianMixture, as_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
 
 __all__ = ["flow_matching_loss", "mixture_nll", "spectral_loss", "transition_loss"]
 
@@ -24,7 +25,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _MIN_VARIANCE = 1e-30
 
 
-def mixture_nll(q: GaussianMixture, x: jax.Array) -> jax.Array:
+def mixture_nll(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
     """Negative log-likelihood -log q(x) (eq. 5-6): the KL loss up to the data's entropy.
 
     Args:
@@ -34,7 +35,7 @@ def mixture_nll(q: GaussianMixture, x: jax.Array) -> jax.Array:
     Returns:
       [*batch], nats, D/2 log 2 pi included.
     """
-    q, x = as_mixture(q, x)
+    q, x = promote_mixture(q, x)
     if x.ndim != q.means.ndim - 1:
         raise ValueError(
             f"x has shape {x.shape}, but the mixture's means have {q.means.shape}: x needs the same "
@@ -43,7 +44,9 @@ def mixture_nll(q: GaussianMixture, x: jax.Array) -> jax.Array:
     return -log_density(q, x)
 
 
-def transition_loss(q_velocity: GaussianMixture, x_t: jax.Array, x_s: jax.Array, t, s) -> jax.Array:
+def transition_loss(
+    q_velocity: GaussianMixture | Gaussian, x_t: jax.Array, x_s: jax.Array, t: ArrayLike, s: ArrayLike
+) -> jax.Array:
     """Negative log-likelihood of a less noisy state, -log q(x_s | x_t) (eq. 9, algorithm 1).
 
     With s = 0 this is the likelihood of x_0. Evaluated in the frame x_s - x_t + e x_t, in which
@@ -59,7 +62,7 @@ def transition_loss(q_velocity: GaussianMixture, x_t: jax.Array, x_s: jax.Array,
       [B, ...], nats, D/2 log 2 pi included.
     """
     check_times_ordered(t, s)
-    q, x_t, x_s, t, s = as_mixture(q_velocity, x_t, x_s, t, s)
+    q, x_t, x_s, t, s = promote_mixture(q_velocity, x_t, x_s, t, s)
     check_same_shape(x_t=x_t, x_s=x_s)
     batch = x_t.shape[:-1]
     t, s = expand_time(t, batch), expand_time(s, batch, "s")

@@ -11,10 +11,10 @@ from gmflow_jax.flow._path import (
     to_velocity,
 )
 from gmflow_jax.flow._spectrum import spectral_coefficients, spectral_field
-from gmflow_jax.flow._time import sample_time, time_from_draw, time_grid
+from gmflow_jax.flow._time import sample_time, time_grid
 
 __all__ = [
     "denoiser", "forward_transition", "interpolate", "posterior", "posterior_mean",
     "reverse_transition", "sample_time", "spectral_coefficients", "spectral_field",
-    "time_from_draw", "time_grid", "to_data", "to_velocity",
+    "time_grid", "to_data", "to_velocity",
 ]

@@ -3,24 +3,28 @@
 Data at t = 0, standard normal noise at t = 1; sigma = t, alpha = 1 - t; velocity u = noise - x_0.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time, promote
 from gmflow_jax._safe import safe_divide, safe_log, safe_sqrt
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._tilt import tilt_unchecked, tilted_mean_unchecked
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture, promote_mixture
 
 Prediction = GaussianMixture | Gaussian | jax.Array
+_Prediction = TypeVar("_Prediction", bound=Prediction)
 
 # to_velocity divides by t. At t = 0 any velocity fits; this floor keeps values and gradients finite.
 _MIN_TIME = 1e-12
 
 
-def interpolate(x_0: jax.Array, noise: jax.Array, t: jax.Array | float) -> jax.Array:
+def interpolate(x_0: jax.Array, noise: jax.Array, t: ArrayLike) -> jax.Array:
     """x_t = (1 - t) x_0 + t noise (eq. 1). x_0 and noise [B, ..., D]; t a scalar or [B]."""
     x_0, noise, t = promote(x_0, noise, t)
     check_same_shape(x_0=x_0, noise=noise)
@@ -28,7 +32,7 @@ def interpolate(x_0: jax.Array, noise: jax.Array, t: jax.Array | float) -> jax.A
     return (1 - t) * x_0 + t * noise
 
 
-def forward_transition(x_s: jax.Array, noise: jax.Array, s, t) -> jax.Array:
+def forward_transition(x_s: jax.Array, noise: jax.Array, s: ArrayLike, t: ArrayLike) -> jax.Array:
     """Draw x_t given x_s at the less noisy time s < t (algorithm 1): marginals are kept.
 
     Args:
@@ -45,7 +49,7 @@ def forward_transition(x_s: jax.Array, noise: jax.Array, s, t) -> jax.Array:
     return k * x_s + std * noise
 
 
-def to_data(prediction: Prediction, x_t: jax.Array, t) -> Prediction:
+def to_data(prediction: _Prediction, x_t: jax.Array, t: ArrayLike) -> _Prediction:
     """Turn a prediction of the velocity u into one of x_0 = x_t - t u; same type out as in.
 
     Args:
@@ -58,7 +62,7 @@ def to_data(prediction: Prediction, x_t: jax.Array, t) -> Prediction:
     return _move(prediction, x_t, t, lambda u, x_t, t: x_t - t * u, scale=t)
 
 
-def to_velocity(prediction: Prediction, x_t: jax.Array, t) -> Prediction:
+def to_velocity(prediction: _Prediction, x_t: jax.Array, t: ArrayLike) -> _Prediction:
     """Turn a prediction of x_0 into one of the velocity u = (x_t - x_0) / t (eq. 2): `to_data` undone.
 
     t is floored at 1e-12, below which u is undetermined.
@@ -84,14 +88,16 @@ def _time_of(prediction: Prediction, x_t: jax.Array, t: jax.Array) -> jax.Array:
     return expand_time(t, x_t.shape[:-1])
 
 
-def _move(prediction: Prediction, x_t, t, points: Callable, scale: jax.Array) -> Prediction:
+def _move(
+    prediction: _Prediction, x_t: jax.Array, t: jax.Array, points: Callable, scale: jax.Array
+) -> _Prediction:
     """The law of points(y, x_t, t) for y ~ prediction, an affine map that scales lengths by `scale`."""
     if isinstance(prediction, GaussianMixture):
         means = points(prediction.means, x_t[..., None, :], append_axes(t, 2))
-        return GaussianMixture(means, prediction.log_weights, prediction.log_std + safe_log(scale))
+        return dataclasses.replace(prediction, means=means, log_std=prediction.log_std + safe_log(scale))
     if isinstance(prediction, Gaussian):
         mean = points(prediction.mean, x_t, append_axes(t, 1))
-        return Gaussian(mean, prediction.var * jnp.square(scale))
+        return dataclasses.replace(prediction, mean=mean, var=prediction.var * jnp.square(scale))
     return points(prediction, x_t, append_axes(t, 1))
 
 
@@ -104,7 +110,9 @@ def reverse_coefficients(t: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Arr
     return jnp.square(a) * b, beta * (1 - s), beta * jnp.square(s)
 
 
-def reverse_transition(q: GaussianMixture, x_t: jax.Array, t, s) -> GaussianMixture:
+def reverse_transition(
+    q: GaussianMixture | Gaussian, x_t: jax.Array, t: ArrayLike, s: ArrayLike
+) -> GaussianMixture:
     """The law of x_s given x_t at s < t, when x_0 follows q (eq. 9).
 
     Args:
@@ -116,7 +124,7 @@ def reverse_transition(q: GaussianMixture, x_t: jax.Array, t, s) -> GaussianMixt
       Mixture over x_s: same K and weights, means c1 x_t + c2 mu, variance c3 + c2^2 std^2, no floor.
     """
     check_times_ordered(t, s)
-    q, x_t, t, s = as_mixture(q, x_t, t, s)
+    q, x_t, t, s = promote_mixture(q, x_t, t, s)
     t, s = _time_of(q, x_t, t), expand_time(s, x_t.shape[:-1], "s")
     c1, c2, c3 = reverse_coefficients(t, s)
     means = append_axes(c1, 2) * x_t[..., None, :] + append_axes(c2, 2) * q.means
@@ -124,7 +132,9 @@ def reverse_transition(q: GaussianMixture, x_t: jax.Array, t, s) -> GaussianMixt
     return GaussianMixture(means, q.log_weights, 0.5 * safe_log(var))
 
 
-def posterior(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> GaussianMixture:
+def posterior(
+    q: GaussianMixture | Gaussian, x_t: jax.Array, t: ArrayLike, x_s: jax.Array, s: ArrayLike
+) -> GaussianMixture:
     """Move a prediction to another point (eq. 10): q(x_0 | x_s) ~ p(x_s | x_0) / p(x_t | x_0) q(x_0 | x_t).
 
     Args:
@@ -138,29 +148,39 @@ def posterior(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> Gauss
     return posterior_unchecked(*_check_posterior(q, x_t, t, x_s, s))
 
 
-def posterior_mean(q: GaussianMixture, x_t: jax.Array, t, x_s: jax.Array, s) -> jax.Array:
+def posterior_mean(
+    q: GaussianMixture | Gaussian, x_t: jax.Array, t: ArrayLike, x_s: jax.Array, s: ArrayLike
+) -> jax.Array:
     """The mean of `posterior`, [B, ..., D], without forming the mixture; same arguments."""
     return posterior_mean_unchecked(*_check_posterior(q, x_t, t, x_s, s))
 
 
-def _check_posterior(q, x_t, t, x_s, s):
+def _check_posterior(
+    q: GaussianMixture | Gaussian, x_t: jax.Array, t: ArrayLike, x_s: jax.Array, s: ArrayLike
+) -> tuple[GaussianMixture, jax.Array, jax.Array, jax.Array, jax.Array]:
     check_times_ordered(t, s, allow_equal=True)
-    q, x_t, t, x_s, s = as_mixture(q, x_t, t, x_s, s)
+    q, x_t, t, x_s, s = promote_mixture(q, x_t, t, x_s, s)
     check_same_shape(x_t=x_t, x_s=x_s)
     return q, x_t, _time_of(q, x_t, t), x_s, expand_time(s, x_t.shape[:-1], "s")
 
 
-def posterior_unchecked(q, x_t, t, x_s, s) -> GaussianMixture:
+def posterior_unchecked(
+    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
+) -> GaussianMixture:
     """`posterior` for arguments of one dtype, times of the batch's rank, and any s <= t."""
     return tilt_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 
-def posterior_mean_unchecked(q, x_t, t, x_s, s) -> jax.Array:
+def posterior_mean_unchecked(
+    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
+) -> jax.Array:
     """`posterior_mean` for such arguments as `posterior_unchecked` takes."""
     return tilted_mean_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 
-def _transition_ratio(q, x_t, t, x_s, s) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _transition_ratio(
+    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """p(x_s | x_0) / p(x_t | x_0) as a factor to tilt by: linear, precision, scale and center.
 
     Written about c = mean(q) in displacements, and times s^2: the textbook
@@ -175,7 +195,9 @@ def _transition_ratio(q, x_t, t, x_s, s) -> tuple[jax.Array, jax.Array, jax.Arra
     return pull - push, precision, jnp.square(s), center
 
 
-def denoiser(velocity_fn: Callable[[jax.Array, jax.Array], Prediction]):
+def denoiser(
+    velocity_fn: Callable[[jax.Array, jax.Array], Prediction],
+) -> Callable[[jax.Array, jax.Array], GaussianMixture]:
     """Turn velocity_fn(x_t, t) into denoise(x_t, t) -> GaussianMixture over x_0, as solvers need it.
 
     velocity_fn may return a GaussianMixture over u, or an array [B, ..., D]: a plain flow model is

@@ -55,7 +55,9 @@ def sample_time(
     return time_from_draw(draw, shift, logit_normal, mean, std)
 
 
-def time_from_draw(draw, shift=1.0, logit_normal=True, mean=0.0, std=1.0) -> jax.Array:
+def time_from_draw(
+    draw: jax.Array, shift: float = 1.0, logit_normal: bool = True, mean: float = 0.0, std: float = 1.0
+) -> jax.Array:
     """The time that a given standard normal (or uniform) draw stands for."""
     u = jax.nn.sigmoid(mean + std * draw) if logit_normal else 1 - draw
     return jnp.maximum(shift_time(u, shift), MIN_TIME)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes
 from gmflow_jax._reductions import shifted_exp, sum_keeping, sum_slices
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised, promote_mixture
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -69,7 +69,7 @@ def log_prob(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
     Returns:
       [*batch], with the leading axes of x if it has any.
     """
-    q, x = as_mixture(q, x)
+    q, x = promote_mixture(q, x)
     check_normalised(q)
     return log_density(q, x)
 
@@ -90,7 +90,9 @@ def log_density(q: GaussianMixture, x: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _log_density(x, means, log_weights, log_std) -> jax.Array:
+def _log_density(
+    x: jax.Array, means: jax.Array, log_weights: jax.Array, log_std: jax.Array
+) -> jax.Array:
     return _log_components(x, means, log_weights, log_std)[0]
 
 
@@ -102,11 +104,13 @@ def _log_density_jvp(primals, tangents):
     value, share, square = _log_components(*primals)
     pull = (x[..., None, :] - means) * append_axes(jnp.exp(-2 * log_std), 2)
     moved = jnp.sum(share[..., None] * pull * (dmeans - dx[..., None, :]), axis=(-2, -1))
-    spread = jnp.sum(share * square, axis=-1) - means.shape[-1]
-    return value, moved + jnp.sum(share * dlog_weights, axis=-1) + spread * dlog_std
+    slope = jnp.sum(share * square, axis=-1) - means.shape[-1]  # with respect to log_std
+    return value, moved + jnp.sum(share * dlog_weights, axis=-1) + slope * dlog_std
 
 
-def _log_components(x, means, log_weights, log_std) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _log_components(
+    x: jax.Array, means: jax.Array, log_weights: jax.Array, log_std: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The log-density, the components' shares of the density, and (x - mu)^2 / var, the last two [..., K]."""
     dim, inverse_std = means.shape[-1], append_axes(jnp.exp(-log_std), 2)
     square = sum_slices(
@@ -118,7 +122,7 @@ def _log_components(x, means, log_weights, log_std) -> tuple[jax.Array, jax.Arra
     return value, powers / total, square
 
 
-def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | None = None):
+def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | None = None) -> jax.Array:
     """Draw samples.
 
     Args:
@@ -155,12 +159,12 @@ def select(q: GaussianMixture, component: jax.Array, normal: jax.Array) -> jax.A
     # A one-hot sum instead of a gather: it fuses with the arithmetic around it on accelerators.
     one_hot = jax.nn.one_hot(component, q.means.shape[-2], dtype=q.means.dtype)
     size = one_hot.shape[-1]
-    centre = sum_slices(lambda k: one_hot[..., k, None] * q.means[..., k, :], size, axis=-2)
-    return centre + append_axes(jnp.exp(q.log_std), 1) * normal
+    center = sum_slices(lambda k: one_hot[..., k, None] * q.means[..., k, :], size, axis=-2)
+    return center + append_axes(jnp.exp(q.log_std), 1) * normal
 
 
 def kl_divergence(
-    key: jax.Array, p: GaussianMixture | Gaussian, q: GaussianMixture | Gaussian, num_samples=32
+    key: jax.Array, p: GaussianMixture | Gaussian, q: GaussianMixture | Gaussian, num_samples: int = 32
 ) -> jax.Array:
     """Monte-Carlo estimate of KL(p || q) in nats from samples of p, [*batch]."""
     x = sample(key, p, num_samples)

@@ -7,11 +7,11 @@ import numpy as np
 from gmflow_jax._arguments import append_axes, concrete, promote
 from gmflow_jax._reductions import log_softmax, shifted_exp, sum_keeping, sum_slices
 from gmflow_jax._safe import safe_divide, safe_log
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, promote_mixture
 
 
 def tilt(
-    q: GaussianMixture,
+    q: GaussianMixture | Gaussian,
     linear: jax.Array,
     precision: jax.Array | float,
     scale: jax.Array | float = 1.0,
@@ -37,13 +37,15 @@ def tilt(
       ValueError: if shapes do not fit, or the product is not normalisable
         (scale + variance * precision <= 0).
     """
-    q, linear, precision, scale, center = as_mixture(q, linear, precision, scale, center)
     center = jnp.zeros_like(linear) if center is None else center
+    q, linear, precision, scale, center = promote_mixture(q, linear, precision, scale, center)
     _check_tilt_shapes(q, linear, precision, scale, center)
     return tilt_unchecked(q, linear, precision, scale, center)
 
 
-def tilt_unchecked(q, linear, precision, scale, center) -> GaussianMixture:
+def tilt_unchecked(
+    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+) -> GaussianMixture:
     """`tilt` for arguments of one dtype and fitting shapes."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     delta = q.means - center[..., None, :]
@@ -51,7 +53,9 @@ def tilt_unchecked(q, linear, precision, scale, center) -> GaussianMixture:
     return GaussianMixture(means, log_softmax(logits), q.log_std + 0.5 * safe_log(keep))
 
 
-def tilted_mean_unchecked(q, linear, precision, scale, center) -> jax.Array:
+def tilted_mean_unchecked(
+    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+) -> jax.Array:
     """The mean of `tilt_unchecked`, [*batch, D], without forming the mixture."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     weights, _ = shifted_exp(logits)
@@ -60,7 +64,9 @@ def tilted_mean_unchecked(q, linear, precision, scale, center) -> jax.Array:
     return center + append_axes(keep, 1) * delta + append_axes(pull, 1) * linear
 
 
-def _tilt(q, linear, precision, scale, center) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _tilt(
+    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How far components keep their place and follow linear, and their log-weights before normalising."""
     var = jnp.exp(2 * q.log_std)
     d = scale + var * precision
@@ -124,7 +130,9 @@ def product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
     return GaussianMixture(means.reshape(*batch, -1, dim), log_weights, log_std)
 
 
-def _check_tilt_shapes(q, linear, precision, scale, center) -> None:
+def _check_tilt_shapes(
+    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+) -> None:
     batch, dim = q.means.shape[:-2], q.means.shape[-1]
     for name, value in (("linear", linear), ("center", center)):
         if value.shape != (*batch, dim):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gmflow_jax._reductions import fold_slices, log_softmax, sum_slices
 from gmflow_jax.gm._moments import covariance_of_means
 from gmflow_jax.gm._quantile import from_normal, to_normal
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_normalised
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_normalised, promote_mixture
 
 # Under the std of components that are one point, so that 1 / std^2 stays finite.
 _MIN_STD = 1e-12
@@ -32,8 +32,8 @@ def to_standard_normal(
       z, [*batch, D], in axis coordinates: z_i belongs to column i. Never clipped: finite wherever the
       square of the distance to the nearest component is, in standard deviations.
     """
-    q, x, rotation = _prepare(q, x, rotation, "x")
-    deltas, _ = _in_stds(q, _along_axes(x[..., None, :] - q.means, rotation))
+    q, x, axes = _prepare(q, x, rotation, "x")
+    deltas, _ = _in_stds(q, _along_axes(x[..., None, :] - q.means, axes))
 
     log_weights, z = jnp.moveaxis(q.log_weights, -1, 0), []
     for delta in deltas:
@@ -50,15 +50,22 @@ def from_standard_normal(
     Halley's method with bisection as a fallback, so it converges for any mixture. Gradients come from
     the implicit function theorem.
     """
-    q, z, rotation = _prepare(q, z, rotation, "z")
-    fixed = jax.lax.stop_gradient((q, z, rotation))
+    q, z, axes = _prepare(q, z, rotation, "z")
+    fixed = jax.lax.stop_gradient((q, z, axes))
     rough = _transport(*fixed, _mean_of(q, jnp.argmax(q.log_weights, axis=-1)), None, max_iterations=2)
     # Once more, and fully, in the frame of the nearest component: the digits of x that are below the
     # distance between components count where these are narrow.
-    return _transport(q, z, rotation, _mean_of(q, _nearest(q, rough)), rough)
+    return _transport(q, z, axes, _mean_of(q, _nearest(q, rough)), rough)
 
 
-def _transport(q, z, rotation, center, start, **options) -> jax.Array:
+def _transport(
+    q: GaussianMixture,
+    z: jax.Array,
+    rotation: jax.Array,
+    center: jax.Array,
+    start: jax.Array | None,
+    **options: int,
+) -> jax.Array:
     """`from_standard_normal` computed in displacements from center, [*batch, D]; start is a guess of it."""
     offsets, std = _in_stds(q, _along_axes(q.means - center[..., None, :], rotation))
     guesses = None if start is None else _along_axes((start - center)[..., None, :], rotation)[:, 0]
@@ -86,8 +93,13 @@ def _mean_of(q: GaussianMixture, component: jax.Array) -> jax.Array:
     return sum_slices(lambda k: jnp.where(chosen[..., k, None], means[..., k, :], 0.0), size, axis=-2)
 
 
-def _prepare(q, point, rotation, name):
-    q, point, rotation = as_mixture(q, point, rotation)
+def _prepare(
+    q: GaussianMixture | Gaussian, point: jax.Array, rotation: jax.Array | None, name: str
+) -> tuple[GaussianMixture, jax.Array, jax.Array]:
+    if rotation is None:
+        q, point = promote_mixture(q, point)
+    else:
+        q, point, rotation = promote_mixture(q, point, rotation)
     check_normalised(q)
     batch, dim = q.means.shape[:-2], q.means.shape[-1]
     if point.shape != (*batch, dim):

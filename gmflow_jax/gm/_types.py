@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import concrete, promote
 from gmflow_jax._safe import safe_log
@@ -41,20 +42,27 @@ class Gaussian:
     var: jax.Array
 
 
-def as_mixture(q: GaussianMixture | Gaussian, *others):
-    """`q` as a checked mixture (a Gaussian has K = 1) and `others`, all in one float dtype."""
+def as_mixture(q: GaussianMixture | Gaussian) -> GaussianMixture:
+    """Return `q` as a checked mixture of one float dtype; a Gaussian has K = 1."""
+    return promote_mixture(q)[0]
+
+
+def promote_mixture(
+    q: GaussianMixture | Gaussian, *arrays: ArrayLike
+) -> tuple[GaussianMixture, *tuple[jax.Array, ...]]:
+    """Return `as_mixture(q)` and `arrays`, all in one float dtype."""
     if not isinstance(q, (GaussianMixture, Gaussian)):
         raise TypeError(
             f"A GaussianMixture or a Gaussian is needed here, but {type(q).__name__} was given. "
             "Wrap the arrays: GaussianMixture(means, log_weights, log_std)."
         )
-    q, others = promote(q, others)
+    q, *promoted = promote(q, *arrays)
     if isinstance(q, Gaussian):
-        _check_spread(q.var, q.mean.shape[:-1], "var")
+        _check_scale_shape(q.var, q.mean.shape[:-1], "var")
         log_std = 0.5 * safe_log(q.var)
         q = GaussianMixture(q.mean[..., None, :], jnp.zeros_like(q.mean[..., :1]), log_std)
     check_mixture(q)
-    return (q, *others) if others else q
+    return (q, *promoted)
 
 
 def check_mixture(q: GaussianMixture) -> None:
@@ -65,10 +73,10 @@ def check_mixture(q: GaussianMixture) -> None:
             f"A mixture has means [*batch, K, D] and log_weights [*batch, K], but means have shape "
             f"{means} and log_weights {log_weights}. Put the component axis before the channel axis."
         )
-    _check_spread(q.log_std, means[:-2], "log_std")
+    _check_scale_shape(q.log_std, means[:-2], "log_std")
 
 
-def _check_spread(value: jax.Array, batch: tuple[int, ...], name: str) -> None:
+def _check_scale_shape(value: jax.Array, batch: tuple[int, ...], name: str) -> None:
     fits = value.ndim == 0 or (
         value.ndim == len(batch)
         and all(n in (1, m) for n, m in zip(value.shape, batch, strict=True))

@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
-from gmflow_jax.solvers._base import Solver, data_mean, per_sample
+from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments
 
 
 def ab2() -> Solver:
@@ -19,13 +18,11 @@ def ab2() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        x_0 = data_mean(denoise(x_t, t))
-        x_t, x_0, t, s, (velocity_prev, h_prev) = promote(x_t, x_0, t, s, state)
-        step_size = per_sample(t - s, x_t)
-        t, h, h_prev = (expand_time(v, x_t.shape[:-1]) for v in (t, step_size, h_prev))
-        velocity = (x_t - x_0) / append_axes(t, 1)
-        slope = append_axes(0.5 * h / h_prev, 1)
-        x_s = x_t - append_axes(h, 1) * (velocity + slope * (velocity - velocity_prev))
-        return x_s, (velocity, step_size)
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+        velocity_prev, h_prev = state
+        h = t - s
+        velocity = (x_t - x_0) / t
+        x_s = x_t - h * (velocity + 0.5 * h / h_prev * (velocity - velocity_prev))
+        return x_s, (velocity, per_sample(h, x_t))
 
     return Solver(init, step)

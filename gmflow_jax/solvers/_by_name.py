@@ -51,11 +51,12 @@ def by_name(
         raise ValueError(
             f"Only gm_sde draws with a spectrum, {name} does not. Use it, or leave the spectrum out."
         )
-    chosen = {} if integrator is None else {"integrator": integrator}
     if name == "gm_ode":
-        return gm_ode(order, num_substeps, shift, **chosen)
+        ode = gm_ode if integrator is None else functools.partial(gm_ode, integrator=integrator)
+        return ode(order, num_substeps, shift)
     if name == "gm_pc":
-        return gm_pc(num_substeps, shift, **chosen)
+        pc = gm_pc if integrator is None else functools.partial(gm_pc, integrator=integrator)
+        return pc(num_substeps, shift)
     if name == "gm_sde":
         return gm_sde(order, spectrum)
     return _PLAIN[name]()

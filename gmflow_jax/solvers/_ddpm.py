@@ -2,10 +2,9 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._path import reverse_coefficients
-from gmflow_jax.solvers._base import Solver, data_mean, step_noise
+from gmflow_jax.solvers._base import Solver, data_mean, step_arguments, step_noise
 
 
 def ddpm(variance: str = "small") -> Solver:
@@ -20,16 +19,13 @@ def ddpm(variance: str = "small") -> Solver:
         raise ValueError(f"variance must be 'small' or 'large', but {variance!r} was given.")
 
     def step(key, denoise, x_t, t, s, state):
-        x_0 = data_mean(denoise(x_t, t))
-        x_t, x_0, t, s = promote(x_t, x_0, t, s)
-        t, s = (expand_time(v, x_t.shape[:-1]) for v in (t, s))
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
         c1, c2, c3 = reverse_coefficients(t, s)
         std = safe_sqrt(c3)
         if variance == "large":
             beta = c2 / (1 - s)
             ratio = ((1 - s) ** 2 + s**2) / ((1 - t) ** 2 + t**2)
             std = t * jnp.sqrt(beta * ratio)
-        mean = append_axes(c1, 1) * x_t + append_axes(c2, 1) * x_0
-        return mean + append_axes(std, 1) * step_noise(key, x_t), state
+        return c1 * x_t + c2 * x_0 + std * step_noise(key, x_t), state
 
     return Solver(lambda denoise, x_init: (), step)

@@ -2,10 +2,9 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._path import reverse_coefficients
-from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_noise
+from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments, step_noise
 from gmflow_jax.solvers._log_snr import step_length
 
 
@@ -20,7 +19,7 @@ def dpmpp_2m() -> Solver:
     def step(key, denoise, x_t, t, s, state):
         del key
         x_0, x_t, t, s, state = _midpoint(denoise, x_t, t, s, state)
-        return x_0 + append_axes(s / t, 1) * (x_t - x_0), state
+        return x_0 + s / t * (x_t - x_0), state
 
     return Solver(_empty, step)
 
@@ -34,7 +33,7 @@ def dpmpp_2m_sde() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         x_0, x_t, t, s, state = _midpoint(denoise, x_t, t, s, state)
-        c1, c2, c3 = (append_axes(c, 1) for c in reverse_coefficients(t, s))
+        c1, c2, c3 = reverse_coefficients(t, s)
         return c1 * x_t + c2 * x_0 + safe_sqrt(c3) * step_noise(key, x_t), state
 
     return Solver(_empty, step)
@@ -46,9 +45,7 @@ def _empty(denoise, x_init):
 
 def _midpoint(denoise, x_t, t, s, state):
     """The mean of x_0 in the middle of the step, x_t and times ready for arithmetic, the next state."""
-    x_0 = data_mean(denoise(x_t, t))
-    x_t, x_0, t, s, (x_0_prev, h_prev) = promote(x_t, x_0, t, s, state)
+    x_t, x_0, t, s, (x_0_prev, h_prev) = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
     h, ratio = step_length(t, s, h_prev)
-    t, s, ratio = (expand_time(v, x_t.shape[:-1]) for v in (t, s, ratio))
-    middle = x_0 + append_axes(0.5 * ratio, 1) * (x_0 - x_0_prev)
-    return middle, x_t, t, s, (x_0, h)
+    middle = x_0 + 0.5 * ratio * (x_0 - x_0_prev)
+    return middle, x_t, t, s, (x_0, per_sample(h, x_t))

@@ -1,7 +1,6 @@
 """The Euler method on the mean velocity."""
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
-from gmflow_jax.solvers._base import Solver, data_mean
+from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
 
 
 def euler() -> Solver:
@@ -13,9 +12,7 @@ def euler() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        x_0 = data_mean(denoise(x_t, t))
-        x_t, x_0, t, s = promote(x_t, x_0, t, s)
-        ratio = append_axes(expand_time(s / t, x_t.shape[:-1]), 1)
-        return x_0 + ratio * (x_t - x_0), state
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+        return x_0 + s / t * (x_t - x_0), state
 
     return Solver(lambda denoise, x_init: (), step)

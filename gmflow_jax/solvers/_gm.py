@@ -12,8 +12,8 @@ from gmflow_jax.gm._moments import select
 from gmflow_jax.gm._transport import from_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
 from gmflow_jax.guidance import Guided, surrogate_of
-from gmflow_jax.solvers._base import Solver, mixture_draws, mixture_of, per_sample
-from gmflow_jax.solvers._second_order import Memory, empty_memory, extrapolate
+from gmflow_jax.solvers._base import Denoiser, Solver, component_draw, mixture_of, normal_draws, per_sample
+from gmflow_jax.solvers._second_order import Extrapolation, Memory, empty_memory, extrapolate
 from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocity
 
 
@@ -46,7 +46,7 @@ def gm_ode(
     """
     _check_order(order)
     check_substeps(num_substeps, shift, integrator)
-    predict = _predictor(order, ca, cb, correction_steps, sample_axes)
+    predict = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
 
     def step(key, denoise, x_t, t, s, state):
         del key
@@ -85,21 +85,20 @@ def gm_sde(
       ca, cb, correction_steps, sample_axes: see `second_order`.
     """
     _check_order(order)
-    predict = _predictor(order, ca, cb, correction_steps, sample_axes)
+    predict = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
 
     def step(key, denoise, x_t, t, s, state):
         q, surrogate, state = predict(denoise, x_t, t, s, state)
         x_t, t, s = promote(x_t, t, s)
-        draws = mixture_draws(key, q, x_t, with_component=spectrum is None)
+        normal, noise = normal_draws(key, x_t)
         if spectrum is None:
-            x_0 = select(q, draws.component, draws.mixture_normal)
+            x_0 = select(q, component_draw(key, q, x_t), normal)
         else:
             _check_image(x_t)
-            field = spectral_field(draws.mixture_normal, spectrum(surrogate))
-            x_0 = from_standard_normal(q, field)
+            x_0 = from_standard_normal(q, spectral_field(normal, spectrum(surrogate)))
         c1, c2, c3 = reverse_coefficients(*(expand_time(v, x_t.shape[:-1]) for v in (t, s)))
         mean = append_axes(c1, 1) * x_t + append_axes(c2, 1) * x_0
-        return mean + append_axes(safe_sqrt(c3), 1) * draws.step_noise, state
+        return mean + append_axes(safe_sqrt(c3), 1) * noise, state
 
     return Solver(_initialiser(order), step)
 
@@ -109,7 +108,7 @@ def _check_order(order: int) -> None:
         raise ValueError(f"order must be 1 or 2, but {order!r} was given.")
 
 
-def _initialiser(order: int):
+def _initialiser(order: int) -> Callable[[Denoiser, jax.Array], Memory | tuple[()]]:
     return empty_memory if order == 2 else lambda denoise, x_init: ()
 
 
@@ -121,16 +120,16 @@ def _check_image(x_t: jax.Array) -> None:
         )
 
 
-def _predictor(order, ca, cb, correction_steps, sample_axes):
+def _predictor(
+    order: int, options: Extrapolation
+) -> Callable[..., tuple[GaussianMixture, Gaussian, Memory | tuple[()]]]:
     """predict(denoise, x_t, t, s, state) -> (mixture over x_0 to step with, its surrogate, next state)."""
 
-    def predict(denoise, x_t, t, s, state) -> tuple[GaussianMixture, Gaussian, Memory | tuple]:
+    def predict(denoise: Denoiser, x_t, t, s, state):
         prediction = promote(denoise(x_t, t))[0]
         if order == 1:
-            return mixture_of(prediction), _surrogate(prediction, sample_axes), state
-        extrapolated, surrogate = extrapolate(
-            prediction, state, x_t, t, s, ca, cb, correction_steps, sample_axes
-        )
+            return mixture_of(prediction), _surrogate(prediction, options.sample_axes), state
+        extrapolated, surrogate = extrapolate(prediction, state, x_t, t, s, options)
         # Carried on: the mixture after guidance, before extrapolation.
         mixture, x_t, t, s = promote(mixture_of(prediction), x_t, t, s)
         state = Memory(mixture, x_t, per_sample(t, x_t), per_sample(t - s, x_t))
@@ -139,7 +138,7 @@ def _predictor(order, ca, cb, correction_steps, sample_axes):
     return predict
 
 
-def _surrogate(prediction: GaussianMixture | Guided, sample_axes) -> Gaussian:
+def _surrogate(prediction: GaussianMixture | Guided, sample_axes: tuple[int, ...] | None) -> Gaussian:
     """The Gaussian matched to a prediction; with guidance, the one that guidance aims at."""
     if not isinstance(prediction, Guided):
         return surrogate_of(prediction, sample_axes)

@@ -31,7 +31,9 @@ def gm_pc(
     """
     check_substeps(num_substeps, shift, integrator)
 
-    def follow(q: GaussianMixture, x_t, t, s, rate) -> jax.Array:
+    def follow(
+        q: GaussianMixture, x_t: jax.Array, t: jax.Array, s: jax.Array, rate: jax.Array
+    ) -> jax.Array:
         def velocity(x, tau):
             return mean_velocity(q, x_t, t, x, tau) + append_axes(t - tau, 1) * rate
 
@@ -39,7 +41,7 @@ def gm_pc(
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        q, state, x_t, t, s = promote(mixture_of(denoise(x_t, t)), Memory(*state), x_t, t, s)
+        (q, state), x_t, t, s = promote((mixture_of(denoise(x_t, t)), Memory(*state)), x_t, t, s)
         previous, x_prev = state.mixture, state.x
         when = per_sample(t, x_t), per_sample(t - s, x_t)
         t, s, t_prev, h_prev = (expand_time(v, x_t.shape[:-1]) for v in (t, s, state.t, state.step_size))

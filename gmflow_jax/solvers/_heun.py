@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
-from gmflow_jax.solvers._base import Solver, data_mean
+from gmflow_jax._arguments import promote
+from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
 
 
 def heun() -> Solver:
@@ -17,20 +17,15 @@ def heun() -> Solver:
     def step(key, denoise, x_t, t, s, state):
         del key
         x_0 = data_mean(denoise(x_t, t))
-        x_t, x_0, t, s = promote(x_t, x_0, t, s)
-
-        def per_channel(value):
-            return append_axes(expand_time(value, x_t.shape[:-1]), 1)
-
-        velocity = (x_t - x_0) / per_channel(t)
-        euler = x_0 + per_channel(s / t) * (x_t - x_0)
-        # Where s = 0 the second call is made at t instead, so that it cannot give NaN.
-        last = s <= 0
-        tau = jnp.where(last, t, s)
-        (x_0,) = promote(data_mean(denoise(euler, tau)))
-        end_velocity = (euler - x_0) / per_channel(tau)
-        average = 0.5 * (velocity + end_velocity)
-        x_s = x_t - per_channel(t - s) * average
-        return jnp.where(per_channel(last), euler, x_s), state
+        _, _, t, s = promote(x_t, x_0, t, s)
+        # A step to s = 0 makes its second call at t instead, so that it cannot give NaN.
+        end = jnp.where(s <= 0, t, s)
+        x_t, x_0, t, s, tau = step_arguments(x_t, x_0, t, s, end)
+        velocity = (x_t - x_0) / t
+        euler = x_0 + s / t * (x_t - x_0)
+        (x_0,) = promote(data_mean(denoise(euler, end)))
+        end_velocity = (euler - x_0) / tau
+        x_s = x_t - (t - s) * (0.5 * (velocity + end_velocity))
+        return jnp.where(s <= 0, euler, x_s), state
 
     return Solver(lambda denoise, x_init: (), step)

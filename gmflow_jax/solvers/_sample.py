@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import concrete, promote
 from gmflow_jax.gm._types import GaussianMixture, check_mixture
@@ -53,23 +54,22 @@ def sample(
     num_steps = times.shape[0] - 1
     if isinstance(key, Draws):
         _check_draws(key, num_steps)
-    elif key is not None:
-        key = per_sample_keys(key, x_init)
+    given = key if isinstance(key, Draws) else None
+    keys = None if key is None or isinstance(key, Draws) else per_sample_keys(key, x_init)
 
     def body(carry, inputs):
         x, state = carry
         t, s, index, draws = inputs
-        step_key = fold_in_keys(key, index) if draws is None and key is not None else draws
+        step_key = draws if keys is None else fold_in_keys(keys, index)
         x, state = solver.step(step_key, denoise, x, t, s, state)
         return (x, state), x if return_trajectory else None
 
-    draws = key if isinstance(key, Draws) else None
-    inputs = (times[:-1], times[1:], jnp.arange(num_steps), draws)
+    inputs = (times[:-1], times[1:], jnp.arange(num_steps), given)
     (x, _), states = jax.lax.scan(body, (x_init, solver.init(denoise, x_init)), inputs)
-    return jnp.concatenate([x_init[None], states]) if return_trajectory else x
+    return x if states is None else jnp.concatenate([x_init[None], states])
 
 
-def _checked_times(times, dtype) -> jax.Array:
+def _checked_times(times: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     value = concrete(times)
     times = jnp.asarray(times, dtype)
     if times.ndim != 1 or times.shape[0] < 2:

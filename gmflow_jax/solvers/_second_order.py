@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._safe import safe_divide, safe_sqrt
@@ -32,6 +33,15 @@ class Memory(NamedTuple):
     step_size: jax.Array
 
 
+class Extrapolation(NamedTuple):
+    """The options of `second_order`."""
+
+    ca: float = 0.005
+    cb: float = 1.0
+    correction_steps: int = 0
+    sample_axes: tuple[int, ...] | None = None
+
+
 def empty_memory(denoise: Denoiser, x_init: jax.Array) -> Memory:
     """The memory before the first step, with the shapes that `denoise` will give."""
     t = jnp.ones((), x_init.dtype)
@@ -46,10 +56,10 @@ def empty_memory(denoise: Denoiser, x_init: jax.Array) -> Memory:
 
 def second_order(
     prediction: GaussianMixture | Guided,
-    memory: Memory | tuple,
+    memory: tuple[GaussianMixture, jax.Array, jax.Array, jax.Array],
     x_t: jax.Array,
-    t,
-    s,
+    t: ArrayLike,
+    s: ArrayLike,
     ca: float = 0.005,
     cb: float = 1.0,
     correction_steps: int = 0,
@@ -74,14 +84,21 @@ def second_order(
     Returns:
       The prediction with its mixture replaced, same type.
     """
-    return extrapolate(prediction, memory, x_t, t, s, ca, cb, correction_steps, sample_axes)[0]
+    options = Extrapolation(ca, cb, correction_steps, sample_axes)
+    return extrapolate(prediction, memory, x_t, t, s, options)[0]
 
 
 def extrapolate(
-    prediction, memory, x_t, t, s, ca, cb, correction_steps, sample_axes
+    prediction: GaussianMixture | Guided,
+    memory: tuple[GaussianMixture, jax.Array, jax.Array, jax.Array],
+    x_t: jax.Array,
+    t: ArrayLike,
+    s: ArrayLike,
+    options: Extrapolation,
 ) -> tuple[GaussianMixture | Guided, Gaussian]:
     """`second_order`, and the surrogate that guidance and extrapolation together aim at."""
-    prediction, memory, x_t, t, s = promote(prediction, Memory(*memory), x_t, t, s)
+    (prediction, memory), x_t, t, s = promote((prediction, Memory(*memory)), x_t, t, s)
+    ca, cb, correction_steps, sample_axes = options
     now = mixture_of(prediction)
     check_mixture(now)
     batch = x_t.shape[:-1]
@@ -118,7 +135,7 @@ def extrapolate(
 
 
 def _shift(
-    base: GaussianMixture, surrogate: Gaussian, bias: jax.Array, sample_axes
+    base: GaussianMixture, surrogate: Gaussian, bias: jax.Array, sample_axes: tuple[int, ...] | None
 ) -> tuple[GaussianMixture, jax.Array, jax.Array]:
     """Reweight `base` so that its surrogate moves by `bias`, and shrinks by the bias's power.
 

@@ -12,7 +12,9 @@ from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
 from gmflow_jax.gm._types import GaussianMixture
 
 
-def mean_velocity(q: GaussianMixture, x_t, t, x: jax.Array, tau: jax.Array) -> jax.Array:
+def mean_velocity(
+    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x: jax.Array, tau: jax.Array
+) -> jax.Array:
     """The mean velocity at (x, tau) of a mixture over x_0 predicted at (x_t, t), moved by eq. 10."""
     return safe_divide(x - posterior_mean_unchecked(q, x_t, t, x, tau), append_axes(tau, 1))
 

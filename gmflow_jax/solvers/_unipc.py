@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
-from gmflow_jax.solvers._base import Solver, data_mean, per_sample
+from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments
 from gmflow_jax.solvers._log_snr import step_length
 
 
@@ -24,21 +23,17 @@ def unipc() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        x_0 = data_mean(denoise(x_t, t))
-        x_t, x_0, t, s, (x_0_prev, h_prev, weight, shift) = promote(x_t, x_0, t, s, state)
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+        x_0_prev, h_prev, weight, shift = state
         h, ratio = step_length(t, s, h_prev)
         old, new = _corrector_weights(h, h_prev, ratio)
         left = s / t
-        next_weight = (1 - left) * new
-
-        def per_channel(value):
-            return append_axes(expand_time(value, x_t.shape[:-1]), 1)
-
-        x_t = x_t + per_channel(weight) * (x_0 - x_0_prev) + shift
-        change = per_channel(ratio) * (x_0 - x_0_prev)
+        x_t = x_t + weight * (x_0 - x_0_prev) + shift
+        change = ratio * (x_0 - x_0_prev)
         middle = x_0 + 0.5 * change
-        x_s = middle + per_channel(left) * (x_t - middle)
-        return x_s, (x_0, h, next_weight, per_channel((1 - left) * (old - 0.5)) * change)
+        x_s = middle + left * (x_t - middle)
+        next_weight, next_shift = (1 - left) * new, (1 - left) * (old - 0.5) * change
+        return x_s, (x_0, per_sample(h, x_t), per_sample(next_weight, x_t), next_shift)
 
     return Solver(init, step)
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 from gmflow_jax import flow
+from gmflow_jax.flow._time import time_from_draw
 
 SCHEDULES = np.load(Path(__file__).parents[1] / "golden" / "algebra" / "schedules.npz")
 TOLERANCE = 2e-7  # float32 rounding of values up to 1
@@ -42,10 +43,10 @@ def test_golden_time_draws(name):
     """Theirs are in units of 1000, and t = 1 - U for uniform draws."""
     kind, arguments = DRAWS[name]
     draws = SCHEDULES[f"tsampler_{kind}_draws"]
-    ours = flow.time_from_draw(jnp.asarray(draws), **arguments)
+    ours = time_from_draw(jnp.asarray(draws), **arguments)
     np.testing.assert_allclose(ours, SCHEDULES[f"tsampler_t_{name}_f64"] / 1000, rtol=0, atol=TOLERANCE)
     with jax.enable_x64(True):
-        ours = flow.time_from_draw(jnp.asarray(draws, jnp.float64), **arguments)
+        ours = time_from_draw(jnp.asarray(draws, jnp.float64), **arguments)
         np.testing.assert_allclose(ours, SCHEDULES[f"tsampler_t_{name}_f64"] / 1000, rtol=1e-14)
 
 
@@ -68,8 +69,8 @@ def test_sampled_times_repeat_with_the_key_and_stay_above_zero():
     np.testing.assert_array_equal(a, b)
     assert a.shape == (2, 3) and a.dtype == jnp.float32
     # A uniform draw of 1 and the deepest normal draw would give t = 0, where the loss is not defined.
-    assert flow.time_from_draw(jnp.ones(()), logit_normal=False) == np.float32(1e-6)
-    assert flow.time_from_draw(jnp.full((), -120.0)) == np.float32(1e-6)
+    assert time_from_draw(jnp.ones(()), logit_normal=False) == np.float32(1e-6)
+    assert time_from_draw(jnp.full((), -120.0)) == np.float32(1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from gmflow_jax import flow, interop, models, training
+from gmflow_jax import interop, models, training
+from gmflow_jax.flow._time import time_from_draw
 from gmflow_jax.training._example import make_example
 
 GOLDEN = Path(__file__).parents[1] / "golden/train"
@@ -43,7 +44,7 @@ def given_example(key, x_0, draws, **options):
     options = {
         k: options[k] for k in ("transition_ratio", "class_dropout_prob", "num_classes")
     }
-    t = flow.time_from_draw(draws["time_draw"])
+    t = time_from_draw(draws["time_draw"])
     return make_example(
         x_0, draws["labels"], t, draws["noise_0"], draws["noise_1"], draws["label_uniform"],
         **options,
@@ -69,7 +70,7 @@ def test_draws_become_the_authors_times_and_labels():
         np.testing.assert_array_equal(example.labels, ITERATIONS["used_labels"][i])
 
 
-def test_six_iterations_follow_the_authors(monkeypatch, unoptimised):
+def test_six_iterations_follow_the_authors(monkeypatch, fast_compile):
     """Both networks, trained jointly: they meet in the clip of the common gradient norm."""
     monkeypatch.setattr("gmflow_jax.training._step.draw_example", given_example)
     network, _ = models.abstract(models.GMDiT, NETWORK)
