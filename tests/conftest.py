@@ -1,11 +1,16 @@
-"""Settings that must be made before jax starts: strict promotion and simulated devices."""
+"""Strict settings of jax, four simulated devices, and fixtures for the tests of every package."""
 
 import os
 
-os.environ.pop("XLA_FLAGS", None)  # an inherited device count would override ours
+os.environ.pop("XLA_FLAGS", None)  # an inherited number of devices would override the one below
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from gmflow_jax import gm
+from tests.helpers import fast_compilation
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -13,8 +18,43 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_ignore_collect(collection_path):
+    """Keep --doctest-modules from importing the programs and helpers beside the tests."""
+    is_test = collection_path.is_dir() or collection_path.name.startswith("test_")
+    return None if is_test else True
+
+
 @pytest.fixture
 def x64():
-    """float64 switched on for the length of a test."""
+    """Enable float64 during a test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def fast_compile():
+    """Compile with few optimisations during a test: quicker where each program runs a few times."""
+    with fast_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def fast_compile_module():
+    """Compile with few optimisations during a module, its fixtures included."""
+    with fast_compilation():
+        yield
+
+
+@pytest.fixture
+def random_mixture():
+    """make(seed, batch, K, D, dtype, log_std=None): a random mixture with uneven weights."""
+
+    def make(seed, batch, num_components, dim, dtype=np.float32, log_std=None):
+        rng = np.random.default_rng(seed)
+        means = rng.normal(size=(*batch, num_components, dim))
+        logits = 1.5 * rng.normal(size=(*batch, num_components))
+        log_weights = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+        log_std = rng.uniform(-1.5, 0.3, size=batch) if log_std is None else np.broadcast_to(log_std, batch)
+        return gm.GaussianMixture(*(jnp.asarray(v, dtype) for v in (means, log_weights, log_std)))
+
+    return make

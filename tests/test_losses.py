@@ -1,6 +1,7 @@
 """Losses: closed forms, accuracy, limits (golden data: test_losses_golden.py)."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +9,15 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, losses
+from tests.helpers import (
+    assert_computes_bfloat16_in_float32,
+    assert_trees_close,
+    call_each,
+    permute_components,
+    relative_error,
+)
 
 LOG_2PI = math.log(2 * math.pi)
-
-
-def error(a, b):
-    """max |a - b| / max(1, max |b|)."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    assert a.shape == b.shape
-    return np.max(np.abs(a - b)) / max(1.0, np.max(np.abs(b)))
 
 
 def velocity_mixture(seed, n, num_components=3, dim=2, log_std=-1.0):
@@ -85,7 +86,7 @@ def test_transition_loss_is_accurate_in_float32(ratio):
         wide = run(np.float64)
     for a, b in zip(narrow, wide, strict=True):
         for i in range(len(t)):
-            assert error(a[i], b[i]) < 5e-6, t[i]
+            assert relative_error(a[i], b[i]) < 5e-6, t[i]
 
 
 def test_one_unit_gaussian_is_the_l2_loss():
@@ -150,11 +151,8 @@ FUNCTIONS = {
     "transition_loss": lambda q, x_t, x_s, t, s: losses.transition_loss(q, x_t, x_s, t, s),
     "flow_matching_loss": lambda q, x_t, x_s, t, s: losses.flow_matching_loss(q.means[..., 0, :], x_s, x_t),
 }
-
-
-@jax.jit
-def everything(*arguments):
-    return {name: f(*arguments) for name, f in FUNCTIONS.items()}
+all_losses = jax.jit(partial(call_each, FUNCTIONS))
+ROUNDING = dict(rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture
@@ -163,33 +161,27 @@ def case():
     return velocity_mixture(9, 3), *states(10, 3, t, s), t, s
 
 
-def close(a, b):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), a, b)
-
-
 def test_eager_is_jitted_is_looped_is_vmapped(case):
-    batched = everything(*case)
+    batched = all_losses(*case)
     assert all(value.shape == (3,) for value in batched.values())
-    close({name: f(*case) for name, f in FUNCTIONS.items()}, batched)
+    assert_trees_close(call_each(FUNCTIONS, *case), batched, **ROUNDING)
     for i in range(3):
         # One time for all is a scalar.
         *alone, t, s = jax.tree.map(lambda v, i=i: v[i : i + 1], case)
-        close(everything(*alone, t[0], s[0]), jax.tree.map(lambda v, i=i: v[i : i + 1], batched))
-    close(jax.jit(jax.vmap(everything))(*case), batched)
+        of_batch = jax.tree.map(lambda v, i=i: v[i : i + 1], batched)
+        assert_trees_close(all_losses(*alone, t[0], s[0]), of_batch, **ROUNDING)
+    assert_trees_close(jax.jit(jax.vmap(all_losses))(*case), batched, **ROUNDING)
 
 
 def test_components_are_treated_alike(case):
     q, *others = case
     order = np.array([0, 2, 1])  # the first stands for the velocity of the L2 loss
-    shuffled = gm.GaussianMixture(q.means[:, order], q.log_weights[:, order], q.log_std)
-    close(everything(shuffled, *others), everything(*case))
+    shuffled = permute_components(q, order)
+    assert_trees_close(all_losses(shuffled, *others), all_losses(*case), **ROUNDING)
 
 
 def test_half_precision_is_computed_in_float32(case):
-    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), case)
-    narrow, wide = everything(*half), everything(*jax.tree.map(lambda v: v.astype(jnp.float32), half))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(narrow))
-    close(narrow, wide)
+    assert_computes_bfloat16_in_float32(all_losses, case, **ROUNDING)
 
 
 def test_extremes_are_finite():
@@ -206,7 +198,7 @@ def test_extremes_are_finite():
 
     @jax.jit
     def both(*arguments):
-        value, pull_back = jax.vjp(everything, *arguments)
+        value, pull_back = jax.vjp(all_losses, *arguments)
         ones = jnp.ones(n)
         seeds = [{other: ones if other == name else 0 * ones for other in FUNCTIONS} for name in FUNCTIONS]
         return value, [pull_back(seed) for seed in seeds]

@@ -1,16 +1,13 @@
 """Guidance by one call of the network on both conditions: the same as by two."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gmflow_jax import gm, guidance
+from tests.helpers import assert_trees_close
 
-
-def close(a, b):
-    """Equal but for the rounding of other programs."""
-    np.testing.assert_allclose(a, b, rtol=3e-6, atol=3e-6)
+ROUNDING = dict(rtol=3e-6, atol=3e-6)  # of two different programs
 
 
 @pytest.mark.parametrize("times", [0.5, [0.5, 0.4, 0.3]], ids=["scalar", "per sample"])
@@ -27,11 +24,11 @@ def test_one_batch_gives_what_two_calls_give(times):
     labels, null, t = jnp.asarray([0, 3, 1]), jnp.full(3, 4), jnp.asarray(times, jnp.float32)
     found = guidance.in_one_batch(denoise, labels, null)(x, t)
     for prediction, condition in zip(found, (labels, null), strict=True):
-        jax.tree.map(close, prediction, denoise(x, t, condition))
+        assert_trees_close(prediction, denoise(x, t, condition), **ROUNDING)
     one = guidance.guided_denoiser(guidance.in_one_batch(denoise, labels, null), None, 0.3)(x, t)
     two = guidance.guided_denoiser(
         lambda x, t: denoise(x, t, labels), lambda x, t: denoise(x, t, null), 0.3
     )(x, t)
-    jax.tree.map(close, one, two)
+    assert_trees_close(one, two, **ROUNDING)
     with pytest.raises(ValueError, match=r"x_t has 3 samples.* \[3, 2\].*one for each"):
         guidance.in_one_batch(denoise, labels, null)(x, jnp.ones(2))

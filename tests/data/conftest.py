@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from gmflow_jax import data, models
+from tests.helpers import fast_compilation
 
 CONFIG = models.AutoencoderKLConfig(
     latent_channels=2, block_channels=(4, 8), layers_per_block=1, num_groups=2
@@ -116,11 +117,8 @@ def write(autoencoder):
 
     def call(source, out, autoencoder=autoencoder, **options):
         defaults = {"image_size": IMAGE_SIZE, "images_per_shard": 4, "batch_size": 4, "progress": False}
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
+        with fast_compilation():
             return data.write_latents(source, autoencoder, out, **defaults | options)
-        finally:
-            jax.config.update("jax_disable_most_optimizations", False)
 
     return call
 

@@ -5,7 +5,6 @@ import importlib
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from absl import flags
 
@@ -61,8 +60,5 @@ def inception(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """What runs a few times compiles for longer than it runs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def _fast_compile(fast_compile_module):
+    """Compile every test of experiments with few optimisations."""

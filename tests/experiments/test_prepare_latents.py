@@ -38,14 +38,10 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def prepare(folders, run_main, tmp_path):
     def run(*arguments, autoencoder="network", images="images"):
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            inputs = {"images": folders / images, "autoencoder": folders / autoencoder}
-            sizes = {"image_size": 8, "images_per_shard": 3, "batch_size": 4}
-            options = [f"--{name}={value}" for name, value in (inputs | sizes).items()]
-            run_main("prepare_latents", f"--out={tmp_path / 'out'}", *options, *arguments)
-        finally:
-            jax.config.update("jax_disable_most_optimizations", False)
+        inputs = {"images": folders / images, "autoencoder": folders / autoencoder}
+        sizes = {"image_size": 8, "images_per_shard": 3, "batch_size": 4}
+        options = [f"--{name}={value}" for name, value in (inputs | sizes).items()]
+        run_main("prepare_latents", f"--out={tmp_path / 'out'}", *options, *arguments)
 
     return run
 

@@ -1,18 +1,20 @@
 """Changes of variable and transitions: golden data, closed forms, limits of the time interval."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm
-
-
-def error(a, b):
-    """max |a - b| / max(1, max |b|)."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    assert a.shape == b.shape
-    return np.max(np.abs(a - b)) / max(1.0, np.max(np.abs(b)))
+from tests.helpers import (
+    assert_computes_bfloat16_in_float32,
+    assert_message_names,
+    assert_trees_close,
+    call_each,
+    relative_error,
+)
 
 
 @jax.jit
@@ -53,19 +55,20 @@ def test_golden(file, read, precision):
     gaussian = gm.Gaussian(get("u2x_u_gauss_mean"), get("u2x_u_gauss_var"))
     predictions = get("u2x_u_", mixture=True), gaussian, get("u2x_u")
     for name, ours in changes_of_variable(*predictions, get("u2x_x_t"), get("u2x_sigma")).items():
-        assert error(ours, get(f"u2x_out_x0_{name}{suffix}")) < tolerance, name
+        assert relative_error(ours, get(f"u2x_out_x0_{name}{suffix}")) < tolerance, name
     states = (get(f"tr_{k}") for k in ("pred_sample", "x_t_high", "x_t_low", "x_0", "noise"))
     times = get("tr_sigma_high"), get("tr_sigma_low")
     results, log_stds = transitions(get("tr_pred_", mixture=True), *states, *times)
     for name, ours in results.items():
-        assert error(ours, get(f"tr_out_{name}{suffix}")) < tolerance, name
+        assert relative_error(ours, get(f"tr_out_{name}{suffix}")) < tolerance, name
     for kind, (exact, of_x_0) in log_stds.items():
         # The authors floor the variance of p(x_s | x_t, x_0) at 1e-6. It bites at s = 0 (the first two
         # entries); there x_s is x_0, so that the law of x_0 itself is the answer.
         floored = np.asarray(get(f"tr_out_reverse_{kind}_log_std{suffix}"))
-        assert error(exact[2:], floored[2:]) < tolerance
-        assert error(exact[:2], of_x_0[:2]) < tolerance
-        assert error(np.logaddexp(2 * np.asarray(of_x_0[:2]), np.log(1e-6)) / 2, floored[:2]) < tolerance
+        assert relative_error(exact[2:], floored[2:]) < tolerance
+        assert relative_error(exact[:2], of_x_0[:2]) < tolerance
+        with_floor = np.logaddexp(2 * np.asarray(of_x_0[:2]), np.log(1e-6)) / 2
+        assert relative_error(with_floor, floored[:2]) < tolerance
 
 
 def test_golden_step_coefficients(read):
@@ -81,7 +84,7 @@ def test_golden_step_coefficients(read):
     from_x_t, from_x_0 = law(one, zero), law(zero, one)
     std = jnp.exp(from_x_0.log_std)
     ours = jnp.stack([from_x_t.means[:, 0, 0], from_x_0.means[:, 0, 0], std], axis=1)
-    assert error(ours, expected) < 3e-7
+    assert relative_error(ours, expected) < 3e-7
 
 
 @pytest.mark.parametrize("t", [1.0, 0.3, 1e-3, 1e-5])
@@ -156,10 +159,6 @@ def test_limits_of_the_time_interval(random_mixture, random_state):
         assert np.all(np.exp(stay.log_std) == 0)
 
 
-def close(a, b):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
-
-
 FUNCTIONS = {
     "interpolate": lambda q, x, y, t, s: flow.interpolate(x, y, t),
     "forward_transition": lambda q, x, y, t, s: flow.forward_transition(x, y, s, t),
@@ -168,11 +167,8 @@ FUNCTIONS = {
     "reverse_transition": lambda q, x, y, t, s: flow.reverse_transition(q, x, t, s),
     "posterior": lambda q, x, y, t, s: flow.posterior(q, x, t, y, s),
 }
-
-
-@jax.jit
-def everything(*arguments):
-    return {name: f(*arguments) for name, f in FUNCTIONS.items()}
+all_functions = jax.jit(partial(call_each, FUNCTIONS))
+ROUNDING = dict(rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
@@ -183,20 +179,18 @@ def case(random_mixture, random_state):
 
 
 def test_eager_is_jitted_is_looped_is_vmapped(case):
-    batched = everything(*case)
-    close({name: f(*case) for name, f in FUNCTIONS.items()}, batched)
+    batched = all_functions(*case)
+    assert_trees_close(call_each(FUNCTIONS, *case), batched, **ROUNDING)
     for i in range(3):
         # One time for all is a scalar.
         *alone, t, s = jax.tree.map(lambda v, i=i: v[i : i + 1], case)
-        close(everything(*alone, t[0], s[0]), jax.tree.map(lambda v, i=i: v[i : i + 1], batched))
-    close(jax.jit(jax.vmap(everything))(*case), batched)
+        of_batch = jax.tree.map(lambda v, i=i: v[i : i + 1], batched)
+        assert_trees_close(all_functions(*alone, t[0], s[0]), of_batch, **ROUNDING)
+    assert_trees_close(jax.jit(jax.vmap(all_functions))(*case), batched, **ROUNDING)
 
 
 def test_half_precision_is_computed_in_float32(case):
-    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), case)
-    narrow, wide = everything(*half), everything(*jax.tree.map(lambda v: v.astype(jnp.float32), half))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(narrow))
-    close(narrow, wide)
+    assert_computes_bfloat16_in_float32(all_functions, case, **ROUNDING)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -264,8 +258,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_wrong_arguments_are_refused(name, assert_sentence):
+def test_wrong_arguments_are_refused(name):
     call, given = REFUSED[name]
     with pytest.raises(ValueError) as error:
         call()
-    assert_sentence(error, *given)
+    assert_message_names(error, *given)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow
+from tests.helpers import assert_message_names
 
 SIZES = [(4, 6), (5, 3), (2, 5), (1, 4), (3, 1), (1, 1)]
 TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}  # measured: 6e-7 and 2e-15
@@ -72,10 +73,10 @@ def test_any_leading_axes(random_state):
     np.testing.assert_allclose(mapped, batched, atol=1e-6)
 
 
-def test_what_cannot_work_is_refused(assert_sentence):
+def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="spectrum") as error:
         flow.spectral_coefficients(jnp.zeros((4, 3)))
-    assert_sentence(error, "(4, 3)", "[..., H, W, D]")
+    assert_message_names(error, "(4, 3)", "[..., H, W, D]")
     with pytest.raises(ValueError, match="same shape") as error:
         flow.spectral_field(jnp.zeros((2, 4, 4, 3)), jnp.zeros((4, 4, 3)))
-    assert_sentence(error, "z (2, 4, 4, 3)", "log_power (4, 4, 3)")
+    assert_message_names(error, "z (2, 4, 4, 3)", "log_power (4, 4, 3)")

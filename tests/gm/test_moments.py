@@ -1,5 +1,7 @@
 """Densities, moments and samples against golden data, closed forms and each other."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,15 @@ from jax.test_util import check_grads
 from scipy.special import ndtr
 
 from gmflow_jax import gm
+from tests.helpers import (
+    all_finite,
+    assert_computes_bfloat16_in_float32,
+    assert_message_names,
+    assert_trees_close,
+    call_each,
+    permute_components,
+    relative_error,
+)
 
 MOMENTS = {
     "mean": lambda q, x: gm.mean(q),
@@ -16,15 +27,12 @@ MOMENTS = {
     "log_prob": gm.log_prob,
 }
 draw = jax.jit(gm.sample, static_argnums=2)
+all_moments = jax.jit(partial(call_each, MOMENTS))
+ROUNDING = dict(rtol=2e-6, atol=1e-6)
 
 
 @jax.jit
-def everything(q, x):
-    return {name: f(q, x) for name, f in MOMENTS.items()}
-
-
-@jax.jit
-def all_moments(q, g, x):
+def golden_moments(q, g, x):
     """Everything that a golden file holds about one mixture and one Gaussian, under its names."""
     matched = gm.moment_match(q)
     powers = {
@@ -41,14 +49,14 @@ def all_moments(q, g, x):
     }
 
 
-def test_golden(golden, golden_mixture, precision, relative_error):
+def test_golden(golden, golden_mixture, precision):
     dtype, suffix, tolerance = precision
     x = np.moveaxis(golden["in_points"].astype(dtype), 1, 0)
     g = gm.Gaussian(*(golden[f"in_gauss_{k}"].astype(dtype) for k in ("mean", "pix_var")))
     # Only in their plain mean do the authors normalise the weights, which are stored as float32 and
     # therefore normalised to 1e-7.
-    normalised = all_moments(golden_mixture(golden, dtype), g, x)
-    as_stored = all_moments(golden_mixture(golden, dtype, normalise=False), g, x)
+    normalised = golden_moments(golden_mixture(golden, dtype), g, x)
+    as_stored = golden_moments(golden_mixture(golden, dtype, normalise=False), g, x)
     for name in normalised:
         ours = (normalised if name == "mean" else as_stored)[name]
         assert relative_error(ours, golden[f"out_{name}{suffix}"]) < tolerance, name
@@ -57,7 +65,7 @@ def test_golden(golden, golden_mixture, precision, relative_error):
 def test_density_integrates_to_its_moments(x64, random_mixture):
     q = random_mixture(0, (), 4, 1, np.float64)
     x = np.linspace(-12, 12, 20001)
-    moments = everything(q, x[:, None])
+    moments = all_moments(q, x[:, None])
     density = np.exp(moments["log_prob"])
     mass, first, second = (np.trapezoid(density * x**n, x) for n in range(3))
     assert abs(mass - 1) < 1e-12
@@ -70,7 +78,7 @@ def test_samples_follow_the_density(random_mixture):
     """Moments within 4 standard errors; the first channel's distribution by Kolmogorov-Smirnov."""
     q, n = random_mixture(1, (2,), 3, 2), 50_000
     x = np.asarray(draw(jax.random.key(0), q, n), np.float64)
-    moments = jax.tree.map(np.asarray, everything(q, np.zeros((2, 2))))
+    moments = jax.tree.map(np.asarray, all_moments(q, np.zeros((2, 2))))
     centred = x - moments["mean"]
     outer = centred[..., :, None] * centred[..., None, :]
     for statistic, expected in ((centred, 0.0), (outer, moments["covariance"])):
@@ -121,31 +129,23 @@ def case(random_mixture):
     return random_mixture(5, (3, 2), 4, 3), jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 3)))
 
 
-def close(a, b):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), a, b)
-
-
 def test_eager_is_jitted_is_looped_is_vmapped(case):
-    batched = everything(*case)
-    close({name: f(*case) for name, f in MOMENTS.items()}, batched)
+    batched = all_moments(*case)
+    assert_trees_close(call_each(MOMENTS, *case), batched, **ROUNDING)
     for i in range(3):
         alone, of_batch = (jax.tree.map(lambda v, i=i: v[i], v) for v in (case, batched))
-        close(everything(*alone), of_batch)
-    close(jax.jit(jax.vmap(jax.vmap(everything)))(*case), batched)
+        assert_trees_close(all_moments(*alone), of_batch, **ROUNDING)
+    assert_trees_close(jax.jit(jax.vmap(jax.vmap(all_moments)))(*case), batched, **ROUNDING)
 
 
 def test_component_order_does_not_matter(case):
     q, x = case
-    order = np.array([3, 0, 1, 2])
-    shuffled = gm.GaussianMixture(q.means[..., order, :], q.log_weights[..., order], q.log_std)
-    close(everything(shuffled, x), everything(q, x))
+    shuffled = permute_components(q, np.array([3, 0, 1, 2]))
+    assert_trees_close(all_moments(shuffled, x), all_moments(q, x), **ROUNDING)
 
 
 def test_half_precision_is_computed_in_float32(case):
-    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), case)
-    narrow, wide = everything(*half), everything(*jax.tree.map(lambda v: v.astype(jnp.float32), half))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(narrow))
-    jax.tree.map(np.testing.assert_array_equal, narrow, wide)
+    assert_computes_bfloat16_in_float32(all_moments, case)
 
 
 def test_extremes_are_finite(random_mixture):
@@ -156,10 +156,10 @@ def test_extremes_are_finite(random_mixture):
     q = gm.GaussianMixture(q.means, jnp.asarray(log_weights), q.log_std)
 
     def totals(q, x):
-        return jax.tree.map(jnp.sum, everything(q, x))
+        return jax.tree.map(jnp.sum, all_moments(q, x))
 
     value, gradient = jax.jit(lambda *a: (totals(*a), jax.jacrev(totals, (0, 1))(*a)))(q, jnp.ones((8, 3)))
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((value, gradient)))
+    assert all_finite((value, gradient))
 
 
 def test_point_masses_have_moments_samples_and_gradients(random_mixture):
@@ -173,30 +173,29 @@ def test_point_masses_have_moments_samples_and_gradients(random_mixture):
         return jnp.sum(matched.mean) + jnp.sum(matched.var) + jnp.sum(gm.covariance(q)) + jnp.sum(x)
 
     value, gradient = jax.jit(jax.value_and_grad(total))(q)
-    assert np.isfinite(value)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    assert all_finite((value, gradient))
 
 
 @pytest.mark.parametrize("name", MOMENTS)
-def test_raw_logits_are_refused(name, random_mixture, assert_sentence):
+def test_raw_logits_are_refused(name, random_mixture):
     q = random_mixture(10, (2,), 3, 2)
     logits = gm.GaussianMixture(q.means, q.log_weights + 1.0, q.log_std)
     with pytest.raises(ValueError) as error:
         MOMENTS[name](logits, jnp.ones((2, 2)))
-    assert_sentence(error, "2.72", "log_softmax")
+    assert_message_names(error, "2.72", "log_softmax")
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (4, 2), (2,)])
-def test_points_of_another_shape_are_refused(shape, random_mixture, assert_sentence):
+def test_points_of_another_shape_are_refused(shape, random_mixture):
     with pytest.raises(ValueError) as error:
         gm.log_prob(random_mixture(11, (2,), 3, 3), jnp.ones(shape))
-    assert_sentence(error, str(shape), "(2, 3)")
+    assert_message_names(error, str(shape), "(2, 3)")
 
 
-def test_no_samples_are_refused(random_mixture, assert_sentence):
+def test_no_samples_are_refused(random_mixture):
     with pytest.raises(ValueError) as error:
         gm.sample(jax.random.key(0), random_mixture(12, (2,), 3, 3), 0)
-    assert_sentence(error, "num_samples", "0")
+    assert_message_names(error, "num_samples", "0")
 
 
 def test_the_log_density_has_its_own_gradient(x64, random_mixture):

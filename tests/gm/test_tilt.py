@@ -1,11 +1,22 @@
 """The tilt and what is built on it: golden data, the ratio of densities, and exact limits."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gmflow_jax import gm
+from tests.helpers import (
+    all_finite,
+    assert_computes_bfloat16_in_float32,
+    assert_message_names,
+    assert_trees_close,
+    call_each,
+    permute_components,
+    relative_error,
+)
 
 multiply, product, reweight, tilt = map(jax.jit, (gm.multiply, gm.product, gm.reweight, gm.tilt))
 
@@ -27,7 +38,7 @@ def points(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(32, *shape)))
 
 
-def test_golden(golden, golden_mixture, precision, relative_error):
+def test_golden(golden, golden_mixture, precision):
     """The authors raise the mixture to p and the Gaussian to q, and return the p-th root of the product."""
     dtype, suffix, tolerance = precision
     p, q = (golden_mixture(golden, dtype, which) for which in ("", "2"))
@@ -45,7 +56,7 @@ def test_golden(golden, golden_mixture, precision, relative_error):
 
 
 @pytest.mark.parametrize("pixels", ["", "pix_"])
-def test_golden_gaussians(golden, precision, relative_error, pixels):
+def test_golden_gaussians(golden, precision, pixels):
     """Here they return the product itself: powers p and q of two Gaussians."""
     dtype, suffix, tolerance = precision
     means = [golden[f"in_gauss{i}_mean"].astype(dtype) for i in ("", "2")]
@@ -160,11 +171,8 @@ OPERATIONS = {
     ),
     "product": lambda q, x: gm.product(q, gm.GaussianMixture(x[..., None, :], 0 * x[..., :1], q.log_std)),
 }
-
-
-@jax.jit
-def everything(q, x):
-    return {name: f(q, x) for name, f in OPERATIONS.items()}
+all_operations = jax.jit(partial(call_each, OPERATIONS))
+ROUNDING = dict(rtol=3e-6, atol=3e-6)
 
 
 @pytest.fixture
@@ -173,34 +181,28 @@ def case(random_mixture):
     return random_mixture(16, (3, 2), 4, 3), points(17, 2, 3)[:3].astype(jnp.float32)
 
 
-def close(a, b):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-6, atol=3e-6), a, b)
-
-
 def test_eager_is_jitted_is_looped_is_vmapped(case):
-    batched = everything(*case)
+    batched = all_operations(*case)
     for name in ("tilt", "product"):  # the others are tilts
-        close(OPERATIONS[name](*case), batched[name])
+        assert_trees_close(OPERATIONS[name](*case), batched[name], **ROUNDING)
     for i in range(3):
         alone, of_batch = (jax.tree.map(lambda v, i=i: v[i], v) for v in (case, batched))
-        close(everything(*alone), of_batch)
-    close(jax.jit(jax.vmap(jax.vmap(everything)))(*case), batched)
+        assert_trees_close(all_operations(*alone), of_batch, **ROUNDING)
+    assert_trees_close(jax.jit(jax.vmap(jax.vmap(all_operations)))(*case), batched, **ROUNDING)
 
 
 def test_components_are_treated_alike(case):
     q, x = case
     order = np.array([3, 0, 1, 2])
-    shuffled = gm.GaussianMixture(q.means[..., order, :], q.log_weights[..., order], q.log_std)
-    for ours, plain in zip(everything(shuffled, x).values(), everything(q, x).values(), strict=True):
-        close(ours.means, plain.means[..., order, :])
-        close(ours.log_weights, plain.log_weights[..., order])
+    expected = all_operations(q, x)
+    for name, found in all_operations(permute_components(q, order), x).items():
+        permuted = permute_components(expected[name], order)
+        assert_trees_close(found.means, permuted.means, **ROUNDING)
+        assert_trees_close(found.log_weights, permuted.log_weights, **ROUNDING)
 
 
 def test_half_precision_is_computed_in_float32(case):
-    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), case)
-    narrow, wide = everything(*half), everything(*jax.tree.map(lambda v: v.astype(jnp.float32), half))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(narrow))
-    close(narrow, wide)
+    assert_computes_bfloat16_in_float32(all_operations, case, **ROUNDING)
 
 
 def test_extremes_are_finite(random_mixture):
@@ -215,10 +217,10 @@ def test_extremes_are_finite(random_mixture):
             matched, weights = gm.moment_match(result), jnp.exp(result.log_weights)
             return jnp.sum(matched.mean) + jnp.sum(matched.var) + jnp.sum(weights**2)
 
-        return [total(result) for result in everything(q, x).values()]
+        return [total(result) for result in all_operations(q, x).values()]
 
     value, gradient = jax.jit(lambda *a: (totals(*a), jax.jacrev(totals, (0, 1))(*a)))(q, jnp.ones((10, 3)))
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((value, gradient)))
+    assert all_finite((value, gradient))
 
 
 @pytest.mark.parametrize(
@@ -231,23 +233,23 @@ def test_extremes_are_finite(random_mixture):
         (dict(scale=(4, 3, 2)), "(4, 3, 2)"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(arguments, given, random_mixture, assert_sentence):
+def test_shapes_that_do_not_fit_are_refused(arguments, given, random_mixture):
     shapes = dict(linear=(4, 2), precision=(), scale=(), center=(4, 2)) | arguments
     with pytest.raises(ValueError) as error:
         gm.tilt(random_mixture(21, (4,), 3, 2), **{k: jnp.ones(v) for k, v in shapes.items()})
-    assert_sentence(error, *arguments, given)
+    assert_message_names(error, *arguments, given)
 
 
 @pytest.mark.parametrize(("power", "given"), [(-1.0, "0"), (-2.0, "-1")])
-def test_a_product_that_cannot_be_normalised_is_refused(power, given, assert_sentence):
+def test_a_product_that_cannot_be_normalised_is_refused(power, given):
     """A quotient by a Gaussian of the same width is exp(linear), which has no integral either."""
     q = gm.GaussianMixture(jnp.zeros((2, 3, 2)), jnp.full((2, 3), -jnp.log(3.0)), jnp.zeros(2))
     with pytest.raises(ValueError) as error:
         gm.multiply(q, gm.Gaussian(jnp.ones((2, 2)), jnp.ones(2)), power)
-    assert_sentence(error, "normalised", f"reaches {given},")
+    assert_message_names(error, "normalised", f"reaches {given},")
 
 
-def test_a_product_over_different_spaces_is_refused(random_mixture, assert_sentence):
+def test_a_product_over_different_spaces_is_refused(random_mixture):
     with pytest.raises(ValueError) as error:
         gm.product(random_mixture(22, (4,), 3, 2), random_mixture(23, (4,), 3, 5))
-    assert_sentence(error, "(4, 3, 2)", "(4, 3, 5)")
+    assert_message_names(error, "(4, 3, 2)", "(4, 3, 5)")

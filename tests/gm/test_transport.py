@@ -11,18 +11,14 @@ from scipy import special, stats
 
 from gmflow_jax import gm
 from gmflow_jax.gm import _quantile
+from tests.helpers import all_finite, assert_message_names, permute_components
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "algebra"
 to_normal, from_normal = jax.jit(gm.to_standard_normal), jax.jit(gm.from_standard_normal)
 gradient_of_sum = jax.jit(jax.grad(lambda q, z: gm.from_standard_normal(q, z).sum(), (0, 1)))
 
-
-@pytest.fixture(autouse=True)
-def unoptimised():
-    """Compile with few optimisations: most of the time goes into compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 @pytest.fixture(params="abcd")
@@ -100,7 +96,7 @@ def test_components_far_apart_and_far_tails(half_gap):
     for x_far in (3e3, -3e3):
         assert np.isfinite(to_normal(q, jnp.full((9, 2), x_far))).all()
     gradients = gradient_of_sum(q, jnp.asarray(z))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert all_finite(gradients)
 
 
 def test_points_of_no_variance_stay_finite():
@@ -114,7 +110,7 @@ def test_points_of_no_variance_stay_finite():
     assert min(np.abs(x[0] - m).max() for m in np.asarray(q.means[0])) < 1e-5
     np.testing.assert_allclose(x[1], [3, 3], atol=1e-6)
     gradients = gradient_of_sum(q, z)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradients, to_normal(q, jnp.asarray(x)))))
+    assert all_finite((gradients, to_normal(q, jnp.asarray(x))))
 
 
 def test_normal_draws_become_samples(random_mixture):
@@ -182,8 +178,7 @@ def test_permuting_components_batching_and_vmap_change_nothing(random_mixture, f
     q = random_mixture(2, (3, 2, 2), 4, 3)
     p = jax.random.normal(jax.random.key(0), (3, 2, 2, 3))
     whole = function(q, p)
-    order = np.asarray([2, 0, 3, 1])
-    permuted = gm.GaussianMixture(q.means[..., order, :], q.log_weights[..., order], q.log_std)
+    permuted = permute_components(q, np.asarray([2, 0, 3, 1]))
     np.testing.assert_allclose(function(permuted, p), whole, atol=2e-5)
     looped = [function(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], q), p[i : i + 1]) for i in range(3)]
     np.testing.assert_allclose(jnp.concatenate(looped), whole, atol=1e-5)
@@ -193,17 +188,17 @@ def test_permuting_components_batching_and_vmap_change_nothing(random_mixture, f
     np.testing.assert_allclose(function(pixel, p[0, 0, 0]), alone[0], atol=1e-5)
 
 
-def test_bad_input(random_mixture, assert_sentence):
+def test_bad_input(random_mixture):
     q = random_mixture(0, (2, 3), 4, 3)
     with pytest.raises(ValueError) as error:
         gm.from_standard_normal(q, jnp.zeros((5, 2, 3, 3)))
-    assert_sentence(error, "z", "(5, 2, 3, 3)", "vmap")
+    assert_message_names(error, "z", "(5, 2, 3, 3)", "vmap")
     with pytest.raises(ValueError) as error:
         gm.to_standard_normal(q, jnp.zeros((2, 3, 3)), jnp.eye(2))
-    assert_sentence(error, "rotation", "(2, 2)")
+    assert_message_names(error, "rotation", "(2, 2)")
     with pytest.raises(ValueError) as error:
         gm.to_standard_normal(q, jnp.zeros((2, 3, 3)), jnp.zeros((5, 1, 3, 3)))
-    assert_sentence(error, "rotation", "(5, 1, 3, 3)")
+    assert_message_names(error, "rotation", "(5, 1, 3, 3)")
 
 
 def test_numbers_that_are_none_and_batches_that_are_empty_harm_nobody(random_mixture):

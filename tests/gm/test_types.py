@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import gm
+from tests.helpers import assert_message_names, relative_error
 
 
 def test_containers_are_frozen_pytrees():
@@ -22,7 +23,7 @@ def test_containers_are_frozen_pytrees():
             setattr(value, field, 0)
 
 
-def test_a_gaussian_is_the_mixture_of_one(random_mixture, relative_error):
+def test_a_gaussian_is_the_mixture_of_one(random_mixture):
     q = random_mixture(0, (5,), 1, 3)
     g = gm.Gaussian(q.means[:, 0], jnp.exp(2 * q.log_std))
     x = jnp.ones((5, 3))
@@ -67,20 +68,20 @@ def test_float64_input_decides(x64, random_mixture):
         ((2, 3, 4), (2, 3), (3,), "(3,)"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(means, log_weights, log_std, given, assert_sentence):
+def test_shapes_that_do_not_fit_are_refused(means, log_weights, log_std, given):
     q = gm.GaussianMixture(jnp.ones(means), jnp.zeros(log_weights), jnp.zeros(log_std))
     with pytest.raises(ValueError) as error:
         gm.mean(q)
-    assert_sentence(error, given)
+    assert_message_names(error, given)
 
 
-def test_a_variance_that_does_not_fit_is_refused(assert_sentence):
+def test_a_variance_that_does_not_fit_is_refused():
     with pytest.raises(ValueError) as error:
         gm.log_prob(gm.Gaussian(jnp.ones((2, 5, 4)), jnp.ones(2)), jnp.ones((2, 5, 4)))
-    assert_sentence(error, "var", "(2,)", "(2, 5)")
+    assert_message_names(error, "var", "(2,)", "(2, 5)")
 
 
-def test_arrays_are_not_mixtures(assert_sentence):
+def test_arrays_are_not_mixtures():
     with pytest.raises(TypeError) as error:
         gm.mean(jnp.ones((2, 3)))
-    assert_sentence(error, "GaussianMixture")
+    assert_message_names(error, "GaussianMixture")

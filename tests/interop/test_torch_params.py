@@ -1,7 +1,6 @@
 """Parameters to and from the authors' PyTorch names and layouts."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,24 +17,9 @@ from gmflow_jax.models import (
     abstract,
     gm_dit_config,
 )
+from tests.golden_networks import FOLDER, MLP, SIZES, TRANSFORMERS
 
-FOLDER = Path(__file__).parents[1] / "golden" / "networks"
 FULL = json.loads((FOLDER / "full_model_param_shapes.json").read_text())
-SIZES = {
-    "input_size": 8,
-    "hidden_size": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "num_classes": 10,
-    "num_components": 3,
-    "log_std_dim": 16,
-}
-TRANSFORMERS = {
-    "tiny_gmdit": GMDiTConfig(**SIZES),
-    "tiny_gmdit_v2": GMDiTConfig(**SIZES, head="separate"),
-    "tiny_gmdit_const_logstd": GMDiTConfig(**SIZES | {"depth": 1}, constant_log_std=-0.7),
-}
-MLP = GMMLPConfig(num_components=4, embed_dim=16, width=24, depth=3)
 
 
 def transformer_state(name):

@@ -1,28 +1,12 @@
 """The authors' tiny networks with random weights, shared by the tests of models."""
 
-from pathlib import Path
-
-import jax
 import numpy as np
 import pytest
 
-from gmflow_jax import interop, models
+from gmflow_jax import interop
+from tests import golden_networks
 
-FOLDER = Path(__file__).parents[1] / "golden" / "networks"
-SIZES = {
-    "input_size": 8,
-    "hidden_size": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "num_classes": 10,
-    "num_components": 3,
-    "log_std_dim": 16,
-}
-CONFIGS = {
-    "tiny_gmdit": models.GMDiTConfig(**SIZES),
-    "tiny_gmdit_v2": models.GMDiTConfig(**SIZES, head="separate"),
-    "tiny_gmdit_const_logstd": models.GMDiTConfig(**SIZES | {"depth": 1}, constant_log_std=-0.7),
-}
+FOLDER = golden_networks.FOLDER
 
 
 class Golden:
@@ -30,7 +14,7 @@ class Golden:
 
     def __init__(self, name):
         self.folder = FOLDER / name
-        self.config = CONFIGS[name]
+        self.config = golden_networks.TRANSFORMERS[name]
         self.arrays = dict(np.load(self.folder / "io.npz"))
 
     def params(self, file="transformer/diffusion_pytorch_model.safetensors"):
@@ -42,14 +26,7 @@ class Golden:
         return a[f"{case}_x"], a[f"{case}_t"] / np.float32(1000), a[f"{case}_labels"]
 
 
-def error(array, reference):
-    """Largest deviation, relative to the largest reference value or 1."""
-    reference = np.asarray(reference, np.float64)
-    difference = np.abs(np.asarray(array, np.float64).reshape(reference.shape) - reference)
-    return difference.max() / max(1.0, np.abs(reference).max())
-
-
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=golden_networks.TRANSFORMERS)
 def golden(request):
     return Golden(request.param)
 
@@ -59,11 +36,6 @@ def tiny():
     return Golden("tiny_gmdit")
 
 
-@pytest.fixture(name="error")
-def _error():
-    return error
-
-
 @pytest.fixture
 def mlp_arrays():
     return dict(np.load(FOLDER / "tiny_mlp2d" / "io.npz"))
@@ -71,7 +43,7 @@ def mlp_arrays():
 
 @pytest.fixture
 def mlp_params():
-    config = models.GMMLPConfig(num_components=4, embed_dim=16, width=24, depth=3)
+    config = golden_networks.MLP
     state = interop.load_safetensors(FOLDER / "tiny_mlp2d" / "model.safetensors")
     return config, interop.gm_mlp_from_torch(state, config)
 
@@ -79,11 +51,3 @@ def mlp_params():
 @pytest.fixture
 def networks():
     return FOLDER
-
-
-@pytest.fixture
-def unoptimised():
-    """Compile with few optimisations: quicker where each program runs a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

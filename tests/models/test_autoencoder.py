@@ -18,6 +18,7 @@ from gmflow_jax.models import (
     abstract,
     num_params,
 )
+from tests.helpers import all_finite, assert_leaves_close
 
 TOLERANCE = 2e-5  # measured 6e-6 (moments) and 2e-6 (images), as diffusers in float32
 FOLDER = Path(__file__).parents[1] / "golden" / "autoencoder"
@@ -59,16 +60,6 @@ def inputs(name, config, batch=3, height=3, width=5):
     return np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
 
 
-def assert_close(p, q, tolerance):
-    """The tolerance is relative to the largest number of each array, or 1."""
-
-    def check(a, b):
-        scale = max(1.0, np.abs(b).max())
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
-
-    jax.tree.map(check, p, q)
-
-
 @pytest.fixture(scope="module")
 def arrays():
     return dict(np.load(FOLDER / "io.npz"))
@@ -82,14 +73,14 @@ def params(request):
 
 def test_moments_match_diffusers(params, arrays):
     mean, log_var = method("encode", CONFIG)(params, arrays["x"])
-    assert_close(mean, arrays["mean"], TOLERANCE)
-    assert_close(jnp.concatenate([mean, log_var], axis=-1), arrays["moments"], TOLERANCE)
-    assert_close(jnp.exp(log_var / 2), arrays["std"], TOLERANCE)
+    assert_leaves_close(mean, arrays["mean"], TOLERANCE)
+    assert_leaves_close(jnp.concatenate([mean, log_var], axis=-1), arrays["moments"], TOLERANCE)
+    assert_leaves_close(jnp.exp(log_var / 2), arrays["std"], TOLERANCE)
 
 
 def test_images_match_diffusers(params, arrays):
     images = method("decode", CONFIG)(params, arrays["z"])
-    assert_close(images, arrays["dec"], TOLERANCE)
+    assert_leaves_close(images, arrays["dec"], TOLERANCE)
     rounded = np.floor(255 * np.clip(np.array(images) / 2 + 0.5, 0, 1) + 0.5)
     np.testing.assert_array_equal(rounded, arrays["image_uint8"])
 
@@ -140,7 +131,7 @@ def test_full_size_parameters_are_those_of_the_published_network():
 def test_batches_give_what_all_at_once_gives(name, batch_size):
     params, x = random_params(ONE_STAGE), inputs(name, ONE_STAGE)
     found = method(name, ONE_STAGE, batch_size)(params, x)
-    assert_close(found, method(name, ONE_STAGE)(params, x), 2e-6)  # equal on CPU
+    assert_leaves_close(found, method(name, ONE_STAGE)(params, x), 2e-6)  # equal on CPU
 
 
 def test_batches_bound_memory():
@@ -153,7 +144,7 @@ def test_batches_bound_memory():
 def test_jitted_and_eager_agree():
     params, z = random_params(ONE_STAGE), inputs("decode", ONE_STAGE)
     eager = nnx.merge(graphdef(ONE_STAGE), params).decode(z)
-    assert_close(method("decode", ONE_STAGE)(params, z), eager, 4e-6)  # 8e-7 for two stages
+    assert_leaves_close(method("decode", ONE_STAGE)(params, z), eager, 4e-6)  # 8e-7 for two stages
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -168,7 +159,7 @@ def test_transposed_inputs_and_kernels_give_transposed_outputs(name):
     shape = (3, 3, 5, 2) if name == "encode" else (3, 6, 10, 3)
     assert {leaf.shape for leaf in jax.tree.leaves(outputs)} == {shape}
     found = method(name, SMALL)(jax.tree.map(transposed, params), x.swapaxes(1, 2))
-    assert_close(jax.tree.map(lambda y: y.swapaxes(1, 2), found), outputs, 2e-6)
+    assert_leaves_close(jax.tree.map(lambda y: y.swapaxes(1, 2), found), outputs, 2e-6)
 
 
 def test_gradients_through_decode_are_finite():
@@ -177,7 +168,7 @@ def test_gradients_through_decode_are_finite():
 
     params, z = random_params(ONE_STAGE), inputs("decode", ONE_STAGE)
     grads, grad_z = compiled(jax.grad(loss, (0, 1)))(params, z)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, grad_z)))
+    assert all_finite((grads, grad_z))
     touched = {name for name, g in grads.items() if any(map(np.any, jax.tree.leaves(g)))}
     assert touched == {"decoder", "post_quant_conv"}
     assert np.abs(grad_z).min() > 0

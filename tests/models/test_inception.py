@@ -14,6 +14,7 @@ from gmflow_jax import interop
 from gmflow_jax.models import InceptionFeatures, InceptionV3, functional, num_params
 from gmflow_jax.models._inception import network_input
 from tests import inception_weights
+from tests.helpers import assert_trees_close
 
 CASES = ("a_64x64", "b_256x256", "c_320x300_down")
 TOLERANCE = 2e-5  # absolute, of numbers up to 2.8; measured 1.4e-6 (pool3), 1.9e-6 (spatial), 3.2e-6 (logits)
@@ -39,10 +40,6 @@ def abstract_network():
     return functional(nnx.eval_shape(lambda: InceptionV3(nnx.Rngs(0))))
 
 
-def assert_close(found, expected, tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), found, expected)
-
-
 def test_weights_are_those_of_the_golden_outputs():
     """Fails if numpy's random stream changes."""
     digest = hashlib.sha256()
@@ -58,7 +55,7 @@ def test_features_match_the_published_graph(network, arrays, case):
     expected = InceptionFeatures(*(arrays[f"{case}/{field}"] for field in InceptionFeatures._fields))
     found = apply(params, arrays[f"{case}/images"])
     assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
-    assert_close(found, expected, TOLERANCE)
+    assert_trees_close(found, expected, rtol=0, atol=TOLERANCE)
 
 
 def test_images_do_not_influence_each_other(network, arrays):
@@ -66,7 +63,7 @@ def test_images_do_not_influence_each_other(network, arrays):
     images = arrays["a_64x64/images"]
     one_by_one = [apply(params, image[None]) for image in images]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *one_by_one)
-    assert_close(apply(params, images), joined, 1e-5)
+    assert_trees_close(apply(params, images), joined, rtol=0, atol=1e-5)
 
 
 def test_everything_is_float32_where_float64_is_enabled():
@@ -80,7 +77,7 @@ def test_everything_is_float32_where_float64_is_enabled():
 def test_input_matches_tensorflow(arrays, case):
     found = network_input(jnp.asarray(arrays[f"{case}/images"]))
     assert found.shape[1:] == (299, 299, 3)
-    assert_close(found[:, ::13, ::13], arrays[f"{case}/input"], 1e-6)  # measured 1.2e-7
+    assert_trees_close(found[:, ::13, ::13], arrays[f"{case}/input"], rtol=0, atol=1e-6)  # measured 1.2e-7
 
 
 def test_resizing_keeps_what_needs_no_interpolation():
@@ -112,7 +109,7 @@ def test_every_product_has_the_full_precision():
 @pytest.mark.parametrize(
     ("shape", "dtype", "sentence"),
     [
-        ((2, 8, 8, 3), "float32", r"map float images in \[0, 1\]"),
+        ((2, 8, 8, 3), "float32", r"convert float images in \[0, 1\]"),
         ((2, 8, 8, 3), "int32", "uint8 values"),
         ((8, 8, 3), "uint8", "give a batch of RGB images"),
         ((2, 3, 8, 8), "uint8", "channels last"),

@@ -1,19 +1,14 @@
 """The same training on any layout of the devices, and the memory of the full-size network's."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
+from tests.helpers import json_of_python
+
 
 def run(program, *arguments):
-    """Runs a program beside this file, whose last line is json."""
-    command = [sys.executable, "-m", f"tests.sharding.{program}", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
+    """Run a program beside this file; return the JSON in its last line."""
+    return json_of_python("-m", f"tests.sharding.{program}", *arguments, timeout=600)
 
 
 @pytest.fixture(scope="module")

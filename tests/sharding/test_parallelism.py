@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import sharding, training
+from tests.helpers import assert_leaves_close
 
 BATCH_SIZE = 16
 
@@ -90,7 +91,7 @@ def block_toy(toy):
 
 
 @pytest.fixture(scope="module")
-def try_out(block_toy, unoptimised):
+def try_out(block_toy, fast_compile_module):
     """try_out(name) -> Trial, compiled once for each parallelism."""
 
     @functools.cache
@@ -146,7 +147,7 @@ def test_put_of_pmap_gives_each_device_the_next_rows(block_toy):
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-def test_the_initial_state_is_the_same_for_every_parallelism(toy, block_toy, name, unoptimised):
+def test_the_initial_state_is_the_same_for_every_parallelism(toy, block_toy, name, fast_compile_module):
     parallelism = PARALLELISMS[name]()
     state = parallelism.init(block_toy.init)
     toy.assert_equal(state, jax.jit(block_toy.init)())
@@ -158,14 +159,8 @@ def test_the_initial_state_is_the_same_for_every_parallelism(toy, block_toy, nam
 @pytest.mark.parametrize("name", PARALLEL)
 def test_a_step_is_the_same_for_every_parallelism(try_out, name):
     alone, trial = try_out("one device"), try_out(name)
-
-    def check(path, found, expected):
-        largest = float(np.abs(expected).max())
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * largest, err_msg=str(path))
-
-    jax.tree_util.tree_map_with_path(
-        check, jax.device_get((trial.state, trial.metrics)), jax.device_get((alone.state, alone.metrics))
-    )
+    found, expected = (jax.device_get((run.state, run.metrics)) for run in (trial, alone))
+    assert_leaves_close(found, expected, 1e-6, smallest_scale=0.0)
 
 
 @pytest.mark.parametrize("name", PARALLELISMS)

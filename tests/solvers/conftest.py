@@ -11,15 +11,9 @@ import pytest
 
 from gmflow_jax import flow, guidance
 from gmflow_jax.gm import GaussianMixture
+from tests.helpers import fast_compilation
 
 FOLDER = Path(__file__).parents[1] / "golden" / "solvers"
-
-
-@pytest.fixture
-def float64():
-    """Run a test in float64."""
-    with jax.enable_x64(True):
-        yield
 
 
 def _loop(body, carry, inputs):
@@ -32,25 +26,9 @@ def _loop(body, carry, inputs):
 
 
 @contextlib.contextmanager
-def unoptimised_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
-
-
-@contextlib.contextmanager
 def python_loops():
-    with pytest.MonkeyPatch.context() as patch, unoptimised_compilation():
+    with pytest.MonkeyPatch.context() as patch, fast_compilation():
         patch.setattr(jax.lax, "scan", _loop)
-        yield
-
-
-@pytest.fixture
-def unoptimised():
-    """Compile with few optimisations: quicker where each program runs once."""
-    with unoptimised_compilation():
         yield
 
 
@@ -115,11 +93,6 @@ class Golden:
         return guidance.guided_denoiser(
             cond, uncond, case["guidance"], orthogonal=case.get("orth", 1.0)
         )
-
-    @staticmethod
-    def relative_error(found, expected) -> float:
-        scale = max(1.0, float(np.abs(expected).max()))
-        return float(np.abs(np.asarray(found, np.float64) - expected).max()) / scale
 
 
 @pytest.fixture(scope="session")

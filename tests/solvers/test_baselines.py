@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, solvers
+from tests.helpers import all_finite
 
 POINT = np.array([0.7, -0.4])
 UNEVEN = np.array([1.0, 0.93, 0.9, 0.5, 0.42, 0.1, 0.0])
@@ -37,14 +38,14 @@ def draws(*shape, seed=1):
 
 
 @pytest.mark.parametrize("name", ODE)
-def test_exact_for_a_constant_prediction_on_any_grid(name, uncompiled, float64):
+def test_exact_for_a_constant_prediction_on_any_grid(name, uncompiled, x64):
     x_init = normal(16, 2)
     x = solvers.sample(None, given_mean(lambda x, t: POINT.reshape(1, 2)), x_init, ODE[name](), UNEVEN, True)
     t = UNEVEN[:, None, None]
     np.testing.assert_allclose(x, t * np.asarray(x_init) + (1 - t) * POINT, atol=3e-16)
 
 
-def test_sde_is_exact_in_distribution_for_a_point(uncompiled, float64):
+def test_sde_is_exact_in_distribution_for_a_point(uncompiled, x64):
     n = 40_000
     key, denoise = draws(len(UNEVEN) - 1, n, 2), given_mean(lambda x, t: POINT.reshape(1, 2))
     states = solvers.sample(key, denoise, normal(n, 2), solvers.dpmpp_2m_sde(), UNEVEN, True)
@@ -55,7 +56,7 @@ def test_sde_is_exact_in_distribution_for_a_point(uncompiled, float64):
     np.testing.assert_allclose(states[-1], np.broadcast_to(POINT, (n, 2)), atol=1e-15)
 
 
-def test_heun_is_exact_for_velocity_linear_in_time_but_in_the_last_step(uncompiled, float64):
+def test_heun_is_exact_for_velocity_linear_in_time_but_in_the_last_step(uncompiled, x64):
     a, b = np.array([[0.3, -1.2]]), np.array([[2.0, 0.5]])
     x_init = normal(16, 2)
     denoise = flow.denoiser(lambda x, t: jnp.broadcast_to(a + b * t, x.shape))
@@ -67,7 +68,7 @@ def test_heun_is_exact_for_velocity_linear_in_time_but_in_the_last_step(uncompil
     np.testing.assert_allclose(x[-1] - x[-2], np.broadcast_to(-0.1 * (a + 0.1 * b), (16, 2)), atol=1e-15)
 
 
-def test_unipc_corrects_a_prediction_quadratic_in_log_snr_exactly(uncompiled, float64):
+def test_unipc_corrects_a_prediction_quadratic_in_log_snr_exactly(uncompiled, x64):
     def prediction(t):
         log_snr = np.log((1 - t) / t) if isinstance(t, np.ndarray) else jnp.log((1 - t) / t)
         return 0.7 - 0.5 * log_snr + 0.3 * log_snr**2
@@ -95,7 +96,7 @@ def test_unipc_corrects_a_prediction_quadratic_in_log_snr_exactly(uncompiled, fl
 @pytest.mark.parametrize(
     ("name", "first"), [("dpmpp_2m", "euler"), ("unipc", "euler"), ("dpmpp_2m_sde", "ddpm")]
 )
-def test_the_first_step_is_of_order_1(rippled, name, first, s, uncompiled, float64):
+def test_the_first_step_is_of_order_1(rippled, name, first, s, uncompiled, x64):
     denoise, x_init, times = rippled.denoiser(), normal(8, 2), jnp.asarray([1.0, s])
     found = solvers.sample(draws(1, 8, 2), denoise, x_init, ALL[name](), times)
     expected = solvers.sample(draws(1, 8, 2), denoise, x_init, getattr(solvers, first)(), times)
@@ -103,7 +104,7 @@ def test_the_first_step_is_of_order_1(rippled, name, first, s, uncompiled, float
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_step_to_0_ends_in_the_prediction(rippled, name, uncompiled, float64):
+def test_a_step_to_0_ends_in_the_prediction(rippled, name, uncompiled, x64):
     denoise, times = rippled.denoiser(), jnp.asarray([1.0, 0.6, 0.3, 0.0])
     x = solvers.sample(draws(3, 8, 2), denoise, normal(8, 2), ALL[name](), times, True)
     np.testing.assert_allclose(x[-1], gm.mean(denoise(x[-2], times[-2])), atol=1e-15)
@@ -205,7 +206,7 @@ def slopes(exact, solver, intervals):
 @pytest.mark.parametrize(
     ("name", "order"), [("euler", 1), ("ab2", 2), ("heun", 2), ("dpmpp_2m", 2), ("unipc", 3)]
 )
-def test_order_of_convergence(plane, intervals, name, order, unoptimised, float64):
+def test_order_of_convergence(plane, intervals, name, order, fast_compile, x64):
     found = slopes(plane, getattr(solvers, name)(), intervals)
     assert np.all(np.abs(found[:2] - order) < 0.25), found
     assert abs(found[2, 0] - min(order, 2)) < 0.25, found
@@ -217,7 +218,7 @@ NEAR_THE_ENDS = (1.0, 1 - 1e-6, 1 - 1e-4, 0.9, 0.5, 0.1, 1e-3, 1e-6, 0.0)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_values_and_gradients_are_finite(rippled, name, unoptimised):
+def test_values_and_gradients_are_finite(rippled, name, fast_compile):
     solver, z = ALL[name](), jnp.asarray(normal(4, 2), jnp.float32)
 
     @jax.jit
@@ -235,7 +236,7 @@ def test_values_and_gradients_are_finite(rippled, name, unoptimised):
     x_init = jnp.asarray(normal(4, 2, seed=5), jnp.float32)
     for times in (*(flow.time_grid(n) for n in (1, 2, 8)), NEAR_THE_ENDS):
         found = run(x_init, rippled.params, [jnp.asarray(t, jnp.float32) for t in times])
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found)), (times, found)
+        assert all_finite(found), (times, found)
 
 
 def pixels(rippled):
@@ -248,7 +249,7 @@ def pixels(rippled):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_time_for_each_sample(rippled, name, loops, float64):
+def test_a_time_for_each_sample(rippled, name, loops, x64):
     # Compiled in a scan, against sample by sample in a Python loop: jit equals eager besides.
     times = jnp.asarray([UNEVEN[:5], UNEVEN[:5] ** 2, np.linspace(1, 0, 5)])
     x_init, noise, solver = normal(3, 2, 2, 2), normal(4, 3, 2, 2, 2, seed=1), ALL[name]()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, solvers
+from tests.helpers import rms_error
 
 NUM_SAMPLES = 100_000
 
@@ -101,12 +102,8 @@ def endpoint(start, plane):
     return true_flow(plane, start)
 
 
-def rms(found, expected):
-    return np.sqrt(np.mean((np.asarray(found) - expected) ** 2))
-
-
 @pytest.fixture
-def solve(plane, start, uncompiled, float64):
+def solve(plane, start, uncompiled, x64):
     """solve(solver, num_steps): the exact network's endpoint in float64."""
 
     def run(solver, num_steps, shift=1.0):
@@ -119,7 +116,7 @@ def solve(plane, start, uncompiled, float64):
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
 def test_gm_ode_converges_to_the_true_flow_at_order_1(solve, endpoint, num_steps):
     errors = [
-        rms(solve(solvers.gm_ode(1, n // num_steps), num_steps), endpoint) for n in (32, 64, 128)
+        rms_error(solve(solvers.gm_ode(1, n // num_steps), num_steps), endpoint) for n in (32, 64, 128)
     ]
     slopes = np.log2(np.divide(errors[:-1], errors[1:]))
     assert np.all((slopes > 0.9) & (slopes < 1.1)), (errors, slopes)  # measured 1.09 and 1.02
@@ -134,7 +131,7 @@ def test_gm_ode_with_an_exact_network_does_not_depend_on_the_number_of_steps(sol
 
 @pytest.mark.parametrize(("solver", "order"), [(solvers.euler, 1), (solvers.ab2, 2)])
 def test_order_of_the_plain_solvers(solve, endpoint, solver, order):
-    errors = [rms(solve(solver(), n), endpoint) for n in (32, 64, 128)]
+    errors = [rms_error(solve(solver(), n), endpoint) for n in (32, 64, 128)]
     slopes = np.log2(np.divide(errors[:-1], errors[1:]))
     assert np.all(np.abs(slopes - order) < 0.15), (errors, slopes)  # measured 1.09, 1.02 and 1.97, 1.98
 
@@ -157,9 +154,9 @@ def test_order_2_changes_nothing_in_float32(plane, uncompiled):
     assert np.all(second_order_change(plane, x_init) < 5e-6)
 
 
-def test_order_2_changes_nothing_in_float64(plane, start, uncompiled, float64):
+def test_order_2_changes_nothing_in_float64(plane, start, uncompiled, x64):
     assert np.all(second_order_change(plane, jnp.asarray(start)) < 1e-13)
 
 
-def test_order_2_changes_an_inexact_network(rippled, start, uncompiled, float64):
+def test_order_2_changes_an_inexact_network(rippled, start, uncompiled, x64):
     assert np.all(second_order_change(rippled, jnp.asarray(start)) > 1e-2)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, solvers
+from tests.helpers import relative_error
 
 CASES = [
     ("img_ode", "o2_s8x4_w0_shift3"),
@@ -114,7 +115,7 @@ def emulate(denoise, x, case, draws, floor):
 
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_without_their_floor_the_authors_formulas_give_our_trajectory(
-    golden, family, name, uncompiled, float64
+    golden, family, name, uncompiled, x64
 ):
     case = golden.cases(f"solver_{family}")[name]
     arrays = golden.load(f"solver_{family}")
@@ -134,12 +135,12 @@ def test_without_their_floor_the_authors_formulas_give_our_trajectory(
     theirs = arrays[f"{name}__x_f64"]
 
     floored, exact = (emulate(denoise, x_init, case, draws, floor) for floor in (1e-6, 1e-30))
-    assert golden.relative_error(floored, theirs) < 1e-12
-    assert golden.relative_error(exact, ours) < 1e-12
-    assert golden.relative_error(ours, theirs) > 1e-7
+    assert relative_error(floored, theirs) < 1e-12
+    assert relative_error(exact, ours) < 1e-12
+    assert relative_error(ours, theirs) > 1e-7
 
 
-def test_second_order_is_the_mixture_times_a_density_ratio(float64):
+def test_second_order_is_the_mixture_times_a_density_ratio(x64):
     # The ratio of new to old density must be that of two Gaussians at every point, however weak: then
     # the log-densities differ by a quadratic of known curvature. Power of the shift 1e-9, below the floor.
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, guidance, solvers
+from tests.helpers import all_finite, rms_error
 
 
 @pytest.fixture
@@ -17,10 +18,6 @@ def start():
 
 def endpoint(denoise, x, solver, times):
     return jax.jit(lambda x: solvers.sample(None, denoise, x, solver, times))(x)
-
-
-def rms(a, b):
-    return float(jnp.sqrt(jnp.mean(jnp.square(a - b))))
 
 
 def reference(network, x, t=1.0, s=0.0, num_steps=400):
@@ -42,12 +39,12 @@ def reference(network, x, t=1.0, s=0.0, num_steps=400):
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5])
-def test_follows_the_flow_of_an_exact_network(plane, start, float64, num_steps):
+def test_follows_the_flow_of_an_exact_network(plane, start, x64, num_steps):
     x = start()
     expected = reference(plane, x)
     found = endpoint(plane.denoiser(), x, solvers.gm_pc(64, integrator="rk4"), flow.time_grid(num_steps, 1.5))
     # Two trajectories near the border between two modes amplify the sub-steps' error. Measured: 4e-5.
-    assert rms(found, expected) < 2e-4
+    assert rms_error(found, expected) < 2e-4
 
 
 GRIDS = {
@@ -62,40 +59,40 @@ GRIDS = {
     ("grid", "end", "order"),
     [("uniform", 0.0, 2.2), ("shifted", 0.0, 1.55), ("alternating", 0.0, 1.55), ("alternating", 0.1, 1.7)],
 )
-def test_order_for_an_inexact_network(shifted, start, float64, grid, end, order):
+def test_order_for_an_inexact_network(shifted, start, x64, grid, end, order):
     # To t = 0 the mixture's shape changes by as much in every step, however short: h^2 log h.
     x = start()
     expected = reference(shifted, x, s=end)
     solver, counts = solvers.gm_pc(8, integrator="rk4"), (16, 32)
     errors = [
-        rms(endpoint(shifted.denoiser(), x, solver, end + (1 - end) * GRIDS[grid](n)), expected)
+        rms_error(endpoint(shifted.denoiser(), x, solver, end + (1 - end) * GRIDS[grid](n)), expected)
         for n in counts
     ]
     slopes = -np.diff(np.log2(errors))
     assert slopes.min() > order, (errors, slopes)
 
 
-def test_better_than_plain_solvers_on_the_same_network(rippled, start, float64):
+def test_better_than_plain_solvers_on_the_same_network(rippled, start, x64):
     x = start()
     expected = reference(rippled, x)
     for n in (1, 2, 4, 8, 16):
         times = flow.time_grid(n)
         plain = [solvers.euler(), solvers.ab2(), solvers.dpmpp_2m(), solvers.unipc()]
-        best = min(rms(endpoint(rippled.denoiser(), x, solver, times), expected) for solver in plain)
-        assert rms(endpoint(rippled.denoiser(), x, solvers.gm_pc(), times), expected) < best
+        best = min(rms_error(endpoint(rippled.denoiser(), x, solver, times), expected) for solver in plain)
+        assert rms_error(endpoint(rippled.denoiser(), x, solvers.gm_pc(), times), expected) < best
 
 
-def test_corrector_helps(rippled, start, float64):
+def test_corrector_helps(rippled, start, x64):
     x = start()
     expected, times = reference(rippled, x), flow.time_grid(16)
     predictor, both = (
-        rms(endpoint(rippled.denoiser(), x, solvers.gm_pc(corrector=c), times), expected)
+        rms_error(endpoint(rippled.denoiser(), x, solvers.gm_pc(corrector=c), times), expected)
         for c in (False, True)
     )
     assert both < 0.6 * predictor
 
 
-def test_finite_at_both_ends_and_for_points(plane, unoptimised, float64):
+def test_finite_at_both_ends_and_for_points(plane, fast_compile, x64):
     x = jax.random.normal(jax.random.key(0), (16, 2), jnp.float64)
     point = flow.denoiser(lambda x, t: (x - jnp.asarray([[0.7, -0.4]])) / t)
     for denoise in (plane.denoiser(), point):
@@ -104,7 +101,7 @@ def test_finite_at_both_ends_and_for_points(plane, unoptimised, float64):
                 return jnp.sum(solvers.sample(None, denoise, x, solvers.gm_pc(), flow.time_grid(n)))
 
             results = jax.jit(jax.value_and_grad(total))(x)
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
+            assert all_finite(results)
 
 
 def test_times_may_differ_within_a_batch(rippled, uncompiled):
@@ -147,7 +144,7 @@ def test_guided_predictions(plane, shifted, uncompiled):
     times = flow.time_grid(3)
     results = [solvers.sample(None, d, x, solvers.gm_pc(), times) for d in (guided, off, plane.denoiser())]
     np.testing.assert_allclose(results[1], results[2], atol=2e-5)
-    assert rms(results[0], results[1]) > 0.02
+    assert rms_error(results[0], results[1]) > 0.02
 
 
 def test_bad_input():

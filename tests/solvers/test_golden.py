@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, guidance, solvers
+from tests.helpers import relative_error
 
 # Order 2 without guidance, late steps: the mean square P of the extrapolation falls below 1e-6, where the
 # authors clamp the variance difference of their quotient Gaussian, which weakens the extrapolation.
@@ -72,7 +73,7 @@ def run(golden, case, arrays, common, name, dtype):
 def errors(golden, family, dtype):
     _, cases, arrays, common = family
     return {
-        case_name: golden.relative_error(
+        case_name: relative_error(
             run(golden, case, arrays, common, case_name, dtype), arrays[f"{case_name}__x_f64"]
         )
         for case_name, case in cases.items()
@@ -84,7 +85,7 @@ def test_float32_trajectories(golden, family, uncompiled):
     assert max(found.values()) < 2e-5, found
 
 
-def test_float64_trajectories(golden, family, uncompiled, float64):
+def test_float64_trajectories(golden, family, uncompiled, x64):
     found = errors(golden, family, np.float64)
     floored = FLOORED.get(family[0], ())
     exact = {name: error for name, error in found.items() if name not in floored}
@@ -93,7 +94,7 @@ def test_float64_trajectories(golden, family, uncompiled, float64):
 
 
 @pytest.mark.parametrize("grid", ["img", "pts"])
-def test_network_of_the_golden_runs(golden, grid, float64):
+def test_network_of_the_golden_runs(golden, grid, x64):
     common = golden.load(f"solver_{grid}_common")
     velocity, _ = golden.velocities(common)
     for i, sigma in enumerate(common["netcheck_sigma"]):
@@ -101,7 +102,7 @@ def test_network_of_the_golden_runs(golden, grid, float64):
         q = velocity(x, jnp.asarray(sigma, jnp.float64))
         for field in ("means", "log_weights"):
             expected = common[f"netcheck_u_{field}_f64"][i]
-            assert golden.relative_error(getattr(q, field)[i], expected) < 1e-13
+            assert relative_error(getattr(q, field)[i], expected) < 1e-13
         assert abs(q.log_std - common["netcheck_u_log_std_f64"][i]) < 1e-13
 
 
@@ -113,7 +114,7 @@ def mixture_cases(golden):
                 yield golden.load(f"solver_{grid}_common"), cases[name], arrays, name
 
 
-def test_second_order_mixtures(golden, float64):
+def test_second_order_mixtures(golden, x64):
     # At the authors' own states. Measured: 4.6e-6, the rounding of their float32 mixtures.
     for common, case, arrays, name in mixture_cases(golden):
         denoise = golden.denoiser(common, case)
@@ -127,7 +128,7 @@ def test_second_order_mixtures(golden, float64):
             found = solvers.second_order(guided, memory, x, t, s, ca, cb, case["corr"]).mixture
             memory = solvers.Memory(guided.mixture, x, t, t - s)
             expected = {field: arrays[f"{name}__gm_x0_{field}"][i] for field in vars(found)}
-            assert golden.relative_error(found.means, expected["means"]) < 2e-5
+            assert relative_error(found.means, expected["means"]) < 2e-5
             weights = np.exp(expected["log_weights"])
-            assert golden.relative_error(np.exp(found.log_weights), weights) < 2e-5
-            assert golden.relative_error(found.log_std[:, 0, 0], expected["log_std"]) < 2e-5
+            assert relative_error(np.exp(found.log_weights), weights) < 2e-5
+            assert relative_error(found.log_std[:, 0, 0], expected["log_std"]) < 2e-5

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, guidance, solvers
+from tests.helpers import relative_error
 
 FOLDER = Path(__file__).parents[1] / "golden" / "baselines"
 FIRST = 1 - 1e-4
@@ -63,7 +64,7 @@ def errors(golden, family, dtype, clipped):
         x_init, solver = jnp.asarray(common["in_noise"], dtype), SOLVERS[case["solver"]]()
         x = solvers.sample(draws, denoise, x_init, solver, times, return_trajectory=True)
         assert x.dtype == dtype
-        error = golden.relative_error(x, arrays[f"{name}__x_f64"])
+        error = relative_error(x, arrays[f"{name}__x_f64"])
         found[case["solver"]] = max(found[case["solver"]], error)
     return found
 
@@ -73,11 +74,11 @@ def test_float32_trajectories(golden, family, uncompiled):
     assert max(found.values()) < 5e-6, found
 
 
-def test_float64_trajectories(golden, family, uncompiled, float64):
+def test_float64_trajectories(golden, family, uncompiled, x64):
     found = errors(golden, family, np.float64, clipped=True)
     assert max(found.values()) < 1e-13, found
 
 
-def test_trajectories_from_the_true_first_time(golden, family, uncompiled, float64):
+def test_trajectories_from_the_true_first_time(golden, family, uncompiled, x64):
     found = errors(golden, family, np.float64, clipped=False)
     assert all(found[name] < limit for name, limit in TRUE_TIME.items()), found

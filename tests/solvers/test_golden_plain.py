@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, guidance, solvers
+from tests.helpers import relative_error
 
 SOLVERS = {
     "flow_euler": solvers.euler,
@@ -33,7 +34,7 @@ def check(golden, common, denoise, solver, times, noise, expected, dtype):
     x_init = jnp.asarray(common["in_noise"], dtype)
     found = solvers.sample(draws, denoise, x_init, solver, times, return_trajectory=True)
     assert found.dtype == dtype
-    assert golden.relative_error(found, expected) < TOLERANCE[dtype]
+    assert relative_error(found, expected) < TOLERANCE[dtype]
 
 
 def check_baselines(golden, grid, dtype):
@@ -63,7 +64,7 @@ def test_float32_baselines(golden, grid, uncompiled):
 
 
 @pytest.mark.parametrize("grid", ["img", "pts"])
-def test_float64_baselines(golden, grid, uncompiled, float64):
+def test_float64_baselines(golden, grid, uncompiled, x64):
     check_baselines(golden, grid, np.float64)
 
 
@@ -71,5 +72,5 @@ def test_float32_guided_flow(golden, uncompiled):
     check_vanilla_flow(golden, np.float32)
 
 
-def test_float64_guided_flow(golden, uncompiled, float64):
+def test_float64_guided_flow(golden, uncompiled, x64):
     check_vanilla_flow(golden, np.float64)

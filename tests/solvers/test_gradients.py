@@ -31,7 +31,7 @@ def draws(num_steps, batch, components, dim, dtype):
     ("name", "scale"),
     [("gm_ode_1", None), ("gm_ode_2", 0.3), ("gm_sde_1", 0.3), ("gm_sde_2", None)],
 )
-def test_gradients_equal_finite_differences(rippled, guided, name, scale, unoptimised, float64):
+def test_gradients_equal_finite_differences(rippled, guided, name, scale, fast_compile, x64):
     key = draws(3, 4, 4, 2, jnp.float64)
     rng = np.random.default_rng(0)
     weights = jnp.asarray(rng.normal(size=(4, 2)))
@@ -77,7 +77,7 @@ def extreme_network(params):
     ("name", "scale"),
     [("gm_ode_2", 0.9), ("gm_sde_2", None), ("gm_ode_1", None), ("ab2", None), ("ddpm_large", None)],
 )
-def test_values_and_gradients_stay_finite(name, scale, unoptimised):
+def test_values_and_gradients_stay_finite(name, scale, fast_compile):
     key = draws(4, 4, 3, 2, jnp.float32)
     rng = np.random.default_rng(1)
     params = {

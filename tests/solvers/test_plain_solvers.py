@@ -15,7 +15,7 @@ def given_mean(x_0):
     return flow.denoiser(lambda x, t: (x - x_0(x, t)) / t)
 
 
-def test_euler_is_exact_for_constant_velocity(uncompiled, float64):
+def test_euler_is_exact_for_constant_velocity(uncompiled, x64):
     u = jnp.asarray([0.3, -1.2])
     x_init = jax.random.normal(jax.random.key(0), (64, 2), jnp.float64)
     denoise = flow.denoiser(lambda x, t: jnp.broadcast_to(u, x.shape))
@@ -24,7 +24,7 @@ def test_euler_is_exact_for_constant_velocity(uncompiled, float64):
     np.testing.assert_allclose(x, expected, atol=1e-15)
 
 
-def test_ab2_is_exact_for_velocity_linear_in_time_after_its_first_step(uncompiled, float64):
+def test_ab2_is_exact_for_velocity_linear_in_time_after_its_first_step(uncompiled, x64):
     a, b = jnp.asarray([0.3, -1.2]), jnp.asarray([2.0, 0.5])
     x_init = jax.random.normal(jax.random.key(0), (64, 2), jnp.float64)
     denoise = flow.denoiser(lambda x, t: jnp.broadcast_to(a + b * t, x.shape))
@@ -109,7 +109,7 @@ GRID = [(1.0, 0.6), (0.6, 0.1), (0.3, 0.0)]
 
 
 @pytest.mark.parametrize(("t", "s"), GRID)
-def test_gm_sde_of_points_is_ddpm_small(rippled, plain, t, s, uncompiled, float64):
+def test_gm_sde_of_points_is_ddpm_small(rippled, plain, t, s, uncompiled, x64):
     x = jax.random.normal(jax.random.key(0), (64, 2), jnp.float64)
     t, s = jnp.asarray(t), jnp.asarray(s)
     points = with_std(rippled, jnp.zeros_like)
@@ -119,7 +119,7 @@ def test_gm_sde_of_points_is_ddpm_small(rippled, plain, t, s, uncompiled, float6
 
 
 @pytest.mark.parametrize(("t", "s"), GRID)
-def test_gm_sde_of_unit_data_variance_is_ddpm_large(rippled, plain, t, s, uncompiled, float64):
+def test_gm_sde_of_unit_data_variance_is_ddpm_large(rippled, plain, t, s, uncompiled, x64):
     # Two noises against one: equal means and equal total variance.
     x = jax.random.normal(jax.random.key(0), (64, 2), jnp.float64)
     t, s = jnp.asarray(t), jnp.asarray(s)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, solvers
+from tests.helpers import relative_error
 
 
 def golden_spectrum(arrays):
@@ -46,7 +47,7 @@ TOLERANCE = {
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
-def test_trajectories_of_the_authors(golden, name, unoptimised):
+def test_trajectories_of_the_authors(golden, name, fast_compile):
     common, arrays = golden.load("solver_img_common"), golden.load("solver_img_spectrum")
     case, powers = golden.cases("solver_img_spectrum")[name], []
     network = golden_spectrum(arrays)
@@ -62,7 +63,7 @@ def test_trajectories_of_the_authors(golden, name, unoptimised):
         lambda draws, x: solvers.sample(draws, golden.denoiser(common, case), x, solver, times, True)
     )
     found = run(golden_draws(arrays, name), common["in_noise"])
-    assert golden.relative_error(found, arrays[f"{name}__x_f64"]) < TOLERANCE[name]
+    assert relative_error(found, arrays[f"{name}__x_f64"]) < TOLERANCE[name]
     # The surrogate is what guidance and extrapolation aim at, not the moments of what they reach.
     jax.effects_barrier()
     error = np.abs(np.stack(powers) - arrays[f"{name}__log_power_spectrum"]).max()
@@ -107,7 +108,7 @@ def test_one_step_samples_a_correlated_gaussian_exactly():
     np.testing.assert_allclose(covariance, np.eye(12), atol=5 * np.sqrt(2 / n))
 
 
-def test_a_sample_does_not_depend_on_the_batch_around_it(unoptimised):
+def test_a_sample_does_not_depend_on_the_batch_around_it(fast_compile):
     """Up to the last digits: the transport's iterations end when the whole batch has converged."""
     noise = jax.random.normal(jax.random.key(2), (3, 2, 3, 2))
     solver, denoise = solvers.gm_sde(1, white), flow.denoiser(velocity)

@@ -7,11 +7,12 @@ import pytest
 
 from gmflow_jax import flow, gm, solvers
 from gmflow_jax.solvers import _substeps
+from tests.helpers import rms_error
 
 
 @pytest.mark.parametrize(("integrator", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("rk4", 4)])
 @pytest.mark.parametrize("end", [0.2, 0.0])
-def test_order_in_the_substep(space, float64, unoptimised, integrator, order, end):
+def test_order_in_the_substep(space, x64, fast_compile, integrator, order, end):
     x = jax.random.normal(jax.random.key(0), (64, 3), jnp.float64)
 
     def run(num_substeps, integrator=integrator):
@@ -20,13 +21,13 @@ def test_order_in_the_substep(space, float64, unoptimised, integrator, order, en
         return jax.jit(lambda x: solvers.sample(None, space.denoiser(), x, solver, times))(x)
 
     exact = run(256, "rk4")
-    errors = [float(jnp.sqrt(jnp.mean((run(n) - exact) ** 2))) for n in (16, 32)]
+    errors = [rms_error(run(n), exact) for n in (16, 32)]
     # Measured on this mixture, to 0.2 and to 0: 0.99 to 1.06, 2.0 to 2.1, 1.9 to 2.2, 4.0 and 2.4.
     expected = order if end else min(order, 2)
     assert np.log2(errors[0] / errors[1]) > expected - 0.15, errors
 
 
-def test_every_integrator_reaches_a_point(float64, uncompiled):
+def test_every_integrator_reaches_a_point(x64, uncompiled):
     # A mixture of no variance: its velocity is constant along the path.
     x = jax.random.normal(jax.random.key(0), (8, 2), jnp.float64)
     point = jnp.asarray([[0.7, -0.4]])
@@ -37,7 +38,7 @@ def test_every_integrator_reaches_a_point(float64, uncompiled):
         np.testing.assert_allclose(found, jnp.broadcast_to(point, x.shape), atol=1e-14)
 
 
-def test_gradients_are_finite_at_both_ends(rippled, unoptimised):
+def test_gradients_are_finite_at_both_ends(rippled, fast_compile):
     x = jax.random.normal(jax.random.key(0), (8, 2))
     for integrator in ("heun", "rk4"):
         solver = solvers.gm_ode(2, 2, integrator=integrator)

@@ -9,7 +9,7 @@ import pytest
 
 from gmflow_jax import training
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import pytest
 
 from gmflow_jax import gm, training
 from gmflow_jax.training._example import make_example
+from tests.helpers import assert_leaves_close
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +56,5 @@ def test_both_networks_are_given_the_working_copy(toy, example):
 
     found, grads = jax.device_get(value_and_grad(params, working_copy=double))
     expected, grads_at_double = jax.device_get(value_and_grad(double(params)))
-
-    def check(a, b):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * float(np.abs(b).max()))
-
-    jax.tree.map(check, (found, grads), (expected, double(grads_at_double)))
+    assert_leaves_close((found, grads), (expected, double(grads_at_double)), 1e-6, smallest_scale=0.0)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))

@@ -1,0 +1,118 @@
+"""Functions that the tests of several packages share.
+
+Only jax, numpy, pytest and the standard library are imported here, so that the tests of the core run where
+nothing else is installed.
+"""
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+def relative_error(found, expected):
+    """Return max |found - expected| / max(1, max |expected|) of two arrays of one shape."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    return np.max(np.abs(found - expected)) / max(1.0, np.max(np.abs(expected)))
+
+
+def rms_error(found, expected):
+    """Return the root mean square of found - expected."""
+    return np.sqrt(np.mean((np.asarray(found) - np.asarray(expected)) ** 2))
+
+
+def assert_trees_close(found, expected, rtol, atol):
+    """Assert that two pytrees have one structure and leaves within rtol and atol of each other."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), found, expected)
+
+
+def assert_leaves_close(found, expected, tolerance, smallest_scale=1.0):
+    """Assert that the leaves of two pytrees differ by at most tolerance * max |expected|.
+
+    The maximum is taken over each leaf. A leaf with smaller numbers than `smallest_scale` is compared within
+    tolerance * smallest_scale.
+    """
+
+    def check(path, a, b):
+        atol = tolerance * max(smallest_scale, float(np.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(check, found, expected)
+
+
+def all_finite(tree):
+    """Return whether every number in a pytree is finite."""
+    return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def call_each(functions, *arguments):
+    """Return {name: function(*arguments)} for a dict of functions."""
+    return {name: function(*arguments) for name, function in functions.items()}
+
+
+def permute_components(mixture, order):
+    """Return a `gm.GaussianMixture` with its components in another order."""
+    means, log_weights = mixture.means[..., order, :], mixture.log_weights[..., order]
+    return dataclasses.replace(mixture, means=means, log_weights=log_weights)
+
+
+def assert_computes_bfloat16_in_float32(function, arguments, rtol=0.0, atol=0.0):
+    """Assert that bfloat16 arguments give float32 results, those of the same arguments in float32."""
+    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), arguments)
+    found = function(*half)
+    expected = function(*jax.tree.map(lambda v: v.astype(jnp.float32), half))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
+    assert_trees_close(found, expected, rtol, atol)
+
+
+def assert_message_names(error, *given):
+    """Assert that the message of an exception is a sentence of more than 8 words that contains `given`."""
+    message = str(error.value)
+    assert all(word in message for word in given), message
+    assert message.endswith(".") and len(message.split()) > 8, message
+
+
+def precision_fixture(float32, float64):
+    """Return a fixture that runs a test in both dtypes.
+
+    Its value is (dtype, suffix of the names of the golden arrays, tolerance).
+
+    Args:
+      float32: tolerance in float32.
+      float64: tolerance in float64.
+    """
+
+    @pytest.fixture(params=["float32", "float64"], name="precision")
+    def precision(request):
+        if request.param == "float32":
+            yield np.float32, "", float32
+        else:
+            with jax.enable_x64(True):
+                yield np.float64, "_f64", float64
+
+    return precision
+
+
+@contextlib.contextmanager
+def fast_compilation():
+    """Compile with few optimisations, which is quicker where a program runs only a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+def json_of_python(*arguments, timeout):
+    """Run Python in a new process and return the JSON in the last line that it prints."""
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
