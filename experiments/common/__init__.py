@@ -1,4 +1,4 @@
-"""What every program uses: flags and errors, processes, files, figures, and the choice of solvers.
+"""Code that every program uses: flags and errors, processes, files, figures, and the choice of solvers.
 
-Imports no other room.
+Imports no other subpackage of experiments.
 """

@@ -1,4 +1,4 @@
-"""How every program starts, and how it says that its input cannot work."""
+"""The start of every program, and how it reports input that cannot work."""
 
 import contextlib
 import ctypes
@@ -9,18 +9,18 @@ import jax
 from absl import app, flags, logging
 
 _NO_MEMORY = (
-    "The memory of a device does not suffice ({}). Make the batch smaller; in training there are also "
-    "--config.num_microbatches, --config.network.remat=full and --config.mesh.fsdp."
+    "A device ran out of memory ({}). Make the batch smaller; in training, --config.num_microbatches, "
+    "--config.network.remat=full and --config.mesh.fsdp also save memory."
 )
 
 
 class UserError(Exception):
-    """Something that the user gave cannot work; the message is a sentence that says what to do."""
+    """Input of the user that cannot work; the message says what to do."""
 
 
 @contextlib.contextmanager
 def report_user_errors():
-    """Report errors of the validation inside as the user's: a sentence, exit code 2, no trace."""
+    """Turn ValueError and OSError of the block into `UserError`: a message and exit code 2, no traceback."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -28,17 +28,17 @@ def report_user_errors():
 
 
 def out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether the memory of a device did not suffice."""
+    """Return whether a device ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parse the flags and call main(); exit code 2 for what the user can mend."""
+    """Parse the flags and call main(); exit with code 2 after an error that the user can correct."""
     _keep_freed_memory()
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a checkpoint
+            logging.set_verbosity(logging.WARNING)  # Orbax logs every step of a checkpoint
         try:
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag. Flags are --name=value; see --help.")
@@ -57,7 +57,7 @@ def run(main: Callable[[], None]) -> None:
             return flags.FLAGS(argv)
         except (flags.Error, ValueError, TypeError, OSError) as error:
             message = str(error)
-        except (AttributeError, KeyError) as error:  # ml_collections, for --config.x of no x
+        except (AttributeError, KeyError) as error:  # from ml_collections, if --config.x names no field
             message = f"The configuration has no field {error}."
         print(f"error: {message.rstrip('.')}. See --help.", file=sys.stderr)
         sys.exit(2)
@@ -66,7 +66,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Stop glibc from returning large blocks to the kernel, elsewhere do nothing.
+    """Stop glibc from returning large blocks to the kernel; do nothing elsewhere.
 
     XLA on CPU allocates its working memory anew for each call. The page faults of getting it back took
     30 % of a digits training step (54.7 against 38.2 ms, two cores).

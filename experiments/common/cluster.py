@@ -1,4 +1,4 @@
-"""The processes of a multi-host run: joining before any device is used, and failing together."""
+"""The processes of a multi-host run: connecting them, raising errors in all of them, sharing results."""
 
 import contextlib
 import glob
@@ -21,21 +21,25 @@ from jax.experimental import multihost_utils
 from experiments.common import cli
 
 _MESSAGE_BYTES = 1000
-_SHARING_SECONDS = 30  # until a file of one host must be seen by all
+_SHARING_SECONDS = 30  # time limit for a file of one host to appear on the others
 
-# Set by launchers that start several processes, from which jax finds the others by itself.
-_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-_HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+# Environment variables of launchers that start several processes; JAX finds the other processes by them.
+_COUNT_VARIABLES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_HOST_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
 def define_flags() -> Callable[[], None]:
-    """Flags of programs that several hosts run together, and what joins these hosts as they say."""
+    """Define the flags of programs that run on several hosts; return a function that connects by them."""
     distributed = flags.DEFINE_bool(
-        "distributed", None, "Whether this is one process of several; by default if the environment says so."
+        "distributed",
+        None,
+        "Whether this is one of several processes; by default decided by the environment.",
     )
-    address = flags.DEFINE_string("coordinator_address", None, "Host and port of process 0, for the others.")
-    num_processes = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
-    process_id = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0 on.")
+    address = flags.DEFINE_string(
+        "coordinator_address", None, "Host and port of process 0, the same in all processes."
+    )
+    num_processes = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+    process_id = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
     return lambda: join(distributed.value, address.value, num_processes.value, process_id.value)
 
 
@@ -45,56 +49,69 @@ def join(
     num_processes: int | None,
     process_id: int | None,
 ) -> None:
-    """Connect to the other processes where the flags, or else the environment, tell of them.
+    """Connect this process to the others of its run; call it before any use of a device.
 
-    The environment is asked if `distributed` is not False, and must tell if it is True: TPU metadata,
-    Slurm, Open MPI, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. On a TPU host jax
-    asks the metadata itself, also where it is the only one.
+    What the arguments leave out is taken from the environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID, or else TPU metadata, Slurm or Open MPI, which JAX reads. A TPU host connects even
+    if it is the only one.
+
+    Args:
+      distributed: False does nothing; True requires other processes; None connects only if the other
+        arguments or the environment describe several processes.
+      coordinator_address: host and port of process 0.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
+
+    Raises:
+      cli.UserError: if the description is incomplete, or the processes cannot be connected.
     """
     if distributed is False:
         return
     with cli.report_user_errors():
-        given = {
+        arguments = {
             "coordinator_address": coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS"),
-            "num_processes": _number(num_processes, "JAX_NUM_PROCESSES"),
-            "process_id": _number(process_id, "JAX_PROCESS_ID"),
+            "num_processes": _flag_or_variable(num_processes, "JAX_NUM_PROCESSES"),
+            "process_id": _flag_or_variable(process_id, "JAX_PROCESS_ID"),
         }
-        missing = [name for name, value in given.items() if value is None]
-        told = len(missing) < len(given) or _launched()
-        if not (distributed or told):
+        missing = [name for name, value in arguments.items() if value is None]
+        has_launcher = _has_launcher()
+        if not (distributed or has_launcher or len(missing) < len(arguments)):
             return
-        if 0 < len(missing) < len(given) and not _launched():
+        if 0 < len(missing) < len(arguments) and not has_launcher:
             raise ValueError(
                 f"This is to be one of several processes, but {' and '.join(missing)} is missing; give "
-                "--coordinator_address, --num_processes and --process_id, the last another one on every host."
+                "--coordinator_address, --num_processes and --process_id, the last different on every host."
             )
-        if not missing and not 0 <= given["process_id"] < given["num_processes"]:
+        if not missing and not 0 <= arguments["process_id"] < arguments["num_processes"]:
             raise ValueError(
-                f"--process_id is {given['process_id']}, but counts from 0 to --num_processes - 1 = "
-                f"{given['num_processes'] - 1}."
+                f"--process_id is {arguments['process_id']}, but must be from 0 to --num_processes - 1 = "
+                f"{arguments['num_processes'] - 1}."
             )
         try:
-            jax.distributed.initialize(**given)
+            jax.distributed.initialize(**arguments)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
-                f"The processes of this run could not be joined ({error}). Start the same command on every "
-                "host, with --coordinator_address=HOST0:PORT --num_processes=N --process_id=I where neither "
-                "TPU metadata nor Slurm tell; or give --nodistributed for this host alone."
+                f"The processes of this run could not be connected ({error}). Start the same command on "
+                "every host, with --coordinator_address=HOST0:PORT --num_processes=N --process_id=I if there "
+                "is neither TPU metadata nor Slurm; or give --nodistributed to run on this host alone."
             ) from error
 
 
-def _number(flag: int | None, variable: str) -> int | None:
+def _flag_or_variable(flag: int | None, variable: str) -> int | None:
     value = os.environ.get(variable)
     if flag is not None or value is None:
         return flag
     if not value.isdigit():
-        raise ValueError(f"The environment's {variable} is {value!r}, but must be a whole number.")
+        raise ValueError(
+            f"The environment variable {variable} is {value!r}, but must be a whole number."
+        )
     return int(value)
 
 
-def _launched() -> bool:
-    many = any(os.environ.get(name, "1") not in ("", "0", "1") for name in _COUNTS)
-    return many or any("," in os.environ.get(name, "") for name in _HOSTS) or _is_tpu_host()
+def _has_launcher() -> bool:
+    """Whether a launcher that JAX can ask has started this process; always true on a TPU host."""
+    several = any(os.environ.get(name, "1") not in ("", "0", "1") for name in _COUNT_VARIABLES)
+    return several or any("," in os.environ.get(name, "") for name in _HOST_VARIABLES) or _is_tpu_host()
 
 
 def _is_tpu_host() -> bool:
@@ -104,10 +121,14 @@ def _is_tpu_host() -> bool:
 
 @contextlib.contextmanager
 def fail_together() -> Iterator[dict[str, Any]]:
-    """`cli.report_user_errors` for what all processes do: if one fails, all do, with its sentence.
+    """Like `cli.report_user_errors`, but if one process raises, all raise its message.
 
-    Otherwise one would end and the others wait for it; so too where a device fails. What the block notes in
-    the dict, which json must take, has to be the same in all processes.
+    Otherwise the other processes would wait for it forever. With several processes this includes JAX's
+    errors of a device. All processes must enter the block.
+
+    Yields:
+      An empty dict for notes that JSON can represent. If the processes leave different notes in it, all
+      raise.
     """
     notes, problem = {}, ""
     try:
@@ -123,25 +144,25 @@ def fail_together() -> Iterator[dict[str, Any]]:
 
 
 def _exchange(notes: dict[str, Any], problem: str) -> str:
-    """The first problem that a process has, or that their notes differ."""
+    """Return the first problem of any process, or a message if their notes differ; "" if all is well."""
     message = problem.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b" ")
     digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).digest()
-    mine = np.frombuffer(message + digest, np.uint8)
-    everyone = np.asarray(multihost_utils.process_allgather(mine))
-    for index, row in enumerate(everyone):
+    row = np.frombuffer(message + digest, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(row))
+    for index, row in enumerate(rows):
         text = row[:_MESSAGE_BYTES].tobytes().decode(errors="ignore").strip()
         if text:
             return f"Process {index}: {text}"
-    if (everyone[:, _MESSAGE_BYTES:] != everyone[0, _MESSAGE_BYTES:]).any():
+    if (rows[:, _MESSAGE_BYTES:] != rows[0, _MESSAGE_BYTES:]).any():
         return (
             "The processes of this run were started with different configurations or data. Give the same "
-            "command, and the same latents, on every host; only --process_id differs."
+            "command and the same latents on every host; only --process_id differs."
         )
     return ""
 
 
 def check_shared(folder: pathlib.Path, flag: str = "--workdir") -> None:
-    """ValueError in the processes that do not see what the first one writes into a folder."""
+    """Raise ValueError in the processes that do not see a file that process 0 writes into `folder`."""
     if jax.process_count() == 1:
         return
     token = np.uint32(secrets.randbits(32))
@@ -157,13 +178,16 @@ def check_shared(folder: pathlib.Path, flag: str = "--workdir") -> None:
         path.unlink()
     if not seen:
         raise ValueError(
-            f"{folder} is not the same folder on all hosts, but must be one that all share; give a {flag} on "
-            "a shared disk."
+            f"{folder} is not the same folder on all hosts, but all must share it; give a {flag} on a shared "
+            "disk."
         )
 
 
 def gather(tree: Any) -> list[Any]:
-    """A pytree of numpy arrays as every process has it, in their order; first axes may differ in length."""
+    """Gather the pytrees of numpy arrays of all processes, in the order of the processes.
+
+    The processes' arrays may differ in the length of their first axes.
+    """
     if jax.process_count() == 1:
         return [tree]
     leaves, structure = jax.tree.flatten(tree)
@@ -172,13 +196,13 @@ def gather(tree: Any) -> list[Any]:
 
 
 def _gather_array(array: np.ndarray) -> list[np.ndarray]:
-    """As bytes, for jax would round float64."""
+    """Gather an array as bytes, because JAX would round float64."""
     rows = np.atleast_1d(np.ascontiguousarray(array))
     counts = np.asarray(multihost_utils.process_allgather(np.int32(len(rows))))
     width = rows.dtype.itemsize * math.prod(rows.shape[1:])
     padded = np.zeros((counts.max(), width), np.uint8)
     padded[: len(rows)] = rows.view(np.uint8).reshape(len(rows), width)
-    everyone = np.asarray(multihost_utils.process_allgather(padded))
-    parts = [np.ascontiguousarray(part[:n]) for part, n in zip(everyone, counts, strict=True)]
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    parts = [np.ascontiguousarray(part[:n]) for part, n in zip(gathered, counts, strict=True)]
     arrays = [part.view(rows.dtype).reshape(-1, *rows.shape[1:]) for part in parts]
     return arrays if array.ndim else [part[0] for part in arrays]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -18,29 +19,35 @@ from gmflow_jax._files import write_whole
 from gmflow_jax.data import BOARD_HALF_WIDTH
 
 _INK, _FAINT_INK, _PAPER = (32, 32, 36), (120, 120, 128), (255, 255, 255)
+_TILE, _GAP, _GROUP_GAP, _HEADER, _MARGIN = 40, 4, 12, 30, 12  # of `digit_grid`, in pixels
 Label = str | tuple[str, str]
 
 
 def image_grid(path: str | os.PathLike, images, num_columns: int | None = None) -> None:
-    """Write images [N, H, W, C] in [0, 1] or uint8, C = 1 or 3, as a PNG grid, row by row.
+    """Write images as a PNG grid, row by row.
 
-    `num_columns` defaults to the nearest to a square. Small images are enlarged by whole
-    factors, each pixel a square. Raises ValueError for other shapes, NaN or values out of range.
+    Small images are enlarged by a whole factor.
+
+    Args:
+      path: file to write; its folder is created.
+      images: [N, H, W, C] or [N, H, W], in [0, 1] or uint8, C = 1 or 3.
+      num_columns: by default the grid has as many rows as columns, or one row less.
+
+    Raises:
+      ValueError: if the shape is another, pixels are NaN or out of range, or num_columns is below 1.
     """
     images = _as_bytes(images)
     num_images, height, width, channels = images.shape
     if num_columns is None:
         num_columns = int(np.ceil(np.sqrt(num_images)))
     if num_columns < 1:
-        raise ValueError(f"{num_columns} columns were asked for; a grid needs at least 1.")
+        raise ValueError(f"num_columns is {num_columns}, but a grid needs at least 1 column.")
     num_columns = min(num_columns, num_images)
     zoom = max(1, 64 // max(height, width))
     gap = 2 if max(height, width) <= 64 else 4
     pitch_y, pitch_x = height * zoom + gap, width * zoom + gap
     num_rows = -(-num_images // num_columns)
-    canvas = np.full(
-        (num_rows * pitch_y + gap, num_columns * pitch_x + gap, channels), 255, np.uint8
-    )
+    canvas = np.full((num_rows * pitch_y + gap, num_columns * pitch_x + gap, channels), 255, np.uint8)
     for index, image in enumerate(images):
         top = gap + index // num_columns * pitch_y
         left = gap + index % num_columns * pitch_x
@@ -49,7 +56,7 @@ def image_grid(path: str | os.PathLike, images, num_columns: int | None = None) 
 
 
 def single_image(path: str | os.PathLike, image) -> None:
-    """Write an image [H, W] or [H, W, C] in [0, 1] or uint8, C = 1 or 3, as a PNG of as many pixels."""
+    """Write an image [H, W] or [H, W, C], in [0, 1] or uint8, C = 1 or 3, as a PNG of its own size."""
     image = _as_bytes(np.asarray(image)[None])[0]
     _write_png(path, Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image))
 
@@ -59,21 +66,20 @@ def digit_grid(
     rows: Sequence[tuple[Label, np.ndarray]],
     columns: Sequence[str] = tuple("0123456789"),
 ) -> None:
-    """Write rows of small grey images as a PNG, labels at the left, `columns` as the header.
+    """Write rows of small grey images as a PNG, with labels at the left and a header.
 
-    `rows` holds (label, images [len(columns), H, W] or [.., 1] in [0, 1]). A label is a name, or
-    (solver, NFE); a solver is named once for the rows that follow each other, and space parts
-    it from the next. Raises ValueError if there is no row or one has another number of images.
+    Adjacent rows of one solver form a group; its name is written once, and space separates the groups.
+
+    Args:
+      path: file to write; its folder is created.
+      rows: pairs of a label and images [len(columns), H, W] or [len(columns), H, W, 1] in [0, 1]. A label
+        is a name, or a pair of solver and NFE.
+      columns: the header, a name for each column.
+
+    Raises:
+      ValueError: if there is no row, or a row does not have one image per column.
     """
-    if not rows:
-        raise ValueError("There are no rows to draw; give at least one (label, images).")
-    for label, images in rows:
-        if len(images) != len(columns):
-            raise ValueError(
-                f"The row {label!r} has {len(images)} images, but there are {len(columns)} "
-                "columns; give one image per column."
-            )
-    cell, gap, group_gap, header, margin = 40, 4, 12, 30, 12
+    _check_digit_rows(rows, columns)
     bold, regular = _font(15, bold=True), _font(15)
     groups = [
         (solver, [(_split(label)[1], images) for label, images in members])
@@ -82,26 +88,42 @@ def digit_grid(
     solver_width = max(bold.getlength(solver) for solver, _ in groups)
     nfe_labels = [nfe for _, members in groups for nfe, _ in members if nfe]
     nfe_width = max(map(regular.getlength, ["NFE", *nfe_labels])) if nfe_labels else 0
-    left = int(margin + solver_width + nfe_width + (28 if nfe_labels else 14))
-    width = left + len(columns) * (cell + gap) - gap + margin
-    height = header + len(rows) * (cell + gap) + (len(groups) - 1) * group_gap - gap + margin
+    left = int(_MARGIN + solver_width + nfe_width + (28 if nfe_labels else 14))
+    width = left + len(columns) * (_TILE + _GAP) - _GAP + _MARGIN
+    height = _HEADER + len(rows) * (_TILE + _GAP) + (len(groups) - 1) * _GROUP_GAP - _GAP + _MARGIN
     canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for index, name in enumerate(columns):
-        center = (left + index * (cell + gap) + cell / 2, header / 2 + 2)
-        draw.text(center, str(name), _FAINT_INK, regular, "mm")
-    if nfe_labels:
-        draw.text((left - 14, header / 2 + 2), "NFE", _FAINT_INK, regular, "rm")
-    top = header
+    _draw_header(draw, columns, left, bool(nfe_labels))
+    top = _HEADER
     for solver, members in groups:
-        draw.text((margin, top + cell / 2), solver, _INK, bold, "lm")
+        draw.text((_MARGIN, top + _TILE / 2), solver, _INK, bold, "lm")
         for nfe, images in members:
-            draw.text((left - 14, top + cell / 2), nfe, _FAINT_INK, regular, "rm")
+            draw.text((left - 14, top + _TILE / 2), nfe, _FAINT_INK, regular, "rm")
             for index, image in enumerate(_as_bytes(images)):
-                canvas.paste(_ink_tile(image, cell), (left + index * (cell + gap), top))
-            top += cell + gap
-        top += group_gap
+                canvas.paste(_ink_tile(image, _TILE), (left + index * (_TILE + _GAP), top))
+            top += _TILE + _GAP
+        top += _GROUP_GAP
     _write_png(path, canvas)
+
+
+def _check_digit_rows(rows: Sequence[tuple[Label, np.ndarray]], columns: Sequence[str]) -> None:
+    if not rows:
+        raise ValueError("There are no rows to draw; give at least one (label, images).")
+    for label, images in rows:
+        if len(images) != len(columns):
+            raise ValueError(
+                f"The row {label!r} has {len(images)} images, but there are {len(columns)} "
+                "columns; give one image per column."
+            )
+
+
+def _draw_header(draw: ImageDraw.ImageDraw, columns: Sequence[str], left: int, has_nfe: bool) -> None:
+    font, y = _font(15), _HEADER / 2 + 2
+    for index, name in enumerate(columns):
+        center = (left + index * (_TILE + _GAP) + _TILE / 2, y)
+        draw.text(center, str(name), _FAINT_INK, font, "mm")
+    if has_nfe:
+        draw.text((left - 14, y), "NFE", _FAINT_INK, font, "rm")
 
 
 def histogram_grid(
@@ -112,13 +134,21 @@ def histogram_grid(
     captions: Sequence[Sequence[tuple[float, float] | None]],
     note: str = "",
 ) -> None:
-    """Write 2-D histograms of checkerboard points as a PNG: solver in rows, NFE in columns.
+    """Write 2-D histograms of checkerboard points as a PNG, with a row for each solver.
 
-    `cells[i][j]` is [N, 2] or None for an empty place; `captions[i][j]` is (share inside white
-    squares, total variation) or None. `note` is added to the line that explains the captions, for
-    instance what exact data score. All cells share one colour scale, in multiples of the board's
-    own density. Points beyond 1.2 times the board's half-width are not in view.
-    Raises ValueError when the numbers of rows and columns don't fit.
+    All cells share one color scale, in multiples of the board's own density. They show the square up to 1.2
+    times the board's half-width.
+
+    Args:
+      path: file to write; its folder is created.
+      rows: names of the rows, such as solvers.
+      columns: headers of the columns, such as numbers of network calls.
+      cells: cells[i][j] are points [N, 2], or None for an empty cell.
+      captions: captions[i][j] is (share inside the white squares, total variation), or None.
+      note: text added to the line that explains the captions, for example the scores of exact samples.
+
+    Raises:
+      ValueError: if cells or captions do not have an entry for each row and column.
     """
     _check_table("cells", cells, rows, columns)
     _check_table("captions", captions, rows, columns)
@@ -128,8 +158,8 @@ def histogram_grid(
     height = top + len(rows) * (inch + space_y) + bottom
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
-    figure.text((left + width) / 2 / width, 1 - 0.16 / height, "network calls (NFE)",
-                ha="center", va="center", size=10, color="0.35")
+    grey = {"ha": "center", "va": "center", "color": "0.35"}
+    figure.text((left + width) / 2 / width, 1 - 0.16 / height, "network calls (NFE)", size=10, **grey)
     for i, row in enumerate(rows):
         y = height - top - i * (inch + space_y) - inch
         figure.text(0.1 / width, (y + inch / 2) / height, row, va="center", size=11, weight="bold")
@@ -138,17 +168,14 @@ def histogram_grid(
             if i == 0:
                 figure.text((x + inch / 2) / width, (y + inch + 0.07) / height, str(column),
                             ha="center", va="bottom", size=11, weight="bold")
-            if cells[i][j] is None:
-                continue
-            axes = figure.add_axes((x / width, y / height, inch / width, inch / height))
-            _histogram(axes, np.asarray(cells[i][j]))
-            if captions[i][j] is not None:
-                axes.set_xlabel("{:.3f}  /  {:.3f}".format(*captions[i][j]), size=9, labelpad=4)
+            if cells[i][j] is not None:
+                axes = figure.add_axes((x / width, y / height, inch / width, inch / height))
+                _histogram(axes, np.asarray(cells[i][j]), captions[i][j])
     explanation = "share inside the white squares (1 is best)  /  total variation (0 is best)"
-    figure.text((left + width) / 2 / width, 0.16 / height, f"{explanation}{note and '; '}{note}",
-                ha="center", va="center", size=9.5, color="0.35")
+    explanation += f"; {note}" if note else ""
+    figure.text((left + width) / 2 / width, 0.16 / height, explanation, size=9.5, **grey)
     picture = Image.open(io.BytesIO(_png_bytes(figure)))
-    # 256 colours are all that one colour map and grey text need, and a third of the size.
+    # One color map and grey text need only 256 colors, which make the file three times smaller.
     _write_png(path, picture.convert("RGB").quantize(256, dither=Image.Dither.NONE))
 
 
@@ -171,8 +198,8 @@ def _check_table(name: str, table: Sequence, rows: Sequence, columns: Sequence) 
         )
 
 
-def _histogram(axes, points: np.ndarray) -> None:
-    """Draw the density of points [N, 2], in multiples of the board's, and the board's outline."""
+def _histogram(axes: Axes, points: np.ndarray, caption: tuple[float, float] | None) -> None:
+    """Draw the density of points [N, 2], in multiples of the board's, the board's outline and a caption."""
     half, num_bins = 1.2 * BOARD_HALF_WIDTH, 96
     counts, _, _ = np.histogram2d(*points.T, bins=num_bins, range=[[-half, half]] * 2)
     board_density = 1 / (2 * BOARD_HALF_WIDTH**2)  # half of the board's area is white
@@ -183,10 +210,12 @@ def _histogram(axes, points: np.ndarray) -> None:
                              fill=False, edgecolor="white", alpha=0.35, linewidth=0.6))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+    if caption is not None:
+        axes.set_xlabel("{:.3f}  /  {:.3f}".format(*caption), size=9, labelpad=4)
 
 
 def _ink_tile(image: np.ndarray, size: int) -> Image.Image:
-    """A grey image [H, W, 1] as dark ink on paper, each pixel a square."""
+    """Turn a grey image [H, W, 1] into dark ink on paper, of `size` pixels along each side."""
     return Image.fromarray(255 - image[..., 0]).resize((size, size), Image.Resampling.NEAREST)
 
 
@@ -195,7 +224,7 @@ def _split(label: Label) -> tuple[str, str]:
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that matplotlib ships, so that a picture looks the same on every machine."""
+    """Load the font that matplotlib ships, so that pictures look the same on every machine."""
     weight = "bold" if bold else "normal"
     properties = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
     return ImageFont.truetype(font_manager.findfont(properties), size)
@@ -206,7 +235,7 @@ def _enlarge(image: np.ndarray, zoom: int) -> np.ndarray:
 
 
 def _as_bytes(images) -> np.ndarray:
-    """Images in [0, 1], or uint8, as uint8 [N, H, W, C]; a missing channel axis is added."""
+    """Convert images in [0, 1], or uint8, to uint8 [N, H, W, C]; add a missing channel axis."""
     images = np.asarray(images)
     images = images if images.dtype == np.uint8 else images.astype(np.float32)
     if images.ndim == 3:
@@ -214,7 +243,7 @@ def _as_bytes(images) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(
             f"The images have shape {images.shape}, but a picture needs [N, H, W, C] with "
-            "N >= 1 and C = 1 (grey) or 3 (colour); decode latents first."
+            "N >= 1 and C = 1 (grey) or 3 (color); decode latents first."
         )
     if images.dtype == np.uint8:
         return images

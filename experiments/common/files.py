@@ -1,6 +1,7 @@
-"""Files that programs read and write: JSON with clear errors, and no file that is written in part."""
+"""Reading and writing of files: JSON with clear errors, and no file that is written only in part."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,34 +11,45 @@ import numpy as np
 from gmflow_jax._files import write_whole
 
 
+def check_parent(path: str | os.PathLike) -> None:
+    """Raise ValueError if the folder in which `path` is to be written does not exist."""
+    if not pathlib.Path(path).absolute().parent.is_dir():
+        raise ValueError(f"The folder of {path} does not exist. Create it, or give another path.")
+
+
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A json file of a run; ValueError with a sentence if it is damaged."""
+    """Read the JSON object in a file of a run; raise ValueError if the file is damaged."""
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or give another --workdir.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: no json object; restore it, or give another --workdir.")
+        raise ValueError(
+            f"{path} is damaged: it holds no JSON object; restore it, or give another --workdir."
+        )
     return content
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as JSON with sorted keys."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
+    """Write `text`; the file is replaced as a whole or left as it was."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Write `content`; the file is replaced as a whole or left as it was."""
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Write an .npz file."""
+    """Write named arrays as an .npz file."""
 
     def write(temporary: pathlib.Path) -> None:
-        with temporary.open("wb") as file:  # np.savez would append .npz to a name
+        with temporary.open("wb") as file:  # np.savez appends .npz to a path, but not to an open file
             np.savez(file, **arrays)
 
     write_whole(path, write)

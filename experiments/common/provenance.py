@@ -1,4 +1,4 @@
-"""Where the numbers of a report come from, and where reports are written."""
+"""The versions that reports record, and the check of a report's path."""
 
 import pathlib
 
@@ -6,10 +6,11 @@ import jax
 import numpy as np
 
 import gmflow_jax
+from experiments.common import files
 
 
 def versions() -> dict[str, str]:
-    """Of what made a report, and the devices."""
+    """Return the versions of gmflow_jax, jax and numpy, and the number and kind of devices."""
     devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
     return {
         "gmflow_jax": gmflow_jax.__version__, "jax": jax.__version__, "numpy": np.__version__,
@@ -18,8 +19,7 @@ def versions() -> dict[str, str]:
 
 
 def check_out(out: pathlib.Path) -> None:
-    """ValueError if a report cannot be written there."""
+    """Raise ValueError if `out` cannot be the path of a report."""
     if out.suffix != ".json":
         raise ValueError(f"--out must end in .json, but {str(out)!r} was given.")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"The folder of {out} does not exist. Make it, or write elsewhere.")
+    files.check_parent(out)

@@ -1,4 +1,4 @@
-"""How programs choose solvers: sub-steps, and the network calls that steps take."""
+"""The solvers that programs use: their sub-steps, and the network calls that their steps take."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,18 @@ def make_solver(
     shift: float = 1.0,
     spectrum: Callable | None = None,
 ) -> solvers.Solver:
-    """The solver called `name`.
+    """Make a solver by its name, with midpoint sub-steps.
 
-    gm_ode and gm_pc make midpoint sub-steps, 16 in all and at least 2 in a step unless num_substeps is
-    given: no worse than the paper's 128 of Euler, for a quarter of the sweeps (`experiments.solver_study`).
-    `spectrum` is for gm_sde, see `TrainedRun.spectrum`.
+    Args:
+      name: one of `solvers.NAMES`.
+      num_steps: steps of the time grid, at least 1.
+      order: 1 or 2, for gm_ode and gm_sde.
+      num_substeps: sub-steps in each step, for gm_ode and gm_pc; None takes `default_substeps`.
+      shift: shift of the sub-steps' times, for gm_ode and gm_pc.
+      spectrum: the function that `TrainedRun.spectrum` returns, for gm_sde.
+
+    Raises:
+      ValueError: if num_steps is below 1, the name is unknown, or the solver does not take the options.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
@@ -26,24 +33,28 @@ def make_solver(
 
 
 def default_substeps(num_steps: int) -> int:
-    """Return the number of sub-steps in a step where the user asks for none."""
+    """Return the default number of midpoint sub-steps in each step: 16 in all, and at least 2.
+
+    By `experiments.solver_study` this is no worse than the paper's 128 Euler sub-steps, and evaluates the
+    mixture a quarter as often.
+    """
     return max(16 // num_steps, 2)
 
 
 def paper_substeps(num_steps: int, imagenet: bool) -> int:
-    """Return the number of Euler sub-steps in a step of GM-ODE in the paper's experiments.
+    """Return the number of Euler sub-steps in each step of GM-ODE in the paper's experiments.
 
-    About 128 in all; on ImageNet 8 in a step where there are 4 or 6 steps (section 4.2).
+    These are about 128 in all, but on ImageNet 8 in each of 4 or 6 steps (section 4.2).
     """
     return 8 if imagenet and num_steps in (4, 6) else max(128 // num_steps, 2)
 
 
 def calls_per_step(solver: str) -> int:
-    """Return the network calls of a step without guidance; Heun's last step wastes its second call."""
+    """Return the network calls of a step without guidance."""
     return 2 if solver == "heun" else 1
 
 
 def num_calls(solver: str, num_steps: int) -> int:
     """Return the network calls that affect the result of `num_steps` steps to t = 0."""
-    wasted = 1 if solver == "heun" else 0  # Heun's last step is Euler's
+    wasted = 1 if solver == "heun" else 0  # the last step of Heun to t = 0 is an Euler step
     return calls_per_step(solver) * num_steps - wasted

@@ -72,7 +72,7 @@ def test_a_launcher_may_know_what_flags_leave_out(joined, monkeypatch):
     assert joined == [given(ADDRESS)]
 
 
-def test_who_is_not_distributed_stays_alone_whatever_is_told(joined, jax_variables):
+def test_nodistributed_ignores_all_other_flags_and_variables(joined, jax_variables):
     cluster.join(False, None, None, None)
     cluster.join(False, ADDRESS, 2, 0)
     assert joined == []
@@ -84,7 +84,7 @@ def test_who_is_not_distributed_stays_alone_whatever_is_told(joined, jax_variabl
         ((ADDRESS, None, None), "num_processes and process_id is missing; give --coordinator_address"),
         ((ADDRESS, 2, None), "but process_id is missing"),
         ((None, 2, 0), "but coordinator_address is missing"),
-        ((ADDRESS, 2, 2), "--process_id is 2, but counts from 0 to --num_processes - 1 = 1"),
+        ((ADDRESS, 2, 2), "--process_id is 2, but must be from 0 to --num_processes - 1 = 1"),
         ((ADDRESS, 2, -1), "--process_id is -1"),
     ],
 )
@@ -115,6 +115,6 @@ def test_processes_that_do_not_meet_are_a_sentence(joined, monkeypatch, error, f
         raise error
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    sentence = rf"could not be joined \({error}\)\. Start the same command on every host"
+    sentence = rf"could not be connected \({error}\)\. Start the same command on every host"
     with pytest.raises(cli.UserError, match=sentence):
         cluster.join(*flags)

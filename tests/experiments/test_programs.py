@@ -113,10 +113,10 @@ def test_input_that_cannot_work_is_a_sentence_and_exit_code_2(program, arguments
 
 
 def test_too_little_memory_is_a_sentence_and_exit_code_2():
-    program = "import jax.numpy as jnp; from experiments import cli; cli.run(lambda: jnp.ones(10**14))"
+    program = "import jax.numpy as jnp; from experiments.common import cli; cli.run(lambda: jnp.ones(10**14))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert result.returncode == 2
-    assert "memory of a device does not suffice" in result.stderr and "Traceback" not in result.stderr
+    assert "A device ran out of memory" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
