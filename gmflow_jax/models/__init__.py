@@ -1,7 +1,7 @@
-"""Networks in Flax NNX: those that predict Gaussian mixtures, the power spectrum's, the autoencoder.
+"""Networks in Flax NNX: GM-DiT, a mixture MLP, the spectrum network, the autoencoder and Inception.
 
-Make a network from its configuration, `model = GMDiT(config, nnx.Rngs(0))`, and call it, or take it
-apart by `apply, params = functional(model)` and use plain jax transformations on the dict of arrays.
+A network is made from its configuration: `model = GMDiT(config, nnx.Rngs(0))`. Call it, or split it by
+`apply, params = functional(model)` and use plain JAX transformations on the dict of arrays.
 """
 
 from gmflow_jax.models._autoencoder import AutoencoderKL

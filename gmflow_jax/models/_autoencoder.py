@@ -1,7 +1,6 @@
-"""The autoencoder of Stable Diffusion, whose latents the ImageNet networks model."""
+"""The autoencoder of Stable Diffusion. The ImageNet networks model its latents."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,18 @@ from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig
 
 
 class AutoencoderKL(nnx.Module):
-    """Maps images to Gaussians over latents, and latents to images (Rombach et al. 2022, arXiv 2112.10752).
+    """Autoencoder that maps images to Gaussians over latents, and latents to images.
 
-    The network that diffusers calls AutoencoderKL, without tiling. Latents are `config.downscale` times
-    smaller than images, and are neither multiplied nor divided by `config.scaling_factor` here.
+    The same network as diffusers' AutoencoderKL, without tiling. Height and width of a latent are those
+    of the image divided by `config.downscale`. `config.scaling_factor` is not applied here: multiply
+    latents by it after encoding, and divide by it before decoding.
+
+    Args:
+      config: sizes and options of the network.
+      rngs: random number generators for the initial parameters.
+
+    Source:
+      Rombach et al. 2022 (arXiv 2112.10752); diffusers, AutoencoderKL.
     """
 
     def __init__(self, config: AutoencoderKLConfig, rngs: nnx.Rngs):
@@ -28,53 +35,60 @@ class AutoencoderKL(nnx.Module):
         self.decoder = Decoder(config, rngs)
 
     def encode(self, images: Array, batch_size: int | None = None) -> tuple[Array, Array]:
-        """Predicts the Gaussian over the latent of each image.
+        """Predict the Gaussian over the latent of each image.
 
         Args:
-          images: Images in [-1, 1], [B, H, W, in_channels]. H and W are multiples of
+          images: images in [-1, 1], [B, H, W, in_channels]. H and W are multiples of
             `config.downscale`.
-          batch_size: Number of images that are encoded at a time, to bound memory; None for all of
-            them. The result is the same up to rounding.
+          batch_size: number of images to encode at a time, to bound memory; None encodes all at once.
+            The result is the same up to rounding.
 
         Returns:
           mean and log_var, each [B, H / downscale, W / downscale, latent_channels] and float32. The
           log-variance is clipped to [-30, 20].
 
         Raises:
-          ValueError: If a shape does not fit, or `batch_size` is less than 1.
+          ValueError: if a shape does not fit, or `batch_size` is less than 1.
         """
         _check_axes("The images have", images, self.config.in_channels)
         height, width = images.shape[1:3]
         if height % self.config.downscale or width % self.config.downscale:
             raise ValueError(
-                f"The images have {height} x {width} pixels, but a pixel of a latent stands for "
-                f"{self.config.downscale} along each side; crop, pad or resize them to a multiple."
+                f"The images have {height} x {width} pixels, but the encoder divides both sides by "
+                f"{self.config.downscale}; crop, pad or resize them to a multiple of it."
             )
         moments = _in_batches(lambda x: self.quant_conv(self.encoder(x)), images, batch_size)
         mean, log_var = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_var, -30.0, 20.0)
 
     def decode(self, z: Array, batch_size: int | None = None) -> Array:
-        """Images of latents.
+        """Decode latents to images.
 
         Args:
-          z: Latents, [B, h, w, latent_channels], of any height and width.
-          batch_size: Number of latents that are decoded at a time, to bound memory; None for all of
-            them. The result is the same up to rounding.
+          z: latents, [B, h, w, latent_channels], of any height and width.
+          batch_size: number of latents to decode at a time, to bound memory; None decodes all at once.
+            The result is the same up to rounding.
 
         Returns:
-          Images of nominal range [-1, 1], which is not enforced:
-          [B, h * downscale, w * downscale, out_channels], float32.
+          Images, [B, h * downscale, w * downscale, out_channels], float32. Their nominal range is
+          [-1, 1]; values are not clipped to it.
 
         Raises:
-          ValueError: If a shape does not fit, or `batch_size` is less than 1.
+          ValueError: if a shape does not fit, or `batch_size` is less than 1.
         """
         _check_axes("The latents have", z, self.config.latent_channels)
         return _in_batches(lambda x: self.decoder(self.post_quant_conv(x)), z, batch_size)
 
 
 class Encoder(nnx.Module):
-    """Maps images to the means and log-variances of latents, before `quant_conv`; float32."""
+    """Encoder from images to the means and log-variances of latents, before `quant_conv`.
+
+    Inputs and outputs are float32.
+
+    Args:
+      config: sizes and options of the network.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, config: AutoencoderKLConfig, rngs: nnx.Rngs):
         self.dtype, self.num_stages = config.dtype, len(config.block_channels)
@@ -97,7 +111,14 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Maps latents, after `post_quant_conv`, to images; float32."""
+    """Decoder from latents, after `post_quant_conv`, to images.
+
+    Inputs and outputs are float32.
+
+    Args:
+      config: sizes and options of the network.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, config: AutoencoderKLConfig, rngs: nnx.Rngs):
         self.dtype, self.num_stages = config.dtype, len(config.block_channels)
@@ -119,11 +140,11 @@ class Decoder(nnx.Module):
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-def _in_batches(function: Callable[[Array], Any], x: Array, batch_size: int | None) -> Any:
-    """`function(x)`, which treats samples alike, of `batch_size` samples at a time."""
+def _in_batches(function: Callable[[Array], Array], x: Array, batch_size: int | None) -> Array:
+    """Compute `function(x)` for `batch_size` samples at a time."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(
-            f"batch_size is {batch_size}, but it counts the samples processed at a time; "
+            f"batch_size is {batch_size}, but it is the number of samples to process at a time; "
             "give at least 1, or None for all."
         )
     if batch_size is None or batch_size >= x.shape[0]:
@@ -134,6 +155,6 @@ def _in_batches(function: Callable[[Array], Any], x: Array, batch_size: int | No
 def _check_axes(start: str, x: Array, channels: int) -> None:
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(
-            f"{start} shape {x.shape}, but the autoencoder was made for [B, H, W, {channels}]; "
+            f"{start} shape {x.shape}, but the autoencoder needs [B, H, W, {channels}]; "
             "give four axes, channels last."
         )

@@ -1,8 +1,10 @@
-"""Building blocks of the autoencoder: residual block, attention, stages that change the size.
+"""Building blocks of the autoencoder: residual block, attention, and stages that change the image size.
 
-Attributes have the names of diffusers, a list's index joined by an underscore, so that weights are
-converted by a rule. Blocks map [B, H, W, C] in `config.dtype` to the same type.
+Attributes are named as in diffusers, with `resnets_0` for `resnets.0`, so that one rule converts all
+names of weights. Every block maps [B, H, W, C] in `config.dtype` to an array of the same type.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,16 @@ from gmflow_jax.models._linear import Linear
 
 
 def group_norm(config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """Normalises groups of channels over a whole image; in float32, to float32."""
+    """Make a group normalisation over all pixels of an image; it computes and returns float32.
+
+    Args:
+      config: gives the number of groups and the type of the parameters.
+      channels: number of channels.
+      rngs: random number generators for the initial parameters.
+
+    Returns:
+      The layer.
+    """
     return nnx.GroupNorm(
         channels,
         config.num_groups,
@@ -28,7 +39,17 @@ def group_norm(config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs) -> nn
 
 
 class Conv(nnx.Conv):
-    """Square convolution in `dtype`, `config.dtype` unless given, that keeps height and width."""
+    """Square convolution that keeps height and width unless `options` says otherwise.
+
+    Args:
+      config: gives the types of the computation and of the parameters.
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      size: height and width of the kernel.
+      rngs: random number generators for the initial parameters.
+      dtype: type to compute in; `config.dtype` by default.
+      **options: further arguments of `nnx.Conv`.
+    """
 
     def __init__(
         self,
@@ -38,7 +59,7 @@ class Conv(nnx.Conv):
         size: int,
         rngs: nnx.Rngs,
         dtype: str | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(
             in_channels,
@@ -52,7 +73,14 @@ class Conv(nnx.Conv):
 
 
 class ResnetBlock(nnx.Module):
-    """Normalisation, SiLU and a 3 x 3 convolution, twice, added to the input."""
+    """Residual block: twice normalisation, SiLU and a 3 x 3 convolution, added to the input.
+
+    Args:
+      config: types and number of groups.
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, rngs: nnx.Rngs):
         self.norm1 = group_norm(config, in_channels, rngs)
@@ -70,15 +98,23 @@ class ResnetBlock(nnx.Module):
 
 
 class AttentionBlock(nnx.Module):
-    """Attention of one head among all pixels, added to the input."""
+    """Single-head self-attention over all pixels, added to the input.
+
+    Args:
+      config: types and number of groups.
+      channels: channels of the input and the output.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs):
         self.group_norm = group_norm(config, channels, rngs)
-        types = {"dtype": config.dtype, "param_dtype": config.param_dtype}
-        self.to_q = Linear(channels, channels, rngs=rngs, **types)
-        self.to_k = Linear(channels, channels, rngs=rngs, **types)
-        self.to_v = Linear(channels, channels, rngs=rngs, **types)
-        self.to_out = Linear(channels, channels, rngs=rngs, **types)
+
+        def linear() -> Linear:
+            return Linear(
+                channels, channels, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs
+            )
+
+        self.to_q, self.to_k, self.to_v, self.to_out = linear(), linear(), linear(), linear()
 
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
@@ -88,7 +124,13 @@ class AttentionBlock(nnx.Module):
 
 
 class MidBlock(nnx.Module):
-    """A residual block, attention and another residual block."""
+    """A residual block, attention and another residual block.
+
+    Args:
+      config: types and number of groups.
+      channels: channels of the input and the output.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs):
         self.resnets_0 = ResnetBlock(config, channels, channels, rngs)
@@ -100,7 +142,16 @@ class MidBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves height and width by a convolution that looks to the right and below."""
+    """Halves height and width by a 3 x 3 convolution of stride 2, padded at the right and the bottom.
+
+    Args:
+      config: types of the computation and of the parameters.
+      channels: channels of the input and the output.
+      rngs: random number generators for the initial parameters.
+
+    Source:
+      diffusers, Downsample2D with padding=0.
+    """
 
     def __init__(self, config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs):
         padding = ((0, 1), (0, 1))
@@ -111,7 +162,13 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles height and width by repeating pixels, then applies a convolution."""
+    """Doubles height and width by repeating pixels, then applies a 3 x 3 convolution.
+
+    Args:
+      config: types of the computation and of the parameters.
+      channels: channels of the input and the output.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs):
         self.conv = Conv(config, channels, channels, 3, rngs)
@@ -121,7 +178,16 @@ class Upsample(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Residual blocks, then a change of size: 'down', 'up' or None."""
+    """Residual blocks, followed by a change of the image size.
+
+    Args:
+      config: types and number of groups.
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      num_resnets: number of residual blocks.
+      resample: 'down' halves height and width, 'up' doubles them, None keeps them.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Configuration of the autoencoder, checked when it is made."""
+"""Configuration of the autoencoder. Its values are checked when it is made."""
 
 import dataclasses
 import math
@@ -11,18 +11,17 @@ class AutoencoderKLConfig:
     """Sizes and options of `AutoencoderKL`; the defaults are those of stabilityai/sd-vae-ft-ema.
 
     Attributes:
-      in_channels: Channels of an image that is encoded.
-      out_channels: Channels of a decoded image.
-      latent_channels: Channels of a latent.
-      block_channels: Width of each stage, from the images' size to the latents'. Every stage but the
-          last halves height and width.
-      layers_per_block: Residual blocks in a stage of the encoder; the decoder has one more in each.
-      num_groups: Groups of channels that are normalised together.
-      scaling_factor: What a latent is multiplied by to give it about unit variance. The network
-          neither applies nor undoes it.
-      dtype: Type that the blocks compute in. Normalisation, the convolutions before and after the
-          blocks and the outputs are float32.
-      param_dtype: Type of the parameters.
+      in_channels: channels of an image to encode.
+      out_channels: channels of a decoded image.
+      latent_channels: channels of a latent.
+      block_channels: number of channels in each stage of the encoder; the decoder uses them in reverse
+        order. Every stage of the encoder but the last halves height and width.
+      layers_per_block: residual blocks in each stage of the encoder. A stage of the decoder has one more.
+      num_groups: number of groups of the group normalisation.
+      scaling_factor: factor that gives latents about unit variance. `AutoencoderKL` does not apply it.
+      dtype: type that the blocks compute in. Normalisation, the convolutions before and after the
+        blocks and the outputs are float32.
+      param_dtype: type of the parameters.
     """
 
     in_channels: int = 3
@@ -42,8 +41,8 @@ class AutoencoderKLConfig:
         _require(
             len(self.block_channels) >= 1
             and all(n >= 1 and n % self.num_groups == 0 for n in self.block_channels),
-            f"block_channels is {self.block_channels!r}, but it lists the widths of the stages, whose "
-            f"channels form {self.num_groups} groups; give at least one positive multiple of num_groups.",
+            f"block_channels is {self.block_channels!r}, but it lists the channels of each stage, which "
+            f"are normalised in {self.num_groups} groups; give one or more positive multiples of num_groups.",
         )
         _require(
             self.scaling_factor > 0 and math.isfinite(self.scaling_factor),
@@ -53,5 +52,5 @@ class AutoencoderKLConfig:
 
     @property
     def downscale(self) -> int:
-        """Pixels of an image along the side of a pixel of its latent."""
+        """Ratio of an image's height to that of its latent."""
         return 2 ** (len(self.block_channels) - 1)

@@ -1,4 +1,4 @@
-"""Configurations of the networks, checked when they are made."""
+"""Configurations of the networks. Their values are checked when they are made."""
 
 import dataclasses
 import math
@@ -13,15 +13,15 @@ _REMAT = (False, True, "none", "full", "dots")
 DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
 
-def _require(condition: bool, sentence: str) -> None:
+def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(sentence)
+        raise ValueError(message)
 
 
 def _require_positive(config: Any, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value >= 1, f"{name} is {value}, but it counts something; give at least 1.")
+        _require(value >= 1, f"{name} is {value}, but must be at least 1; give a larger number.")
 
 
 def _require_dtypes(config: Any, names: tuple[str, ...] = ("dtype", "param_dtype")) -> None:
@@ -37,7 +37,7 @@ def _require_stds(config: Any) -> None:
     std = config.means_bias_std
     _require(
         std >= 0 and math.isfinite(std),
-        f"means_bias_std is {std}, but it is a standard deviation; give a number from 0 on.",
+        f"means_bias_std is {std}, but it is a standard deviation; give a finite number, at least 0.",
     )
     std = config.constant_log_std
     _require(
@@ -48,7 +48,8 @@ def _require_stds(config: Any) -> None:
 
 
 def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,33 +57,37 @@ class GMDiTConfig:
     """Sizes and options of `GMDiT`; the defaults are the authors' ImageNet 256 x 256 network.
 
     Attributes:
-      input_size: Height and width in pixels (or one number for both) that positions refer to. Other
-          sizes are accepted by the network; their positions are rescaled to this one.
-      in_channels: Channels of a pixel, D of the mixture.
-      patch_size: Pixels along the side of a token.
-      hidden_size: Width of a token.
-      depth: Number of transformer blocks.
-      num_heads: Attention heads; they share `hidden_size`.
-      num_classes: Number of classes; the label `num_classes` means "no class". 0 if there are none.
-      num_components: Mixture components K. K = 1 with `constant_log_std=0.0` is flow matching.
-      mlp_ratio: Width of a block's MLP, relative to `hidden_size`.
-      log_std_layers: Linear layers of the network that predicts the log standard deviation.
-      log_std_dim: Its hidden width.
-      constant_log_std: If given, the log standard deviation, which is then not predicted.
-      head: 'joint' or 'separate', the authors' first and second variant. Both compute the same; they
-          differ in the initial log-weights (random or uniform) and in exported names.
-      means_bias_std: Standard deviation of the initial bias of the component means. The authors' is
-          0; a positive one tells the components apart from the start.
-      time_scale: What the time in [0, 1] is multiplied by in the time embedding: 1000 in DiT and the
-          authors' networks, 1 in SiT.
-      dtype: Type that the blocks compute in. The embeddings, the head and the outputs are float32.
-      param_dtype: Type of the parameters.
-      scan_layers: Whether to run the blocks by `jax.lax.scan`, whose compile time does not grow with
-          depth, or unrolled, which runs faster. Does not change the parameters.
-      remat: What the backward pass recomputes of each block, to save memory: 'none' or False,
-          'dots' for all but the products with parameters, 'full' or True for everything.
-      attention: 'xla'; 'cudnn' for the fused kernel of NVIDIA GPUs, which needs `dtype='bfloat16'` or
-          'float16'; or 'auto' for 'cudnn' where jax's default device has it when the program is made.
+      input_size: height and width in pixels, or one number for both, that the position features are
+        made for. Images of other sizes are accepted; their positions are rescaled to this size.
+      in_channels: channels of a pixel, D of the mixture.
+      patch_size: height and width of a patch in pixels. Each patch is one token.
+      hidden_size: number of features of a token.
+      depth: number of transformer blocks.
+      num_heads: number of attention heads. It divides `hidden_size`.
+      num_classes: number of classes, 0 for none. The label `num_classes` means "no class".
+      num_components: number of mixture components K. K = 1 with `constant_log_std=0.0` is flow matching.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of `hidden_size`.
+      log_std_layers: number of linear layers of the MLP that predicts the log standard deviation.
+      log_std_dim: hidden width of that MLP.
+      constant_log_std: fixed log standard deviation; None predicts it.
+      head: 'joint' or 'separate', the authors' first and second variant. Both compute the same function.
+        They differ in the initial log-weights (random or uniform) and in the names of exported weights.
+      means_bias_std: standard deviation of the initial bias of the component means. 0, the authors'
+        value, starts with equal biases; a positive value makes the components differ from the start.
+      time_scale: factor of the time in [0, 1] before its sines and cosines: 1000 in DiT and the authors'
+        networks, 1 in SiT.
+      dtype: type that the blocks compute in. The embeddings, the head and the outputs are float32.
+      param_dtype: type of the parameters.
+      scan_layers: True runs the blocks by `jax.lax.scan`, whose compile time does not grow with depth;
+        False unrolls them, which runs faster. The parameters have the same form.
+      remat: which values the backward pass recomputes in each block, to save memory: 'none' or False
+        for no value, 'dots' for all but the products with parameters, 'full' or True for all.
+      attention: 'xla', 'cudnn' or 'auto'. 'cudnn' is the fused kernel of NVIDIA GPUs and needs
+        `dtype='bfloat16'` or 'float16'. 'auto' is 'cudnn' if JAX's default device supports it when the
+        network is traced, else 'xla'.
+
+    Source:
+      Peebles and Xie 2023 (arXiv 2212.09748); GMFlow (arXiv 2504.05304) and the authors' code.
     """
 
     input_size: int | tuple[int, int] = 32
@@ -136,18 +141,18 @@ class GMDiTConfig:
         )
         _require(
             all(n >= 1 and n % self.patch_size == 0 for n in self.input_height_width),
-            f"input_size is {size}, which patches of {self.patch_size} pixels do not tile; "
-            "give a positive multiple of patch_size.",
+            f"input_size is {size}, but must be divisible by patch_size "
+            f"{self.patch_size}; give a positive multiple of it.",
         )
         _require(
             self.hidden_size % self.num_heads == 0,
-            f"hidden_size is {self.hidden_size}, which {self.num_heads} heads cannot share; "
-            "give a multiple of num_heads.",
+            f"hidden_size is {self.hidden_size}, but must be divisible by num_heads "
+            f"{self.num_heads}; give a multiple of it.",
         )
         _require(
             self.hidden_size % 4 == 0,
-            f"hidden_size is {self.hidden_size}, but positions need sines and cosines of rows and "
-            "columns; give a multiple of 4.",
+            f"hidden_size is {self.hidden_size}, but must be divisible by 4, for it holds the "
+            "sines and cosines of row and column; give a multiple of 4.",
         )
         _require(
             self.mlp_ratio > 0 and self.hidden_size * self.mlp_ratio >= 1,
@@ -161,10 +166,26 @@ class GMDiTConfig:
 
 
 def gm_dit_config(name: str, **overrides: Any) -> GMDiTConfig:
-    """Configuration of a size of the DiT paper, such as 'DiT-S/2', 'DiT-B/4' or 'DiT-XL/2'.
+    """Make the configuration of a network size of the DiT paper.
 
-    The number after the slash is the patch size; `overrides` are further fields of `GMDiTConfig`.
-    Raises ValueError for an unknown name.
+    Args:
+      name: size and patch size, such as 'DiT-S/2', 'DiT-B/4' or 'DiT-XL/2'.
+      **overrides: further fields of `GMDiTConfig`.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      ValueError: if the name is unknown.
+
+    Source:
+      Peebles and Xie 2023 (arXiv 2212.09748), table 1.
+
+    Example:
+      >>> from gmflow_jax import models
+      >>> config = models.gm_dit_config("DiT-S/2", num_components=4)
+      >>> config.hidden_size, config.depth, config.patch_size, config.num_components
+      (384, 12, 2, 4)
     """
     match = re.fullmatch(r"DiT-(S|B|L|XL)/([1-9]\d*)", name)
     if match is None:
@@ -173,7 +194,7 @@ def gm_dit_config(name: str, **overrides: Any) -> GMDiTConfig:
             "and the patch size, such as 'DiT-XL/2'."
         )
     hidden_size, depth, num_heads = DIT_SIZES[match[1]]
-    fields = {
+    fields: dict[str, Any] = {
         "hidden_size": hidden_size,
         "depth": depth,
         "num_heads": num_heads,
@@ -187,17 +208,17 @@ class GMMLPConfig:
     """Sizes and options of `GMMLP`; the defaults are the authors' checkerboard network.
 
     Attributes:
-      num_dims: Dimensions D of a point.
-      num_components: Mixture components K.
-      embed_dim: Features of the time, and of two coordinates; a multiple of 4.
-      width: Width of the hidden layers.
-      depth: Number of hidden layers.
-      constant_log_std: If given, the log standard deviation, which is then not predicted.
-      min_period: Shortest period of the coordinates' features, in the units of the points.
-      max_period: Longest period.
-      means_bias_std: Standard deviation of the initial bias of the component means.
-      dtype: Type that the hidden layers compute in. Features, heads and outputs are float32.
-      param_dtype: Type of the parameters.
+      num_dims: number of dimensions D of a point.
+      num_components: number of mixture components K.
+      embed_dim: number of features of the time, a multiple of 4. Each coordinate has half as many.
+      width: width of the hidden layers.
+      depth: number of hidden layers.
+      constant_log_std: fixed log standard deviation; None predicts it.
+      min_period: shortest period of the coordinates' sines and cosines, in the units of the points.
+      max_period: longest period of the coordinates' sines and cosines.
+      means_bias_std: standard deviation of the initial bias of the component means.
+      dtype: type that the hidden layers compute in. Features, heads and outputs are float32.
+      param_dtype: type of the parameters.
     """
 
     num_dims: int = 2
@@ -218,13 +239,13 @@ class GMMLPConfig:
         _require_stds(self)
         _require(
             self.embed_dim >= 4 and self.embed_dim % 4 == 0,
-            f"embed_dim is {self.embed_dim}, but it holds sines and cosines of two coordinates; "
-            "give a multiple of 4.",
+            f"embed_dim is {self.embed_dim}, but must be divisible by 4, for half of it holds "
+            "the sines and cosines of a coordinate; give a multiple of 4.",
         )
         _require(
             0 < self.min_period <= self.max_period,
-            f"The periods range from {self.min_period} to {self.max_period}; "
-            "give positive ones, the shorter one first.",
+            f"min_period is {self.min_period} and max_period is {self.max_period}; give positive numbers, "
+            "the first not larger than the second.",
         )
 
 
@@ -233,11 +254,11 @@ class SpectrumMLPConfig:
     """Sizes of `SpectrumMLP`; the defaults are the authors' for ImageNet 256 x 256.
 
     Attributes:
-      base_size: Height and width in pixels (or one number for both) of the largest spectrum. Smaller
-          images use its low frequencies.
-      num_channels: Channels of a pixel, D of the mixture.
-      widths: Widths of the hidden layers.
-      param_dtype: Type of the parameters. The network computes in float32.
+      base_size: height and width in pixels, or one number for both, of the largest image. Smaller
+        images use the low frequencies of its spectrum.
+      num_channels: channels of a pixel, D of the mixture.
+      widths: widths of the hidden layers.
+      param_dtype: type of the parameters. The network computes in float32.
     """
 
     base_size: int | tuple[int, int] = 32
@@ -254,8 +275,8 @@ class SpectrumMLPConfig:
         _require_positive(self, ("num_channels",))
         _require(
             len(self.widths) >= 1 and min(self.widths) >= 1,
-            f"widths is {self.widths!r}, but it lists the sizes of hidden layers; give one number of "
-            "at least 1 for each.",
+            f"widths is {self.widths!r}, but it lists the widths of the hidden layers; give one number "
+            "for each, at least 1.",
         )
         _require_dtypes(self, ("param_dtype",))
 

@@ -1,4 +1,4 @@
-"""Floating-point operations: what a network call needs, and what a device can do."""
+"""Floating-point operations of a network call, and peak rates of devices."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from gmflow_jax.models._config import GMDiTConfig
 from gmflow_jax.models._gm_dit import TIME_FEATURES
 
-# By jax's `device_kind`. The makers' data sheets, dense bfloat16 (no sparsity), operations per second.
+# Dense bfloat16 operations per second (no sparsity) by jax's `device_kind`, from the makers' data sheets.
 PEAK_FLOPS: Mapping[str, float] = MappingProxyType({
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -29,16 +29,22 @@ PEAK_FLOPS: Mapping[str, float] = MappingProxyType({
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 operations per second of one device, or None if it is not in `PEAK_FLOPS`."""
+    """Look up the dense bfloat16 operations per second of a device kind; None if it is not known."""
     return PEAK_FLOPS.get(device_kind)
 
 
 def forward_flops(config: GMDiTConfig) -> int:
-    """Operations of one call of `GMDiT` for one image of `config.input_size`.
+    """Count the floating-point operations of one call of `GMDiT` for one image of `config.input_size`.
 
-    Matrix products and attention, a multiplication and an addition being 2, as in model FLOPs
-    utilisation (MFU); elementwise operations, under 1 % at the sizes of the DiT paper, are left out. A
-    training step needs 3 times as many, 4 times with `remat='full'`.
+    Counts matrix products and attention, where a multiplication and an addition are 2 operations, as
+    in model FLOPs utilisation (MFU). Elementwise operations are left out; they are under 1 % at the
+    sizes of the DiT paper. A training step takes 3 times as many operations, or 4 times as many with
+    `remat='full'`.
+
+    Example:
+      >>> from gmflow_jax import models
+      >>> round(models.forward_flops(models.gm_dit_config("DiT-XL/2")) / 1e9)  # GFLOPs
+      237
     """
     size, pixels = config.hidden_size, config.patch_size**2
     tokens = math.prod(config.input_height_width) // pixels

@@ -9,7 +9,11 @@ TIME_SCALE = 1000.0  # the authors' networks were trained on times in [0, 1000]
 
 
 def batch_time(t: Array | float, batch: int) -> Array:
-    """Time as float32 [B], from a scalar or [B]. Raises ValueError for any other shape."""
+    """Expand a time, a scalar or [B], to float32 [B].
+
+    Raises:
+      ValueError: if the time has another shape.
+    """
     t = jnp.asarray(t, jnp.float32)
     if t.ndim == 0:
         return jnp.full((batch,), t)
@@ -24,11 +28,22 @@ def batch_time(t: Array | float, batch: int) -> Array:
 def time_features(
     t: Array, num_features: int, freq_shift: int = 0, scale: float = TIME_SCALE
 ) -> Array:
-    """Cosines, then sines, of the time at geometric frequencies from `scale` to `scale` / 10,000 radians.
+    """Compute the cosines, then the sines, of the time at frequencies from `scale` to `scale` / 10,000.
 
-    `t` is [B] in [0, 1]; the result is [B, num_features], float32. `freq_shift` is 0 where the
-    lowest frequency is excluded (GM-DiT) and 1 where it is reached (the 2-D network), as in the
-    authors' models.
+    The frequencies are radians per unit of time and spaced geometrically.
+
+    Args:
+      t: time in [0, 1], [B].
+      num_features: number of features, even.
+      freq_shift: 1 includes the lowest frequency, `scale` / 10,000, as in the authors' 2-D network;
+        0 stops one frequency before it, as in GM-DiT.
+      scale: highest frequency.
+
+    Returns:
+      [B, num_features], float32.
+
+    Source:
+      The code of DiT, TimestepEmbedder; the authors' code.
     """
     half = num_features // 2
     freqs = np.exp(-np.log(10000.0) * np.arange(half) / (half - freq_shift)).astype(np.float32)
@@ -39,11 +54,21 @@ def time_features(
 def position_table(
     grid: tuple[int, int], base_grid: tuple[int, int], num_features: int
 ) -> np.ndarray:
-    """Fixed features of the positions in a grid, [rows * columns, num_features], rows first.
+    """Compute the fixed position features of a grid.
 
     The first half of the features encodes the column, the second half the row, each as sines, then
-    cosines. Positions are rescaled so that any grid spans the same range as `base_grid`, the grid
-    that the network was made for. Computed in float64, returned in float32.
+    cosines. Positions are rescaled so that every grid spans the same range as `base_grid`.
+
+    Args:
+      grid: number of rows and columns of tokens.
+      base_grid: number of rows and columns that the network was made for.
+      num_features: number of features, a multiple of 4.
+
+    Returns:
+      [rows * columns, num_features] in row-major order; computed in float64, returned in float32.
+
+    Source:
+      The code of DiT, get_2d_sincos_pos_embed; diffusers, PatchEmbed, for the rescaling.
     """
     quarter = num_features // 4
     freqs = 10000.0 ** -(np.arange(quarter) / quarter)
@@ -59,14 +84,21 @@ def position_table(
 
 
 def point_features(x: Array, num_periods: int, min_period: float, max_period: float) -> Array:
-    """Sines, then cosines, of each coordinate at geometric periods.
+    """Compute the sines, then the cosines, of each coordinate at geometrically spaced periods.
 
-    `x` is [B, D] in the units of the periods; the result is [B, D * 2 * num_periods], coordinate by
-    coordinate.
+    Args:
+      x: points, [B, D], in the units of the periods.
+      num_periods: number of periods.
+      min_period: shortest period.
+      max_period: longest period.
+
+    Returns:
+      [B, D * 2 * num_periods], coordinate by coordinate.
     """
     periods = np.geomspace(min_period, max_period, num_periods)[None, None, :]
-    # A coordinate may span a thousand periods, of which float32 leaves a phase accurate to 1e-4. So
-    # whole periods are taken off first, in two parts of which the first has 11 bits: no rounding.
+    # A coordinate may span a thousand periods, and x / period in float32 would then leave a phase accurate
+    # to 1e-4 only. So whole periods are subtracted first. The period is split into two parts; the first
+    # has 11 bits, so that its multiples are exact.
     fraction, exponent = np.frexp(periods)
     coarse = np.ldexp(np.round(fraction * 2**11) / 2**11, exponent)
     fine, coarse, periods = (a.astype(np.float32) for a in (periods - coarse, coarse, periods))

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -11,14 +11,31 @@ from flax import nnx
 from jax import Array
 
 Params = dict[str, Any]
+NetworkT = TypeVar("NetworkT", bound=nnx.Module)
 
 
 def functional(model: nnx.Module, method: str = "__call__") -> tuple[Callable[..., Any], Params]:
-    """Splits a network into a pure function and its parameters.
+    """Split a network into a pure function and its parameters.
 
-    Returns `(apply, params)`: `params` is a nested dict of arrays with names as keys, and
-    `apply(params, *inputs)` calls the network, or its `method`. Use plain `jax.jit`, `jax.grad` and
-    optax on them.
+    Args:
+      model: the network.
+      method: the method that the function calls.
+
+    Returns:
+      `(apply, params)`. `params` is a nested dict of arrays, and `apply(params, *inputs)` calls the
+      network with these parameters. `jax.jit`, `jax.grad` and optax work on both as usual.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from gmflow_jax import models
+      >>> config = models.GMMLPConfig(num_components=4, embed_dim=8, width=16, depth=2)
+      >>> apply, params = models.functional(models.GMMLP(config, nnx.Rngs(0)))
+      >>> sorted(params)
+      ['log_std', 'log_weights', 'means', 'trunk']
+      >>> x_t = jax.numpy.zeros((3, 2))
+      >>> jax.jit(apply)(params, x_t, 0.5).means.shape
+      (3, 4, 2)
     """
     graphdef, state = nnx.split(model)
 
@@ -28,35 +45,63 @@ def functional(model: nnx.Module, method: str = "__call__") -> tuple[Callable[..
     return apply, nnx.to_pure_dict(state)
 
 
-def init_params(model_class: type[nnx.Module], config: Any, key: Array) -> Params:
-    """Draws the initial parameters of `model_class(config, rngs)` from a key.
+def init_params(model_class: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, key: Array) -> Params:
+    """Draw the initial parameters of a network.
 
-    Pure, so it can be compiled with output shardings, and no device need hold all parameters.
+    The function is pure. Compile it with output shardings to draw parameters that are too large for
+    one device.
+
+    Args:
+      model_class: class of the network, such as `GMDiT`.
+      config: its configuration.
+      key: PRNG key.
+
+    Returns:
+      The parameters as a nested dict of arrays.
     """
     return functional(model_class(config, nnx.Rngs(key)))[1]
 
 
-def abstract(model_class: type[nnx.Module], config: Any) -> tuple[Callable[..., Any], Params]:
-    """`functional` of `model_class(config, rngs)` that allocates nothing.
+def abstract(
+    model_class: Callable[[Any, nnx.Rngs], nnx.Module], config: Any
+) -> tuple[Callable[..., Any], Params]:
+    """Split `model_class(config, rngs)` as `functional` does, but allocate no arrays.
 
     The leaves of the parameters are `jax.ShapeDtypeStruct`s.
     """
     return functional(nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0))))
 
 
-def from_params(model_class: type[nnx.Module], config: Any, params: Params) -> nnx.Module:
-    """`model_class(config, rngs)` with these parameters, which are neither copied nor checked."""
+def from_params(model_class: Callable[[Any, nnx.Rngs], NetworkT], config: Any, params: Params) -> NetworkT:
+    """Make a network from its parameters, which are neither copied nor checked.
+
+    Args:
+      model_class: class of the network, such as `GMDiT`.
+      config: its configuration.
+      params: parameters as a nested dict of arrays, as `functional` and `init_params` return them.
+
+    Returns:
+      The network.
+    """
     model = nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0)))
     return nnx.merge(nnx.graphdef(model), params)
 
 
 def num_params(params: Params) -> int:
-    """Counts the numbers in a nested dict of arrays or of `ShapeDtypeStruct`s."""
+    """Count the numbers in a nested dict of arrays or of `jax.ShapeDtypeStruct`s."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def fingerprint(params: Params, dtype: Any = None) -> str:
-    """SHA-256 of parameters: their sorted names, shapes, and values as they are or in a type; hex digits."""
+    """Compute the SHA-256 of parameters: of their names in sorted order, shapes and values.
+
+    Args:
+      params: nested dict of arrays.
+      dtype: type that values are converted to first; None keeps their types.
+
+    Returns:
+      64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for name, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):

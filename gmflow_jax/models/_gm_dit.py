@@ -1,10 +1,10 @@
-"""GM-DiT: a diffusion transformer whose output is a Gaussian mixture for every pixel."""
+"""GM-DiT: a diffusion transformer that predicts a Gaussian mixture for every pixel."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal, zeros
+from jax.nn.initializers import Initializer, normal, zeros
 
 from gmflow_jax.gm import GaussianMixture
 from gmflow_jax.models._config import GMDiTConfig
@@ -15,8 +15,8 @@ from gmflow_jax.models._layers import (
     gather_block,
     layer_norm,
     modulate,
+    normal_or_zeros,
     split_batch,
-    spread,
     uniform_of_fans,
     xavier_uniform,
 )
@@ -27,33 +27,55 @@ TIME_FEATURES = 256
 
 
 class GMDiT(nnx.Module):
-    """Predicts a Gaussian mixture over the velocity of every pixel (section 3 of arXiv 2504.05304).
+    """Diffusion transformer that predicts a Gaussian mixture over the velocity of every pixel.
 
-    A DiT with adaLN-Zero blocks (Peebles and Xie 2023). One log standard deviation per sample comes
-    from a small MLP on the time and class embedding, whose gradient does not enter the embedding
-    (figure 4). The parameters of all blocks are stacked along a leading axis, whatever the options.
+    A DiT with adaLN-Zero blocks. A small MLP on the embedding of time and class predicts one log
+    standard deviation per sample; its gradient is not propagated into the embedding. The parameters of
+    all blocks are stacked along a leading axis.
+
+    Args:
+      config: sizes and options of the network.
+      rngs: random number generators for the initial parameters.
+
+    Source:
+      GMFlow (arXiv 2504.05304), section 3 and figure 4; Peebles and Xie 2023 (arXiv 2212.09748).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from gmflow_jax import models
+      >>> config = models.GMDiTConfig(
+      ...     input_size=8, hidden_size=16, depth=1, num_heads=2, num_classes=10, num_components=3
+      ... )
+      >>> model = models.GMDiT(config, nnx.Rngs(0))
+      >>> q = model(jnp.zeros((2, 8, 8, 4)), t=0.5, labels=jnp.array([1, 7]))
+      >>> q.means.shape, q.log_weights.shape, q.log_std.shape
+      ((2, 8, 8, 3, 4), (2, 8, 8, 3), (2, 1, 1))
     """
 
     def __init__(self, config: GMDiTConfig, rngs: nnx.Rngs):
         self.config = config
-        size, types = config.hidden_size, {"param_dtype": config.param_dtype}
+        size, param_dtype = config.hidden_size, config.param_dtype
 
-        # Everything but the blocks computes in float32: it costs little, and the outputs keep their
-        # accuracy.
-        def linear(size_in: int, size_out: int, **inits) -> Linear:
-            return Linear(size_in, size_out, dtype="float32", rngs=rngs, **types, **inits)
+        # All but the blocks computes in float32, which costs little and keeps the outputs accurate.
+        def linear(size_in: int, size_out: int, **inits: Initializer) -> Linear:
+            return Linear(
+                size_in, size_out, dtype="float32", param_dtype=param_dtype, rngs=rngs, **inits
+            )
 
         self.patch_embed = linear(
             config.patch_size**2 * config.in_channels, size, kernel_init=xavier_uniform
         )
-        self.time_mlp = MLP((TIME_FEATURES, size, size), rngs, kernel_init=normal(0.02), **types)
+        self.time_mlp = MLP(
+            (TIME_FEATURES, size, size), rngs, kernel_init=normal(0.02), param_dtype=param_dtype
+        )
         self.class_embed = nnx.Embed(
             config.num_classes + 1,
             size,
             embedding_init=normal(0.02),
             dtype="float32",
+            param_dtype=param_dtype,
             rngs=rngs,
-            **types,
         )
         self.blocks = _stacked_blocks(config, rngs)
         self.out_modulation = linear(size, 2 * size, kernel_init=zeros)
@@ -62,32 +84,34 @@ class GMDiT(nnx.Module):
         num_means = pixels * num_components * config.in_channels
         num_log_weights = pixels * num_components
         joint = config.head == "joint"
-        # The authors' joint head is one matrix, and Xavier's limit depends on its whole width.
+        # The authors' joint head is one matrix, and the limit of Xavier's initialiser depends on the width
+        # of the whole matrix.
         means_init = uniform_of_fans(size, num_means + num_log_weights if joint else num_means)
         self.means = linear(
-            size, num_means, kernel_init=means_init, bias_init=spread(config.means_bias_std)
+            size, num_means, kernel_init=means_init, bias_init=normal_or_zeros(config.means_bias_std)
         )
         self.log_weights = linear(size, num_log_weights, kernel_init=means_init if joint else zeros)
         if config.constant_log_std is None:
             hidden = (config.log_std_dim,) * (config.log_std_layers - 1)
-            self.log_std = MLP((size, *hidden, 1), rngs, last_init=zeros, **types)
+            self.log_std = MLP((size, *hidden, 1), rngs, last_init=zeros, param_dtype=param_dtype)
 
     def __call__(
         self, x_t: Array, t: Array | float, labels: Array | None = None
     ) -> GaussianMixture:
-        """Predicts the velocity at noisy images.
+        """Predict the velocity at noisy images.
 
         Args:
-          x_t: Noisy images, [B, H, W, C]. H and W may be any multiples of the patch size.
-          t: Time in [0, 1], a scalar or [B].
-          labels: Classes, integers [B]; `num_classes` (or None, for all samples) means "no class".
+          x_t: noisy images, [B, H, W, C]. H and W may be any multiples of the patch size.
+          t: time in [0, 1], a scalar or [B].
+          labels: classes, integers [B]. The label `num_classes` means "no class"; None gives it to all
+            samples.
 
         Returns:
           Mixture over the velocity: means [B, H, W, K, C], log_weights [B, H, W, K] and log_std
-          [B, 1, 1], in float32 whatever type the blocks compute in.
+          [B, 1, 1], always float32.
 
         Raises:
-          ValueError: If a shape does not fit.
+          ValueError: if a shape does not fit.
         """
         labels = self._check(x_t, labels)
         config = self.config
@@ -97,8 +121,9 @@ class GMDiT(nnx.Module):
 
         x = self.patch_embed(space_to_depth(x_t, config.patch_size))
         x = x.reshape(batch, -1, config.hidden_size)
-        base = tuple(n // config.patch_size for n in config.input_height_width)
-        x = x + position_table(grid, base, config.hidden_size)[None]
+        base_height, base_width = config.input_height_width
+        base_grid = (base_height // config.patch_size, base_width // config.patch_size)
+        x = x + position_table(grid, base_grid, config.hidden_size)[None]
         activated = jax.nn.silu(conditioning)
         x = self._run_blocks(x.astype(config.dtype), activated).astype(jnp.float32)
 
@@ -114,18 +139,18 @@ class GMDiT(nnx.Module):
         )
 
     def _check(self, x_t: Array, labels: Array | None) -> Array:
-        """Raises ValueError if a shape does not fit; returns the labels."""
+        """Raise ValueError if a shape does not fit; return the labels as an array."""
         config = self.config
         if x_t.ndim != 4 or x_t.shape[-1] != config.in_channels:
             raise ValueError(
-                f"x_t has shape {x_t.shape}, but the network was made for [B, H, W, "
-                f"{config.in_channels}]; give channels last, and as many as in_channels."
+                f"x_t has shape {x_t.shape}, but the network needs [B, H, W, "
+                f"{config.in_channels}]; give in_channels channels, channels last."
             )
         batch, height, width, _ = x_t.shape
         if height % config.patch_size or width % config.patch_size:
             raise ValueError(
-                f"x_t has {height} x {width} pixels, which patches of {config.patch_size} cannot "
-                "tile; pad or crop it to multiples of patch_size."
+                f"x_t has {height} x {width} pixels, but both must be divisible by patch_size "
+                f"{config.patch_size}; pad or crop it to multiples of patch_size."
             )
         if labels is None:
             return jnp.full((batch,), config.num_classes, jnp.int32)
@@ -142,7 +167,7 @@ class GMDiT(nnx.Module):
         return self.time_mlp(features) + self.class_embed(labels)
 
     def _predict_log_std(self, conditioning: Array) -> Array:
-        """[B, 1, 1], from the embedding without a gradient into it."""
+        """Predict [B, 1, 1] from the embedding, without a gradient into the embedding."""
         batch = conditioning.shape[0]
         if self.config.constant_log_std is not None:
             return jnp.full((batch, 1, 1), self.config.constant_log_std, jnp.float32)
@@ -160,11 +185,11 @@ class GMDiT(nnx.Module):
         if config.remat not in (False, "none"):
             dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             policy = dots if config.remat == "dots" else None
-            # Inside a scan nothing can be merged across the barrier, and it would only cost time.
+            # prevent_cse adds a barrier, which is of no use inside a scan and costs time there.
             run = jax.checkpoint(run, prevent_cse=not config.scan_layers, policy=policy)
         if config.scan_layers:
             return jax.lax.scan(run, x, params)[0]
-        # unstack, not indexing: its transpose is one stack instead of `depth` padded sums.
+        # The gradient of unstack is one stack; that of indexing would be a sum of `depth` padded arrays.
         leaves, treedef = jax.tree.flatten(params)
         for block_leaves in zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True):
             x, _ = run(x, treedef.unflatten(block_leaves))

@@ -1,23 +1,30 @@
-"""A multilayer perceptron whose output is a Gaussian mixture over points."""
+"""A multilayer perceptron that predicts a Gaussian mixture over points."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import zeros
+from jax.nn.initializers import Initializer, zeros
 
 from gmflow_jax.gm import GaussianMixture
 from gmflow_jax.models._config import GMMLPConfig
 from gmflow_jax.models._embeddings import batch_time, point_features, time_features
-from gmflow_jax.models._layers import MLP, he_normal, spread
+from gmflow_jax.models._layers import MLP, he_normal, normal_or_zeros
 from gmflow_jax.models._linear import Linear
 
 
 class GMMLP(nnx.Module):
-    """Predicts a Gaussian mixture over the velocity of points; the authors' checkerboard network.
+    """Multilayer perceptron that predicts a Gaussian mixture over the velocity of points.
 
-    Sines and cosines of time and coordinates, hidden layers with SiLU, and a linear head each for the
-    means, the log-weights and the log standard deviation.
+    The inputs are sines and cosines of the time and the coordinates. Hidden layers with SiLU follow, and
+    one linear layer each for the means, the log-weights and the log standard deviation.
+
+    Args:
+      config: sizes and options of the network.
+      rngs: random number generators for the initial parameters.
+
+    Source:
+      The checkerboard network of the authors' code.
     """
 
     def __init__(self, config: GMMLPConfig, rngs: nnx.Rngs):
@@ -31,7 +38,7 @@ class GMMLP(nnx.Module):
             param_dtype=config.param_dtype,
         )
 
-        def head(num_outputs: int, **inits) -> Linear:
+        def head(num_outputs: int, **inits: Initializer) -> Linear:
             return Linear(
                 config.width,
                 num_outputs,
@@ -44,30 +51,29 @@ class GMMLP(nnx.Module):
         self.means = head(
             config.num_components * config.num_dims,
             kernel_init=he_normal,
-            bias_init=spread(config.means_bias_std),
+            bias_init=normal_or_zeros(config.means_bias_std),
         )
         self.log_weights = head(config.num_components, kernel_init=zeros)
         if config.constant_log_std is None:
             self.log_std = head(1, kernel_init=zeros)
 
     def __call__(self, x_t: Array, t: Array | float) -> GaussianMixture:
-        """Predicts the velocity at noisy points.
+        """Predict the velocity at noisy points.
 
         Args:
-          x_t: Noisy points, [B, D].
-          t: Time in [0, 1], a scalar or [B].
+          x_t: noisy points, [B, D].
+          t: time in [0, 1], a scalar or [B].
 
         Returns:
-          Mixture over the velocity: means [B, K, D], log_weights [B, K] and log_std [B], in float32
-          whatever type the hidden layers compute in.
+          Mixture over the velocity: means [B, K, D], log_weights [B, K] and log_std [B], always float32.
 
         Raises:
-          ValueError: If a shape does not fit.
+          ValueError: if a shape does not fit.
         """
         config = self.config
         if x_t.ndim != 2 or x_t.shape[-1] != config.num_dims:
             raise ValueError(
-                f"x_t has shape {x_t.shape}, but the network was made for [B, {config.num_dims}]; "
+                f"x_t has shape {x_t.shape}, but the network needs [B, {config.num_dims}]; "
                 "give one row for each point."
             )
         batch = x_t.shape[0]

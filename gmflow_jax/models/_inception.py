@@ -1,4 +1,4 @@
-"""The Inception network whose features FID, sFID and the Inception Score are made of."""
+"""The Inception network that FID, sFID and the Inception Score are computed with."""
 
 from typing import NamedTuple
 
@@ -10,19 +10,21 @@ from jax import Array
 
 from gmflow_jax.models._inception_blocks import MIXED, STEM, Mixed, add_layers, apply_layers
 
-_SIZE = 299  # height and width that the network sees
+_SIZE = 299  # height and width of the network's input
 _NUM_CLASSES = 1008
-_SPATIAL_CHANNELS = 7  # of 17 x 17 pixels: about as many numbers as pool3 has
+_SPATIAL_CHANNELS = 7  # of 17 x 17 pixels: 2023 numbers, about as many as pool3's 2048
+_BLOCKS = tuple(MIXED)
+_SPATIAL_BLOCK = _BLOCKS.index("Mixed_6d")
 
 
 class InceptionFeatures(NamedTuple):
-    """What the metrics use of B images, all float32.
+    """Features of B images, all float32.
 
     Attributes:
-      pool3: Mean over all pixels of the last block, [B, 2048], for FID, precision and recall.
-      spatial: The first 7 channels of `Mixed_6d.branch1x1`, [B, 2023], in the order row, column,
-        channel, for sFID.
-      logits: Class logits without the bias, [B, 1008], for the Inception Score.
+      pool3: mean over all pixels of the last block, [B, 2048], for FID, precision and recall.
+      spatial: first 7 channels of `Mixed_6d.branch1x1`, [B, 2023], in the order row, column, channel,
+        for sFID.
+      logits: class logits without the bias, [B, 1008], for the Inception Score.
     """
 
     pool3: Array
@@ -31,11 +33,17 @@ class InceptionFeatures(NamedTuple):
 
 
 class InceptionV3(nnx.Module):
-    """Maps uint8 images to the features of FID (Szegedy et al. 2016, arXiv 1512.00567).
+    """Inception network that maps uint8 images to the features of FID.
 
-    The graph of 2015-12-05 that Heusel et al. (2017, arXiv 1706.08500) define FID by and ADM's evaluator
-    runs, not torchvision's network. Weights come from `interop.load_inception`. Compile it by
-    `apply, params = functional(inception)` and `jax.jit(apply)`.
+    It computes TensorFlow's graph of 2015-12-05, which FID is defined by and ADM's evaluator uses.
+    torchvision's Inception is a different network. `interop.load_inception` loads the weights. Compile
+    the network by `apply, params = functional(inception)` and `jax.jit(apply)`.
+
+    Args:
+      rngs: random number generators for the initial parameters.
+
+    Source:
+      Szegedy et al. 2016 (arXiv 1512.00567); Heusel et al. 2017 (arXiv 1706.08500).
     """
 
     def __init__(self, rngs: nnx.Rngs):
@@ -48,47 +56,54 @@ class InceptionV3(nnx.Module):
         self.fc = nnx.Linear(channels, _NUM_CLASSES, use_bias=False, precision=precision, rngs=rngs)
 
     def __call__(self, images: Array) -> InceptionFeatures:
-        """Features of images, uint8 [B, H, W, 3] in RGB of any height and width.
+        """Compute the features of images.
 
-        Images are resized to 299 x 299 pixels as TensorFlow 1 does. Memory grows with B: give as many
-        images at a time as fit.
+        Images are resized to 299 x 299 pixels as TensorFlow 1 does. Memory grows with B.
+
+        Args:
+          images: uint8 RGB images, [B, H, W, 3], of any height and width.
+
+        Returns:
+          The features.
 
         Raises:
-          ValueError: If the images are not uint8, not of this shape, or there are none.
+          ValueError: if the images are not uint8, have another shape, or are empty.
         """
         _check(images)
         x = apply_layers(self, STEM, network_input(images))
-        for name in MIXED:
+        for name in _BLOCKS[: _SPATIAL_BLOCK + 1]:
             x = getattr(self, name)(x)
-            if name == "Mixed_6d":  # its channels begin with those of branch1x1
-                spatial = x[..., :_SPATIAL_CHANNELS].reshape(x.shape[0], -1)
+        # The first channels of the block are those of its branch1x1.
+        spatial = x[..., :_SPATIAL_CHANNELS].reshape(x.shape[0], -1)
+        for name in _BLOCKS[_SPATIAL_BLOCK + 1 :]:
+            x = getattr(self, name)(x)
         pool3 = x.mean(axis=(1, 2))
         return InceptionFeatures(pool3, spatial, self.fc(pool3))
 
 
 def network_input(images: Array) -> Array:
-    """Images of 0 to 255, [B, H, W, 3], to 299 x 299 pixels of [-1, 1), float32."""
+    """Resize images [B, H, W, 3] to 299 x 299 pixels and map 0 to 255 to [-1, 1), float32."""
     x = _resize(_resize(images.astype(jnp.float32), axis=1), axis=2)
     return (x - 128) / 128
 
 
 def _resize(x: Array, axis: int) -> Array:
-    """Linear interpolation of one axis to 299 pixels; pixel i is at i * size / 299, not antialiased.
+    """Resize one axis to 299 pixels by linear interpolation at i * size / 299, without antialiasing.
 
-    The bilinear resize of TensorFlow 1, without the shift by half a pixel that others have.
+    This is the bilinear resize of TensorFlow 1. Other libraries shift positions by half a pixel.
     """
-    # In float32 as there: exact positions would move pixels by up to 1e-5.
+    # Positions in float32 as in TensorFlow: exact ones would differ from them by up to 1e-5 pixels.
     positions = np.arange(_SIZE, dtype=np.float32) * np.float32(x.shape[axis] / _SIZE)
     start = jnp.take(x, positions.astype(np.int32), axis, mode="clip")
-    stop = jnp.take(x, positions.astype(np.int32) + 1, axis, mode="clip")  # the last pixel, beyond it
+    stop = jnp.take(x, positions.astype(np.int32) + 1, axis, mode="clip")  # beyond the edge, the last pixel
     return start + (stop - start) * np.expand_dims(positions % 1, [i for i in range(4) if i != axis])
 
 
 def _check(images: Array) -> None:
     if images.dtype != jnp.uint8:
         raise ValueError(
-            f"The images are {images.dtype}, but Inception takes the uint8 values of a picture, 0 to 255; "
-            "map float images in [0, 1] to them by (255 * images + 0.5).astype('uint8')."
+            f"The images are {images.dtype}, but Inception takes uint8 values from 0 to 255; "
+            "convert float images in [0, 1] by (255 * images + 0.5).astype('uint8')."
         )
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""The layers of FID's Inception as a table, and how layers of a table are made and run.
+"""The layers of FID's Inception as tables, and functions that make and run the layers of a table.
 
-Names are those of PyTorch's state dict, so that weights are converted by a rule.
+Layers are named as in pytorch-fid's state dict, so that one rule converts all names of weights.
 """
 
 import dataclasses
@@ -14,7 +14,15 @@ from jax import Array
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """A convolution with normalisation and ReLU: its name, width and kernel (height, width)."""
+    """Entry of a table: a convolution with normalisation and ReLU.
+
+    Attributes:
+      name: name of the layer.
+      features: channels of the output.
+      kernel: height and width of the kernel.
+      strides: stride of both axes.
+      padding: 'SAME' or 'VALID'.
+    """
 
     name: str
     features: int
@@ -25,31 +33,34 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """Sequences of layers that get the same input; their outputs are joined along the channels."""
+    """Entry of a table: sequences of layers that get the same input.
+
+    Their outputs are concatenated along the channels.
+    """
 
     branches: tuple["Layers", ...]
 
 
-Layers = tuple[Conv | Fork | Callable[[Array], Array], ...]  # a function is a pool
+Layers = tuple[Conv | Fork | Callable[[Array], Array], ...]  # the functions are pools
 
 
 def shrink(x: Array) -> Array:
-    """Maximum pool that halves height and width."""
+    """Apply a maximum pool that halves height and width."""
     return nnx.max_pool(x, (3, 3), (2, 2))
 
 
 def max_pool(x: Array) -> Array:
-    """Maximum pool that keeps height and width."""
+    """Apply a maximum pool that keeps height and width."""
     return nnx.max_pool(x, (3, 3), padding="SAME")
 
 
 def average_pool(x: Array) -> Array:
-    """Averages of the pixels that there are: padding is not counted."""
+    """Apply an average pool that keeps height and width; padding does not count in the average."""
 
     def window_sum(y: Array) -> Array:
         return jax.lax.reduce_window(y, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
-    # Not nnx.avg_pool, which counts in float64 where that is enabled.
+    # nnx.avg_pool would count in float64 if x64 is enabled.
     return window_sum(x) / window_sum(jnp.ones_like(x[:1, ..., :1]))
 
 
@@ -136,12 +147,22 @@ MIXED = {
     "Mixed_6e": _mixed_6(192),
     "Mixed_7a": _MIXED_7A,
     "Mixed_7b": _mixed_7(average_pool),
-    "Mixed_7c": _mixed_7(max_pool),  # a slip of the published graph, which FID is defined by
+    "Mixed_7c": _mixed_7(max_pool),  # max_pool is an error of the published graph, which FID is defined by
 }
 
 
 def add_layers(module: nnx.Module, layers: Layers, channels: int, rngs: nnx.Rngs) -> int:
-    """Makes the convolutions attributes of `module`; returns the channels that come out."""
+    """Add the convolutions of a table to a module as attributes.
+
+    Args:
+      module: the module to add to.
+      layers: the table.
+      channels: channels of the first layer's input.
+      rngs: random number generators for the initial parameters.
+
+    Returns:
+      The number of channels of the output.
+    """
     for layer in layers:
         if isinstance(layer, Conv):
             setattr(module, layer.name, ConvNormReLU(layer, channels, rngs))
@@ -152,7 +173,16 @@ def add_layers(module: nnx.Module, layers: Layers, channels: int, rngs: nnx.Rngs
 
 
 def apply_layers(module: nnx.Module, layers: Layers, x: Array) -> Array:
-    """Runs the layers one after the other, with the convolutions of `module`."""
+    """Run the layers of a table one after the other.
+
+    Args:
+      module: the module that holds the convolutions.
+      layers: the table.
+      x: the input, [B, H, W, C].
+
+    Returns:
+      The output of the last layer.
+    """
     for layer in layers:
         if isinstance(layer, Conv):
             x = getattr(module, layer.name)(x)
@@ -164,7 +194,13 @@ def apply_layers(module: nnx.Module, layers: Layers, x: Array) -> Array:
 
 
 class ConvNormReLU(nnx.Module):
-    """Convolution, normalisation by stored statistics, ReLU; float32."""
+    """Convolution, normalisation by stored statistics, and ReLU, in float32.
+
+    Args:
+      layer: name and sizes of the convolution.
+      channels: channels of the input.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, layer: Conv, channels: int, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
@@ -174,7 +210,7 @@ class ConvNormReLU(nnx.Module):
             layer.strides,
             padding=layer.padding,
             use_bias=False,
-            precision=jax.lax.Precision.HIGHEST,  # or TPUs would multiply in bfloat16, GPUs in TF32
+            precision=jax.lax.Precision.HIGHEST,  # by default TPUs use bfloat16, GPUs TF32
             rngs=rngs,
         )
         self.bn = nnx.BatchNorm(layer.features, use_running_average=True, epsilon=1e-3, rngs=rngs)
@@ -184,7 +220,13 @@ class ConvNormReLU(nnx.Module):
 
 
 class Mixed(nnx.Module):
-    """One block of branches, an entry of `MIXED`."""
+    """One block of branches, an entry of `MIXED`.
+
+    Args:
+      name: key of `MIXED`.
+      channels: channels of the input.
+      rngs: random number generators for the initial parameters.
+    """
 
     def __init__(self, name: str, channels: int, rngs: nnx.Rngs):
         self.name = name
