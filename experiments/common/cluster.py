@@ -77,16 +77,10 @@ def join(
         has_launcher = _has_launcher()
         if not (distributed or has_launcher or len(missing) < len(arguments)):
             return
-        if 0 < len(missing) < len(arguments) and not has_launcher:
-            raise ValueError(
-                f"This is to be one of several processes, but {' and '.join(missing)} is missing; give "
-                "--coordinator_address, --num_processes and --process_id, the last different on every host."
-            )
-        if not missing and not 0 <= arguments["process_id"] < arguments["num_processes"]:
-            raise ValueError(
-                f"--process_id is {arguments['process_id']}, but must be from 0 to --num_processes - 1 = "
-                f"{arguments['num_processes'] - 1}."
-            )
+        if not has_launcher:
+            _check_complete(missing, len(arguments))
+        if not missing:
+            _check_process_id(arguments["process_id"], arguments["num_processes"])
         try:
             jax.distributed.initialize(**arguments)
         except (ValueError, RuntimeError) as error:
@@ -95,6 +89,21 @@ def join(
                 "every host, with --coordinator_address=HOST0:PORT --num_processes=N --process_id=I if there "
                 "is neither TPU metadata nor Slurm; or give --nodistributed to run on this host alone."
             ) from error
+
+
+def _check_complete(missing: list[str], num_arguments: int) -> None:
+    if 0 < len(missing) < num_arguments:
+        raise ValueError(
+            f"This is to be one of several processes, but {' and '.join(missing)} is missing; give "
+            "--coordinator_address, --num_processes and --process_id, the last different on every host."
+        )
+
+
+def _check_process_id(process_id: int, num_processes: int) -> None:
+    if not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"--process_id is {process_id}, but must be from 0 to --num_processes - 1 = {num_processes - 1}."
+        )
 
 
 def _flag_or_variable(flag: int | None, variable: str) -> int | None:

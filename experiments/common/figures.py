@@ -20,6 +20,7 @@ from gmflow_jax.data import BOARD_HALF_WIDTH
 
 _INK, _FAINT_INK, _PAPER = (32, 32, 36), (120, 120, 128), (255, 255, 255)
 _TILE, _GAP, _GROUP_GAP, _HEADER, _MARGIN = 40, 4, 12, 30, 12  # of `digit_grid`, in pixels
+_CAPTIONS = "share inside the white squares (1 is best)  /  total variation (0 is best)"
 Label = str | tuple[str, str]
 
 
@@ -136,8 +137,7 @@ def histogram_grid(
 ) -> None:
     """Write 2-D histograms of checkerboard points as a PNG, with a row for each solver.
 
-    All cells share one color scale, in multiples of the board's own density. They show the square up to 1.2
-    times the board's half-width.
+    All cells share one color scale, in multiples of the board's density, and show 1.2 times its width.
 
     Args:
       path: file to write; its folder is created.
@@ -166,17 +166,16 @@ def histogram_grid(
         for j, column in enumerate(columns):
             x = left + j * (inch + space_x)
             if i == 0:
-                figure.text((x + inch / 2) / width, (y + inch + 0.07) / height, str(column),
-                            ha="center", va="bottom", size=11, weight="bold")
+                center = ((x + inch / 2) / width, (y + inch + 0.07) / height)
+                figure.text(*center, str(column), ha="center", va="bottom", size=11, weight="bold")
             if cells[i][j] is not None:
                 axes = figure.add_axes((x / width, y / height, inch / width, inch / height))
                 _histogram(axes, np.asarray(cells[i][j]), captions[i][j])
-    explanation = "share inside the white squares (1 is best)  /  total variation (0 is best)"
-    explanation += f"; {note}" if note else ""
+    explanation = _CAPTIONS + (f"; {note}" if note else "")
     figure.text((left + width) / 2 / width, 0.16 / height, explanation, size=9.5, **grey)
-    picture = Image.open(io.BytesIO(_png_bytes(figure)))
     # One color map and grey text need only 256 colors, which make the file three times smaller.
-    _write_png(path, picture.convert("RGB").quantize(256, dither=Image.Dither.NONE))
+    picture = Image.open(io.BytesIO(_png_bytes(figure))).convert("RGB")
+    _write_png(path, picture.quantize(256, dither=Image.Dither.NONE))
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -1,5 +1,5 @@
-"""What runs are trained on: digits, the checkerboard, latents of images, random latents.
+"""The tasks that runs are trained on: digits, the checkerboard, latents of images, and random latents.
 
-A task has the shape of a sample, batches and pictures; digits and checkerboard also have scores.
+A task defines the shape of a sample, the batches and the pictures. Digits and checkerboard also have scores.
 Imports common.
 """

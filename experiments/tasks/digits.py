@@ -9,16 +9,16 @@ from experiments.common import figures
 from experiments.tasks.rows import ReportRow
 from gmflow_jax import data, evaluation, models
 
-BLOCK = 2  # the digits' mixture pixels hold 2 x 2 real ones, so that D = 4
+BLOCK = 2  # a pixel of the mixture is a block of 2 x 2 pixels of the image, so that D = 4
 
 
 class DigitsTask:
-    """Class-conditional generation of scikit-learn's 1,797 real 8 x 8 digits."""
+    """Class-conditional generation of the 1,797 real 8 x 8 digits of scikit-learn."""
 
     sample_shape = (8 // BLOCK, 8 // BLOCK, BLOCK * BLOCK)
     is_image = True
-    metadata = None  # the data need no note in a run's folder
-    sample_batch_size = 300  # fits a CPU's cache: 1.4 times as fast as 1,797 at once
+    metadata = None  # a run's folder needs no description of these data
+    sample_batch_size = 300  # fits into a CPU's cache, and is 1.4 times as fast as 1,797
     score_names = ("frechet", "precision", "recall", "accuracy")
 
     def __init__(self):
@@ -30,37 +30,41 @@ class DigitsTask:
         self._classifier = None
 
     def batches(self, batch_size: int, seed: int) -> data.Batches:
+        """Return batch_fn(step, rows=None), which gives the training batch of a step."""
         return data.Batches({"x_0": self._x_0, "labels": self.labels}, batch_size, seed)
 
     def evaluation_batches(self, batch_size: int, seed: int) -> data.Batches:
+        """Return a batch_fn of the same digits in another order."""
         return self.batches(batch_size, seed + 1)
 
     def picture(self, path, x) -> None:
+        """Draw a grid of model outputs [N, 4, 4, 4]."""
         figures.image_grid(path, self.decode(x)[..., None])
 
     @property
     def training_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """x_0 [N, 4, 4, 4] in the model's space, and its labels [N]."""
+        """x_0 [N, 4, 4, 4] in the model's space, and labels [N]."""
         return self._x_0, self.labels
 
     def decode(self, x) -> np.ndarray:
-        """Model outputs [N, 4, 4, 4] to pixels [N, 8, 8] in [0, 1]."""
+        """Convert model outputs [N, 4, 4, 4] to pixels [N, 8, 8] in [0, 1]."""
         return data.to_unit_range(models.depth_to_space(x, BLOCK))[..., 0]
 
     @property
     def evaluation_labels(self) -> np.ndarray:
-        """The labels that reports sample: as many of each class as the real set has."""
+        """Labels of the samples in reports: as many of each class as among the real digits."""
         return self.labels
 
     def labels_of_samples(self, num_samples: int) -> np.ndarray:
-        """Labels for another number of samples."""
+        """Return labels for any number of samples, in the order of the real digits."""
         return np.resize(self.labels, num_samples)
 
     def score(self, samples: np.ndarray, labels: np.ndarray) -> evaluation.DigitScores:
+        """Score pixels [N, 8, 8] in [0, 1], drawn for labels [N], against the real digits."""
         return evaluation.digit_scores(self._pixels, samples, labels, self._fitted_classifier())
 
     def reference_rows(self) -> list[tuple[str, dict]]:
-        """Scores of real digits and of a simple model, that give the others a scale."""
+        """Return the scores of real digits and of a simple model, for comparison in reports."""
         halves = evaluation.real_half_scores(self._pixels, self.labels, num_seeds=4)
         gaussians = evaluation.class_gaussian_scores(
             self._pixels, self.labels, self._fitted_classifier(), num_seeds=4
@@ -71,6 +75,7 @@ class DigitsTask:
         ]
 
     def draw(self, path, rows: Sequence[ReportRow]) -> None:
+        """Draw the picture of a report: a digit of each class, real and of each row."""
         first = [int(np.flatnonzero(self.labels == c)[0]) for c in range(len(self.class_names))]
         pictures = [("real", self._pixels[first])]
         pictures += [((row.solver, str(row.nfe)), row.samples[first]) for row in rows]

@@ -1,4 +1,4 @@
-"""Random numbers in the shape of latents, to measure speed without data."""
+"""Random latents, to measure speed without data."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from gmflow_jax import data, models
 
 
 class FakeTask:
-    """Random numbers in the shape of latents, to measure speed without data."""
+    """Random numbers in the shape of latents, and with random labels."""
 
     metadata = None
     class_names = ()
@@ -21,17 +21,19 @@ class FakeTask:
         self.sample_shape = (*network.input_height_width, network.in_channels)
 
     def batches(self, batch_size: int, seed: int) -> Callable:
+        """Return batch_fn(step, rows=None), which gives the training batch of a step."""
         return data.FakeLatentBatches(self.sample_shape, self.num_classes, batch_size, seed)
 
     def evaluation_batches(self, batch_size: int, seed: int) -> Callable:
+        """Return a batch_fn whose batches differ from the training batches of the same seed."""
         return self.batches(batch_size, seed + 1)
 
     @property
     def training_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Nothing: ValueError."""
-        raise ValueError("Random latents have no likelihood to speak of; give a run on latents of images.")
+        """Raise ValueError, because random latents are no data."""
+        raise ValueError("The likelihood of random latents means nothing; give a run on latents of images.")
 
     def picture(self, path, x) -> None:
-        """Show the first channels of latents x [N, h, w, C] as colours."""
+        """Draw a grid of latents x [N, h, w, C], with their first channels as colors."""
         colors = np.clip(np.asarray(x)[..., :3] / 6 + 0.5, 0, 1)
         figures.image_grid(path, colors if colors.shape[-1] == 3 else colors[..., :1])

@@ -1,4 +1,4 @@
-"""Latents of images, as experiments.prepare_latents writes them."""
+"""Latents of images, written by experiments.prepare_latents."""
 
 import functools
 import json
@@ -14,18 +14,21 @@ from experiments.tasks.fake import FakeTask
 from gmflow_jax import data, evaluation, interop, models, pipeline
 
 _NUM_FOR_LIKELIHOOD = 1024
-_CHUNK = 32  # images decoded by one call, one after the other
+_CHUNK = 32  # images in one call of the decoder, which decodes them one after the other
 
 
 class LatentTask(FakeTask):
-    """Latents of images by class, with the autoencoder that they are of where one is given."""
+    """Latents of images with labels; `config.autoencoder`, if given, decodes samples to images.
+
+    `config` is a run's configuration, and `network` that of its network.
+    """
 
     def __init__(self, config: ml_collections.ConfigDict, network: models.GMDiTConfig):
         super().__init__(config, network)
         if not config.data.folder:
             raise ValueError(
-                "This configuration trains on latents, but data.folder is empty: make them with python -m "
-                "experiments.prepare_latents, and give --config.data.folder=DIR."
+                "This configuration trains on latents, but data.folder is empty: prepare latents with "
+                "python -m experiments.prepare_latents, and give --config.data.folder=DIR."
             )
         self._latents = data.Latents(config.data.folder)
         self._held_out = data.Latents(config.data.eval_folder) if config.data.eval_folder else None
@@ -38,25 +41,28 @@ class LatentTask(FakeTask):
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images that the latents were made of."""
+        """Height and width of the images that were encoded."""
         return self._latents.metadata.image_size
 
     def batches(self, batch_size: int, seed: int) -> Callable:
+        """Return batch_fn(step, rows=None), which gives the training batch of a step."""
         return data.LatentBatches(self._latents, batch_size, seed)
 
     def evaluation_batches(self, batch_size: int, seed: int) -> Callable:
+        """Return a batch_fn of `data.eval_folder`, or without it of the training data in another order."""
         return data.LatentBatches(self._held_out or self._latents, batch_size, seed + 1)
 
     def picture(self, path, x) -> None:
+        """Draw a grid of latents x [N, h, w, C]: decoded if there is an autoencoder, else as colors."""
         if self._autoencoder is None:
             super().picture(path, x)
         else:
             figures.image_grid(path, self.decode(x))
 
     def decode(self, x) -> np.ndarray:
-        """uint8 images [N, H, W, 3] of latents [N, h, w, C]; ValueError if these are not finite."""
+        """Decode latents [N, h, w, C], which must be finite, to uint8 images [N, H, W, 3]."""
         if not np.isfinite(x).all():
-            raise ValueError("Latents are NaN or infinite, so they show nothing; the network diverges.")
+            raise ValueError("Latents are NaN or infinite and cannot be decoded; the network diverges.")
         return np.concatenate([self._decode(x[i : i + _CHUNK]) for i in range(0, len(x), _CHUNK)])
 
     @functools.cached_property
@@ -72,11 +78,12 @@ class LatentTask(FakeTask):
 
     @property
     def training_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Latents [N, h, w, C] as the network knows them, in the order of a training, and labels [N]."""
+        """The first scaled latents [N, h, w, C] of a training, and labels [N]."""
         batch = self.batches(min(_NUM_FOR_LIKELIHOOD, len(self._latents)), seed=0)(0)
         return batch["x_0"], batch["labels"]
 
     def labels_of_samples(self, num_samples: int) -> np.ndarray:
+        """Return labels by the authors' rule, see `evaluation.evaluation_labels`."""
         return evaluation.evaluation_labels(num_samples, self.num_classes)
 
     def _check_network(self) -> None:
@@ -98,16 +105,19 @@ class LatentTask(FakeTask):
         ):  # fmt: skip
             raise ValueError(
                 "data.eval_folder holds latents of another autoencoder or of other classes than data.folder; "
-                "prepare both alike."
+                "prepare both with the same autoencoder and classes."
             )
 
 
 def load_autoencoder(folder: str, metadata: data.LatentMetadata | None = None) -> models.AutoencoderKL:
-    """The autoencoder of a diffusers folder; ValueError if it is not the one that made the latents."""
-    alone = pathlib.Path(folder) / "vae"  # so that a transformer beside it is not read
-    autoencoder = interop.load_diffusers(alone if alone.is_dir() else folder).autoencoder
+    """Load the autoencoder of a diffusers folder.
+
+    Raises ValueError if there is none, or if it did not encode the latents that `metadata` describes.
+    """
+    vae = pathlib.Path(folder) / "vae"  # loaded alone, to skip a transformer beside it
+    autoencoder = interop.load_diffusers(vae if vae.is_dir() else folder).autoencoder
     if autoencoder is None:
-        raise ValueError(f"{folder} holds no autoencoder; give a folder that has vae/.")
+        raise ValueError(f"{folder} holds no autoencoder; give a folder with the subfolder vae/.")
     if metadata is not None:
         data.check_autoencoder(metadata, autoencoder)
     return autoencoder

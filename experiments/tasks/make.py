@@ -1,4 +1,4 @@
-"""The task that a configuration names."""
+"""Tasks by their names in configurations."""
 
 import ml_collections
 
@@ -18,7 +18,7 @@ def make_task(
 ) -> Task:
     """Make the task that a configuration trains on.
 
-    `network` is the configuration of the run's network, which has to fit latents. Raises ValueError if
+    `network` is the configuration of the run's network, which latents have to fit. Raises ValueError if
     there is no such task or its data cannot be used.
     """
     if config.task in _UNSCORED:
@@ -30,7 +30,7 @@ def make_task(
 
 
 def make_scored_task(name: str) -> DigitsTask | CheckerboardTask:
-    """Make a task that scores samples against real data, by its name; ValueError if there is none."""
+    """Make a task with scores, digits or checkerboard, by its name; raise ValueError if there is none."""
     if name not in SCORED:
         raise ValueError(f"There is no task {name!r} with scores. Choose one of {', '.join(SCORED)}.")
     return SCORED[name]()

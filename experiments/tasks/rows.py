@@ -1,4 +1,4 @@
-"""The rows of reports on tasks with scores."""
+"""The rows of reports on digits and points."""
 
 import dataclasses
 
@@ -7,9 +7,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ReportRow:
-    """Samples and scores of one solver at one number of network calls, over several seeds."""
+    """Samples and scores of one solver at one number of network calls.
+
+    Attributes:
+      solver: name of the solver in the report.
+      nfe: number of network calls.
+      samples: samples of the first seed.
+      scores: mean and standard deviation over the seeds, by name.
+    """
 
     solver: str
     nfe: int
-    samples: np.ndarray  # of the first seed
-    scores: dict[str, tuple[float, float] | None]  # mean and standard deviation over seeds
+    samples: np.ndarray
+    scores: dict[str, tuple[float, float] | None]
