@@ -26,7 +26,7 @@ from absl import flags
 from experiments.common import cli, cluster
 from experiments.common.provenance import check_out
 from experiments.scoring import cells, options
-from experiments.scoring.image_report import report_picture_samples, report_pictures
+from experiments.scoring.image_report import report_image_samples, report_images
 from experiments.scoring.likelihood import report_nll
 from experiments.scoring.run_report import report, report_samples
 from experiments.tasks.make import SCORED
@@ -80,7 +80,7 @@ def main() -> None:
         likelihood = asked.metrics == ("nll",)
         if likelihood and not workdirs:
             raise ValueError("What is no run has no likelihood: give --workdir for --metrics=nll.")
-        pictures = not samples and not likelihood and options.draws_pictures(asked)
+        pictures = not samples and not likelihood and options.draws_images(asked)
         out = pathlib.Path(_OUT.value or pathlib.Path(workdirs[0] if workdirs else "") / _name(likelihood))
         if jax.process_index() == 0:
             check_out(out)
@@ -120,7 +120,7 @@ def _score_samples(samples: str, asked: options.Options, out: pathlib.Path) -> N
     if reference in SCORED:
         report_samples(samples, reference, out)
     else:
-        report_picture_samples(samples, asked, out)
+        report_image_samples(samples, asked, out)
 
 
 def _score_pictures(asked: options.Options, out: pathlib.Path) -> None:
@@ -132,7 +132,7 @@ def _score_pictures(asked: options.Options, out: pathlib.Path) -> None:
         todo = cells.make_cells(rows, [int(n) for n in _STEPS.value] or [32], ())
         evaluator, todo = options.make_image_evaluator(asked, todo, _NUM.value, _LABELS.value, _SEED.value)
         notes["settings"] = evaluator.settings
-    report_pictures(evaluator, todo, asked.origin, out)
+    report_images(evaluator, todo, asked.origin, out)
 
 
 if __name__ == "__main__":

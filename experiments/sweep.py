@@ -73,7 +73,7 @@ def _make_evaluator(
 ) -> tuple[RunEvaluator | ImageEvaluator, list[cells.Cell]]:
     """The evaluator, and the cells as it draws them."""
     asked = _OPTIONS(_WORKDIR.value)
-    if options.draws_pictures(asked):
+    if options.draws_images(asked):
         if not config.num_samples:
             raise ValueError("num_samples is 0; give --config.num_samples, 50000 for figures to be compared.")
         needed = ("fid", "precision_recall")

@@ -1,4 +1,4 @@
-"""Scores: the cells to sample, their evaluators, reports, tables, curves and the likelihood.
+"""Scoring: the cells to sample, evaluators that score them, reports, tables, curves and the likelihood.
 
 Imports common, tasks and runs.
 """

@@ -18,12 +18,18 @@ CFG_SCALES = (1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.1, 2.3, 2.6, 2.9, 3.3, 3
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """How samples of one cell are drawn.
+    """One cell of a sweep: how its samples are drawn.
 
     Attributes:
-      name: Of its row in tables.
-      num_substeps, spectrum: None leaves the choice to the evaluator.
-      guidance: One of `guidance.METHODS`.
+      name: name of its row in tables.
+      solver: one of `solvers.NAMES`.
+      num_steps: number of steps of the solver.
+      guidance_scale: scale of the guidance method.
+      order: order of gm_ode and gm_sde, 1 or 2.
+      num_substeps: sub-steps of gm_ode and gm_pc in each step; None leaves the choice to the evaluator.
+      guidance: one of `guidance.METHODS`.
+      orthogonal: how much of the guidance along the prediction is removed, from 0 to 1.
+      spectrum: whether gm_sde draws with the learned spectrum; None leaves the choice to the evaluator.
     """
 
     name: str
@@ -37,16 +43,17 @@ class Cell:
     spectrum: bool | None = None
 
     def __post_init__(self):
-        kinds = {
-            "name": str, "solver": str, "num_steps": int, "guidance_scale": (int, float), "order": int,
-            "num_substeps": (int, type(None)), "guidance": str, "orthogonal": (int, float),
-            "spectrum": (bool, type(None)),
+        types = {
+            "name": str, "solver": str, "num_steps": int, "guidance_scale": int | float, "order": int,
+            "num_substeps": int | None, "guidance": str, "orthogonal": int | float, "spectrum": bool | None,
         }  # fmt: skip
-        for field, kind in kinds.items():
-            if not isinstance(getattr(self, field), kind):
-                raise ValueError(f"{field} is {getattr(self, field)!r}, which is of the wrong kind.")
+        for field, expected in types.items():
+            value = getattr(self, field)
+            if not isinstance(value, expected):
+                name = expected.__name__ if isinstance(expected, type) else str(expected)
+                raise ValueError(f"{field} is {value!r}, but must be of type {name}.")
         if not 0 <= self.orthogonal <= 1:
-            raise ValueError(f"orthogonal is a share from 0 to 1, but {self.orthogonal} was given.")
+            raise ValueError(f"orthogonal must be between 0 and 1, but {self.orthogonal} was given.")
         check_guidance_scale(self.guidance_scale, self.guidance)
         solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
         if self.num_steps < 1:
@@ -54,36 +61,39 @@ class Cell:
 
     @property
     def guided(self) -> bool:
+        """Whether the guidance scale has an effect."""
         return self.guidance_scale != METHODS[self.guidance]
 
     @property
     def key(self) -> str:
-        """What tells the cell from the others of its sweep, fit for a file's name."""
+        """Unique name of the cell in its sweep, also used as a file name."""
         return f"{re.sub(r'[^A-Za-z0-9.]+', '_', self.name)}_steps{self.num_steps}_w{self.guidance_scale:g}"
 
     def with_defaults(self, **choices: Any) -> "Cell":
-        """The cell with these choices where it leaves them open."""
+        """Return the cell with `choices` for those of its fields that are None."""
         return dataclasses.replace(
             self, **{name: value for name, value in choices.items() if getattr(self, name) is None}
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as a dict that `json` can write."""
         return dataclasses.asdict(self)
 
 
 def select_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Rows by their names, or by the first words of these, such as A0; all of them where none is given.
+    """Select rows by name, or by the first words of the name, such as A0; all rows if `names` is empty.
 
-    Raises ValueError for a name that no row has.
+    Raises:
+      ValueError: if no row has one of the names.
     """
     chosen = []
     for name in names:
-        found = [row for row in rows if row["name"] == name]
-        found = found or [row for row in rows if row["name"].startswith(f"{name} ")]
-        if not found:
-            there = "; ".join(row["name"] for row in rows)
-            raise ValueError(f"There is no row {name!r} in this sweep. Its rows are: {there}.")
-        chosen += found
+        matches = [row for row in rows if row["name"] == name]
+        matches = matches or [row for row in rows if row["name"].startswith(f"{name} ")]
+        if not matches:
+            known = "; ".join(row["name"] for row in rows)
+            raise ValueError(f"There is no row {name!r} in this sweep. Its rows are: {known}.")
+        chosen += matches
     return chosen or list(rows)
 
 
@@ -93,10 +103,21 @@ def make_cells(
     guidance_scales: Sequence[float],
     cfg_scales: Sequence[float] = CFG_SCALES,
 ) -> list[Cell]:
-    """Every row at every number of steps and every scale of its guidance, or at those that it names.
+    """Combine every row with every number of steps and every guidance scale.
 
-    A row holds fields of `Cell`, of which `num_steps` is a list, and may have a list `guidance_scales`.
-    Raises ValueError for fields that there are not, values that cannot work, or two cells of one name.
+    Args:
+      rows: fields of `Cell`. A row may have its own grid: a list `num_steps`, and a list `guidance_scales`
+        or a number `guidance_scale`.
+      num_steps: numbers of steps of the other rows.
+      guidance_scales: scales of the other rows with probabilistic guidance.
+      cfg_scales: scales of the other rows with classifier-free guidance.
+
+    Returns:
+      The cells, row by row.
+
+    Raises:
+      ValueError: if a row has an unknown field or an invalid value, if there are no cells, or if two cells
+        have the same key.
     """
     cells = []
     for row in rows:
@@ -108,14 +129,14 @@ def make_cells(
         try:
             cells += [Cell(num_steps=n, guidance_scale=w, **options) for n in steps for w in scales]
         except TypeError as error:
-            raise ValueError(f"The row {dict(row)} is no row of a sweep: {error}.") from error
+            raise ValueError(f"The row {dict(row)} cannot be used in a sweep: {error}.") from error
     if not cells:
         raise ValueError("There is nothing to sweep: give rows, numbers of steps and guidance scales.")
     keys = [cell.key for cell in cells]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
         raise ValueError(
-            f"Two cells are both called {twice[0]}; give rows different names, and each number of steps and "
-            "scale once."
+            f"Two cells are both called {repeated[0]}; give rows different names, and each number of steps "
+            "and each scale only once."
         )
     return cells

@@ -1,6 +1,5 @@
 """Precision against recall over guidance scales."""
 
-import io
 import pathlib
 from collections.abc import Sequence
 
@@ -8,24 +7,21 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.common import files
-from experiments.scoring.tables import Result
+from experiments.common.figures import write_figure
+from experiments.scoring.tables import Result, group_by_row
 
 _MARKERS = "osD^v<>P"
 
 
 def precision_recall_curves(path: pathlib.Path, results: Sequence[Result]) -> None:
-    """Write a PNG: a line for each row and number of steps, a point for each guidance scale.
+    """Write a PNG with a line for each row and number of steps, and a point for each guidance scale.
 
-    The first and the last point of a line say their scale.
+    The first and the last point of a line are labelled with their scale.
     """
-    lines: dict[tuple[str, int], list[Result]] = {}
-    for cell, scores in results:
-        lines.setdefault((cell.name, cell.num_steps), []).append((cell, scores))
     figure = Figure(figsize=(10, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for i, ((name, num_steps), members) in enumerate(lines.items()):
+    for i, ((name, num_steps), members) in enumerate(group_by_row(results).items()):
         members = sorted(members, key=lambda result: result[0].guidance_scale)
         points = [(scores["recall"], scores["precision"]) for _, scores in members]
         axes.plot(*zip(*points, strict=True), color=colormaps["tab10"](i % 10), linewidth=1.3, markersize=4,
@@ -37,6 +33,4 @@ def precision_recall_curves(path: pathlib.Path, results: Sequence[Result]) -> No
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    files.write_bytes(path, buffer.getvalue())
+    write_figure(path, figure)

@@ -1,4 +1,4 @@
-"""Reports on pictures: of cells that are drawn, or of a file or folder."""
+"""Reports on images: of cells that are drawn, or of a file or a folder."""
 
 import hashlib
 import pathlib
@@ -14,18 +14,24 @@ from experiments.common.provenance import versions
 from experiments.scoring import measure, tables
 from experiments.scoring.cells import Cell
 from experiments.scoring.image_evaluator import ImageEvaluator
-from experiments.scoring.options import OF_RUNS, Options, load_measurement
+from experiments.scoring.options import RUN_FLAGS, Options, load_measurement
 from gmflow_jax import data, evaluation
 
 _BATCH = 64
 
 
-def report_pictures(
+def report_images(
     evaluator: ImageEvaluator, cells: Sequence[Cell], origin: Mapping[str, Any], out: pathlib.Path
 ) -> None:
-    """Draw and score every cell; the first process writes the report, after each, and prints the table.
+    """Draw and score cells, write the report and print the table.
 
-    `origin` tells where what is judged lies.
+    The first process writes the report anew after each cell, and prints the table at the end.
+
+    Args:
+      evaluator: the network and its measurement.
+      cells: cells that `evaluator.resolve` returned.
+      origin: paths of the network and of the files that it was measured with, for the report.
+      out: the report, a .json file.
     """
     total, quiet = len(cells) * evaluator.num_samples, jax.process_index() > 0
     results = []
@@ -33,19 +39,28 @@ def report_pictures(
         for cell in cells:
             results.append((cell, evaluator.score(cell, bar.update)))
             with cluster.fail_together():
-                if not quiet:  # what is done is not lost should a later cell fail
+                if not quiet:  # if a later cell fails, the report has the earlier ones
                     _write(out, {"rows": tables.to_json(results), "origin": origin, **evaluator.settings})
     if not quiet:
         _print(tables.scores_table(results), evaluator.measurement, out)
 
 
-def report_picture_samples(path: str, options: Options, out: pathlib.Path) -> None:
-    """Score the pictures of an .npz (uint8 arr_0) or a folder, print the scores and write the report."""
+def report_image_samples(path: str, options: Options, out: pathlib.Path) -> None:
+    """Score existing images, print the scores and write the report.
+
+    Args:
+      path: an .npz with uint8 images in arr_0, or a folder of images.
+      options: the flags, which name Inception's weights, the reference and the metrics.
+      out: the report, a .json file.
+
+    Raises:
+      cli.UserError: if a flag has no effect on existing images, or a file cannot be used.
+    """
     with cli.report_user_errors():
-        options.refuse(["batch_size", *OF_RUNS], "the samples have been drawn already.")
+        options.refuse(["batch_size", *RUN_FLAGS], "the samples have been drawn already.")
         measure.check_files(options.inception, options.reference, options.reference_out)
         digest = hashlib.sha256()
-        num_images, image_size, batches = _open(path, digest)
+        num_images, image_size, batches = _open_images(path, digest)
         evaluation.check_metrics(options.metrics or evaluation.IMAGE_METRICS, num_images)
         measurement = load_measurement(options, image_size, num_images)
         bar = tqdm(batches, desc="samples", unit="batch", total=-(-num_images // _BATCH))
@@ -65,21 +80,21 @@ def _write(out: pathlib.Path, content: dict[str, Any]) -> None:
 
 def _print(table: str, measurement: measure.Measurement, out: pathlib.Path) -> None:
     print(table)
-    if measurement.left_out:
-        print(measurement.left_out)
+    if measurement.unavailable_note:
+        print(measurement.unavailable_note)
     print(f"Wrote {out}.")
 
 
-def _open(path: str, digest: Any) -> tuple[int, int, Iterator[np.ndarray]]:
-    """Number, height and batches of the pictures in a file or a folder; `digest` is updated with them."""
+def _open_images(path: str, digest: Any) -> tuple[int, int, Iterator[np.ndarray]]:
+    """Return number, height and batches of images; each batch that is read also updates `digest`."""
     if not path.endswith(".npz"):
         images = data.open_images(path, need_classes=False)
         sizes = sorted({images.open(i).size for i in range(len(images))})
         if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
             found = " and ".join(f"{width} x {height}" for width, height in sizes[:2])
             raise ValueError(
-                f"The pictures in {path} have {found} pixels, but samples are square and of one size; "
-                "crop them as they are to be judged."
+                f"The images in {path} have {found} pixels, but must be square and all of one size; crop or "
+                "resize them first."
             )
         size = sizes[0][0]
         return len(images), size, data.read_images(images, size, _BATCH, digest=digest)

@@ -1,13 +1,14 @@
 """The likelihood of trained runs: time-averaged -log q(x_0 | x_t) in bits per dimension.
 
-The protocol of the paper's table 3. x_0 is a training sample in the model's space (for digits blocks of
-2 x 2 pixels in [-1, 1]; 1,024 of a folder of latents), x_t = (1 - t) x_0 + t noise with t uniform in (0, 1],
-and q the prediction of the averaged parameters for the sample's class, unguided. Its log-density, 2 pi
-included, is summed over the sample; with a spectrum, pixels are not independent and the spectral factor
-(eq. 20) is added. The mean over times and samples is divided by the number of dimensions and log 2.
+This is the protocol of the paper's table 3. x_0 is a training sample in the model's space (for digits, blocks
+of 2 x 2 pixels in [-1, 1]; 1,024 samples of a folder of latents), x_t = (1 - t) x_0 + t noise with t uniform
+in (0, 1], and q is the unguided prediction of the averaged parameters for the sample's class. The
+log-density, including the terms with 2 pi, is summed over the sample. With a spectrum, pixels are not
+independent, and the spectral factor (eq. 20) is added. The mean over times and samples is divided by the
+number of dimensions and by log 2.
 
-x_0 counts as continuous, so bits/dim below 0 are right where q is narrow. -log q of the velocity is
-larger by -E[log t] = 1 nat in each dimension, 1.443 bits/dim, whatever the network.
+x_0 is treated as continuous, so bits/dim can be negative where q is narrow. -log q of the velocity is larger
+by -E[log t] = 1 nat in each dimension (1.443 bits/dim), for every network.
 """
 
 import dataclasses
@@ -35,7 +36,14 @@ _NUM_TIME_BINS = 4
 
 @dataclasses.dataclass(frozen=True)
 class RunLikelihood:
-    """-log q(x_0 | x_t) of one run in bits/dim, [num_times, N]: draw j has t in (j, j + 1] / num_times."""
+    """The likelihood of one run, with or without its spectrum.
+
+    Attributes:
+      name: name of its row in the table.
+      num_components: number of components K of the mixtures.
+      spectrum: whether pixels are drawn with the learned spectrum.
+      bits: -log q(x_0 | x_t) in bits/dim, [num_times, N]; draw j has t in (j, j + 1] / num_times.
+    """
 
     name: str
     num_components: int
@@ -43,17 +51,27 @@ class RunLikelihood:
     bits: np.ndarray
 
     def by_time(self) -> list[float]:
-        """The mean in each quarter of the time axis, data first."""
+        """Return the mean in each quarter of the time axis, starting at the data."""
         return [float(part.mean()) for part in np.array_split(self.bits, _NUM_TIME_BINS)]
 
 
 def report_nll(
     workdirs: list[str], out: str | os.PathLike, num_times: int = NUM_TIMES
 ) -> list[RunLikelihood]:
-    """Measure the runs, print their table and write it as json.
+    """Measure the likelihood of runs, print the table and write the report.
 
-    Each sample is seen at `num_times` (at least 4) times, one in each equal part of the time axis. All
-    runs get the same draws, so that the differences between rows are known better than the rows.
+    All runs get the same draws, so that differences between rows have smaller errors than the rows.
+
+    Args:
+      workdirs: folders of runs of one task.
+      out: the report, a .json file.
+      num_times: number of times for each sample, at least 4, one in each equal part of the time axis.
+
+    Returns:
+      The rows of the table.
+
+    Raises:
+      cli.UserError: if the runs cannot be compared, a network diverges, or `out` cannot be written.
     """
     out = pathlib.Path(out)
     with cli.report_user_errors():
@@ -64,7 +82,7 @@ def report_nll(
         rows = []
         for workdir, run in zip(workdirs, loaded, strict=True):
             bar.set_postfix_str(workdir)
-            rows += _rows(workdir, run, x_0, labels, num_times, bar.update)
+            rows += _measure(workdir, run, x_0, labels, num_times, bar.update)
     heading = (
         f"-log q(x_0 | x_t) in bits/dim of the {loaded[0].config.task} training data: mean ± standard "
         f"error over {len(x_0):,} samples\nof {x_0[0].size} dimensions, each at {num_times} times, t uniform "
@@ -75,7 +93,7 @@ def report_nll(
         "heading": heading,
         "runs": trained.describe_runs(workdirs, loaded),
         "versions": provenance.versions(),
-        "rows": _named(rows),
+        "rows": _rows_to_json(rows),
         "unit": "bits/dim",
         "num_samples": len(x_0),
         "num_dims": x_0[0].size,
@@ -87,14 +105,14 @@ def report_nll(
     return rows
 
 
-def _rows(
+def _measure(
     workdir: str, run: trained.TrainedRun, x_0, labels, num_times: int, update: Callable
 ) -> list[RunLikelihood]:
-    """A row without the spectrum, and one with it where the run has learned one."""
+    """Return a row without the spectrum, and another one with it if the run has learned a spectrum."""
 
     def model(params):
-        now = dataclasses.replace(run, params=params)
-        return now.denoiser, now.spectrum("gm_sde")
+        run_with_params = dataclasses.replace(run, params=params)
+        return run_with_params.denoiser, run_with_params.spectrum("gm_sde")
 
     nll = draw_nll(model, run.params, x_0, labels, num_times, run.task.sample_batch_size, update)
     with cli.report_user_errors():
@@ -126,19 +144,24 @@ def draw_nll(
     batch_size: int,
     update: Callable[[], object] = lambda: None,
 ) -> np.ndarray:
-    """-log q(x_0 | x_t) at stratified times, in nats: [1, num_times, N], with a spectrum [2, ...].
+    """Compute -log q(x_0 | x_t) at stratified times.
 
     Args:
-      model: params -> (denoiser, spectrum), of which denoiser(labels [B]) -> denoise(x_t, t), as
-        `TrainedRun.denoiser`; for both see `conditional_nll`.
-      params: an argument of what is compiled. As constants XLA (jax 0.10.2) folds them, and in one of 20
-        compilations it has made NaN of parameters that are all 0.
-      x_0: [N, ...]; labels: [N].
+      model: params -> (denoiser, spectrum), where denoiser(labels [B]) returns denoise(x_t, t), as
+        `TrainedRun.denoiser` does; for denoise and spectrum see `conditional_nll`.
+      params: argument of `model`.
+      x_0: samples [N, ...].
+      labels: classes [N].
       num_times: draws of time and noise for each sample.
       batch_size: samples in a compiled call; the draws do not depend on it.
       update: called after each of the `num_times` rounds.
+
+    Returns:
+      Nats, [1, num_times, N], or [2, num_times, N] with a spectrum.
     """
 
+    # The parameters are an argument: as constants XLA (jax 0.10.2) folds them, and in one of 20 compilations
+    # it has turned parameters that are all 0 into NaN.
     @jax.jit
     def batch_nll(params, x_0, labels, indices, j):
         denoiser, spectrum = model(params)
@@ -158,23 +181,27 @@ def _draw(i, j, num_times: int, shape: tuple[int, ...]) -> tuple[jax.Array, jax.
     """Time and noise of draw j of sample i."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(_SEED), i), j)
     time_key, noise_key = jax.random.split(key)
-    t = (j + 1 - jax.random.uniform(time_key)) / num_times  # never 0, where q is a point
+    t = (j + 1 - jax.random.uniform(time_key)) / num_times  # never 0, where q has no width
     return t, jax.random.normal(noise_key, shape)
 
 
 def conditional_nll(
     denoise: Callable, x_0: jax.Array, t: jax.Array, noise: jax.Array, spectrum: Callable | None = None
 ) -> list[jax.Array]:
-    """-log q(x_0 | x_t) of each sample, [B], nats summed over its pixels and channels.
+    """Compute -log q(x_0 | x_t) of each sample, in nats summed over its pixels and channels.
 
     Args:
       denoise: denoise(x_t, t) -> mixture over x_0.
-      x_0, noise: [B, ..., D]; with a spectrum [B, H, W, D].
-      t: [B].
-      spectrum: Gaussian matched to that mixture -> log power [B, H, W, D], or None.
+      x_0: samples [B, ..., D]; with a spectrum [B, H, W, D].
+      t: times [B].
+      noise: standard normal noise, of the shape of x_0.
+      spectrum: Gaussian with the mean and the variance of the mixture -> log power [B, H, W, D], or None.
 
     Returns:
-      [pixels independent], or [pixels independent, pixels drawn with the spectrum].
+      [for independent pixels], or [for independent pixels, for pixels drawn with the spectrum], each [B].
+
+    Source:
+      GMFlow (arXiv 2504.05304), table 3 and eq. 20.
     """
     q = denoise(flow.interpolate(x_0, noise, t), t)
     independent = sum_per_sample(losses.mixture_nll(q, x_0))
@@ -185,11 +212,12 @@ def conditional_nll(
 
 
 def sum_per_sample(values: jax.Array) -> jax.Array:
+    """Sum [B, ...] over all axes but the first."""
     return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
 
 
 def likelihood_table(rows: list[RunLikelihood], heading: str) -> str:
-    """One line for each row: mean, paired difference to the row above, and quarters of the time axis."""
+    """Format a line for each row: mean, paired difference to the row above, and quarters of the time axis."""
     width = max(len(name) for name in [*(row.name for row in rows), "run"]) + 2
     edges = [f"{i / _NUM_TIME_BINS:g}" for i in range(_NUM_TIME_BINS + 1)]
     quarters = "".join(f"{f't {a}-{b}':>12}" for a, b in itertools.pairwise(edges))
@@ -203,8 +231,7 @@ def likelihood_table(rows: list[RunLikelihood], heading: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _named(rows: list[RunLikelihood]) -> list[dict]:
-    """The rows as json has them."""
+def _rows_to_json(rows: list[RunLikelihood]) -> list[dict]:
     return [
         {
             "run": row.name,
@@ -219,7 +246,7 @@ def _named(rows: list[RunLikelihood]) -> list[dict]:
 
 
 def _mean_and_error(bits: np.ndarray) -> dict[str, float]:
-    """Mean, and its standard error over samples, of values [num_times, N]."""
+    """Return the mean of values [num_times, N] and its standard error over samples."""
     per_sample = bits.mean(0)
     standard_error = per_sample.std(ddof=1) / np.sqrt(len(per_sample))
     return {"mean": round(float(per_sample.mean()), 6), "standard_error": round(float(standard_error), 6)}

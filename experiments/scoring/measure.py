@@ -1,4 +1,4 @@
-"""How pictures are measured: Inception, a reference, and the metrics that are asked for."""
+"""Measurement of images: Inception, a reference, and the metrics."""
 
 import dataclasses
 import functools
@@ -12,17 +12,19 @@ from tqdm.auto import tqdm
 
 from gmflow_jax import evaluation, interop
 
-# What a sweep's tables show; the others of `evaluation.IMAGE_METRICS` take minutes for 50,000 pictures.
+# Metrics of a sweep by default; the other `evaluation.IMAGE_METRICS` take minutes for 50,000 images.
 SWEPT_METRICS = ("fid", "sfid", "inception_score", "precision_recall", "colours")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Scores pictures.
+    """Scores images by Inception features against a reference.
 
     Attributes:
-      metrics: Of `evaluation.IMAGE_METRICS`.
-      neighbours: See `evaluation.image_scores`.
+      extractor: Inception.
+      reference: features or statistics of the real images.
+      metrics: some of `evaluation.IMAGE_METRICS`.
+      neighbours: rounding of distances, see `evaluation.image_scores`.
     """
 
     extractor: evaluation.FeatureExtractor
@@ -31,19 +33,21 @@ class Measurement:
     neighbours: str
 
     def features(self, batches: Iterable[np.ndarray]) -> evaluation.ImageFeatures:
-        """Features of uint8 pictures; those of each picture are kept where a metric needs them."""
+        """Compute features of uint8 images; those of single images are kept only if a metric needs them."""
         keep_rows = not set(self.metrics) <= set(evaluation.available_metrics(self.reference, False))
         return evaluation.image_features(self.extractor, batches, keep_rows)
 
     def scores(self, features: evaluation.ImageFeatures) -> dict[str, float]:
+        """Compute the scores from features."""
         return evaluation.image_scores(
-            features, self.reference, self.metrics, self.neighbours, _bar_of_blocks
+            features, self.reference, self.metrics, self.neighbours, _progress_bar
         )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the scores of given pictures; where files lie does not."""
+        """Everything that determines the scores of given images; paths of files are left out."""
         source = {name: value for name, value in self.reference.source.items() if name != "path"}
+        metrics = {name: _METRIC_SETTINGS[name].format(neighbours=self.neighbours) for name in self.metrics}
         return {
             "reference": source,
             "inception": {
@@ -52,20 +56,21 @@ class Measurement:
                 "antialiasing), (x - 128) / 128",
                 "dtype": "float32, matrix products of the highest precision",
             },
-            "metrics": {name: _HOW[name].format(neighbours=self.neighbours) for name in self.metrics},
+            "metrics": metrics,
         }
 
     @property
-    def left_out(self) -> str:
-        """A sentence on what the reference does not allow; empty if there is nothing of the kind."""
+    def unavailable_note(self) -> str:
+        """A sentence that names the metrics which the reference does not allow, or an empty string."""
         allowed = evaluation.available_metrics(self.reference)
         lacking = [name for name in evaluation.IMAGE_METRICS if name not in allowed]
         if not lacking:
             return ""
-        return f"Not measured, for the reference lacks what they need: {', '.join(lacking)}."
+        return f"Not measured, because the reference lacks the data that they need: {', '.join(lacking)}."
 
 
-_HOW = {
+# These texts stand in reports and in settings of sweeps, which must not change while a sweep goes on.
+_METRIC_SETTINGS = {
     "fid": "Frechet distance of pool3 in float64, covariances with divisor N - 1",
     "sfid": "the same of the spatial features",
     "inception_score": "mean of 10 parts, logits without the bias",
@@ -77,11 +82,20 @@ _HOW = {
 
 
 def check_files(inception: str | None, reference: str | None, reference_out: str | None) -> None:
-    """ValueError if a file that scores of pictures need is not named, or features cannot be kept there."""
+    """Check that the files for scores of images are given.
+
+    Args:
+      inception: path of Inception's weights.
+      reference: path of the reference.
+      reference_out: path to which the features of the reference are to be written, or None.
+
+    Raises:
+      ValueError: if one of the first two is missing, or the last cannot be written.
+    """
     if not inception or not reference:
         raise ValueError(
-            "Scores of pictures need --inception, the weights of FID's network, and --reference, an .npz of "
-            "ADM or of the authors, or a folder of images; see experiments/scoring/README.md for both."
+            "Scores of images need --inception (the weights of FID's Inception network) and --reference (an "
+            ".npz of ADM or of the authors, or a folder of images); see experiments/scoring/README.md."
         )
     if reference_out and not reference_out.endswith(".npz"):
         raise ValueError(f"--reference_out must end in .npz, but {reference_out!r} was given.")
@@ -99,29 +113,36 @@ def load(
     neighbours: str = "float32",
     reference_out: str | None = None,
 ) -> Measurement:
-    """Inception on all local devices, and the reference as it sees it.
+    """Load Inception on all local devices, and the features of the reference.
 
     Args:
-      image_size: What pictures of a folder are cropped to.
-      num_samples: How many pictures are to be scored.
-      metrics: What is measured; where None, what the reference allows of `defaults`.
-      reference_out: Where the first process keeps the reference's features.
+      inception: path of Inception's weights, .safetensors or .npz.
+      reference: path of an .npz (ADM's, the authors' statistics, or images) or of a folder of images.
+      image_size: size to which the images of a folder are cropped.
+      num_samples: number of images that will be scored.
+      metrics: the metrics; None selects those of `defaults` that the reference allows.
+      defaults: see `metrics`.
+      neighbours: rounding of distances, see `evaluation.image_scores`.
+      reference_out: .npz to which the first process writes the features of the reference.
+
+    Returns:
+      The measurement.
 
     Raises:
-      ValueError: If a file does not fit, or a metric cannot be measured.
+      ValueError: if a file cannot be used, or a metric cannot be measured.
     """
     extractor = evaluation.FeatureExtractor(interop.load_inception(inception))
     bar = functools.partial(tqdm, desc="reference", unit="batch", disable=jax.process_index() > 0)
-    found = evaluation.load_reference(reference, extractor, image_size, progress=bar)
+    loaded = evaluation.load_reference(reference, extractor, image_size, progress=bar)
     if reference_out and jax.process_index() == 0:
-        evaluation.save_reference(reference_out, found, extractor)
-    allowed = evaluation.available_metrics(found)
+        evaluation.save_reference(reference_out, loaded, extractor)
+    allowed = evaluation.available_metrics(loaded)
     if metrics is None:
         metrics = [name for name in defaults if name in allowed]
-    evaluation.check_metrics(metrics, num_samples, found)
-    return Measurement(extractor, found, tuple(metrics), neighbours)
+    evaluation.check_metrics(metrics, num_samples, loaded)
+    return Measurement(extractor, loaded, tuple(metrics), neighbours)
 
 
-def _bar_of_blocks(blocks: Iterable) -> Iterable:
-    """A bar for what takes more than a moment."""
+def _progress_bar(blocks: Iterable) -> Iterable:
+    """Show a progress bar if the blocks take more than two seconds."""
     return tqdm(blocks, desc="neighbours", unit="block", leave=False, delay=2)

@@ -1,4 +1,4 @@
-"""Flags of the programs that score pictures, and the evaluator that they ask for."""
+"""Flags of the programs that score images, and the evaluator that they select."""
 
 import dataclasses
 import functools
@@ -12,13 +12,13 @@ from experiments.scoring.cells import Cell
 from experiments.scoring.image_evaluator import ImageEvaluator
 from gmflow_jax import evaluation, pipeline
 
-OF_RUNS = ("autoencoder", "average", "ema_std")
-_OF_PICTURES = ("inception", "reference_out", "batch_size", "neighbours", *OF_RUNS)
+RUN_FLAGS = ("autoencoder", "average", "ema_std")  # only for runs on latents
+_IMAGE_FLAGS = ("inception", "reference", "reference_out", "batch_size", "neighbours", *RUN_FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The values of the flags, by name; `given` are those that the user gave."""
+    """The values of the flags, by name; `given` has the names of those on the command line."""
 
     checkpoint: str | None
     workdir: str | None
@@ -35,60 +35,21 @@ class Options:
 
     @property
     def origin(self) -> dict[str, str]:
-        """Where what is judged and measured by lies, for reports."""
+        """Paths and choices of the network and of the files that measure it, for reports."""
         names = ("checkpoint", "workdir", "autoencoder", "average", "ema_std", "inception", "reference")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def refuse(self, names: Sequence[str], why: str) -> None:
-        """ValueError if a flag was given that would have no effect."""
-        useless = [f"--{name}" for name in names if name in self.given]
-        if useless:
-            raise ValueError(f"{' and '.join(useless)}: {why} Leave out what has no effect.")
+        """Raise ValueError if one of the flags `names` was given; `why` is a sentence with its full stop."""
+        refused = [f"--{name}" for name in names if name in self.given]
+        if refused:
+            pronoun = "it" if len(refused) == 1 else "them"
+            raise ValueError(f"{' and '.join(refused)} cannot be used here: {why} Leave {pronoun} out.")
 
 
 def define_flags() -> Callable[[str | None], Options]:
-    """Defines the flags but for --workdir; returns options(workdir), which reads them."""
-    holders = {
-        "checkpoint": flags.DEFINE_string(
-            "checkpoint", None, "Diffusers folder of a published network, see experiments.download."
-        ),
-        "autoencoder": flags.DEFINE_string(
-            "autoencoder", None, "Folder of the autoencoder that made the latents of the run in --workdir."
-        ),
-        "average": flags.DEFINE_string("average", "final", "Parameters of a run on latents: final or best."),
-        "ema_std": flags.DEFINE_float(
-            "ema_std", None, "Relative width of their average, where a run stored some."
-        ),
-        "inception": flags.DEFINE_string(
-            "inception",
-            None,
-            "Inception's weights for pictures, .safetensors or .npz; see experiments/scoring/README.md.",
-        ),
-        "reference": flags.DEFINE_string(
-            "reference",
-            None,
-            "What samples are compared with: for pictures an .npz (ADM's, the authors' statistics, uint8 "
-            "images arr_0) or a folder of images; digits or checkerboard for --samples of these.",
-        ),
-        "reference_out": flags.DEFINE_string(
-            "reference_out", None, "Where to keep the features of the reference, as .npz, for later runs."
-        ),
-        "batch_size": flags.DEFINE_integer(
-            "batch_size", None, "Pictures drawn at a time; by default 16 on each device."
-        ),
-        "metrics": flags.DEFINE_list(
-            "metrics",
-            None,
-            f"For pictures of {', '.join(evaluation.IMAGE_METRICS)}; by default all that the reference "
-            f"allows, in a sweep {', '.join(measure.SWEPT_METRICS)}. Or nll: the likelihood of a run's "
-            "training data.",
-        ),
-        "neighbours": flags.DEFINE_enum(
-            "neighbours", "float32", ["float32", "float64", "float16", "float16_radii"],
-            "How distances of precision and recall are rounded: float16 is ADM's rule, float16_radii that "
-            "of the authors' figures.",
-        ),
-    }  # fmt: skip
+    """Define the flags except --workdir; return options(workdir), which reads them."""
+    holders = _define_network_flags() | _define_measurement_flags()
 
     def options(workdir: str | None = None) -> Options:
         values = {name: holder.value for name, holder in holders.items()}
@@ -99,16 +60,71 @@ def define_flags() -> Callable[[str | None], Options]:
     return options
 
 
-def draws_pictures(options: Options) -> bool:
-    """Whether a checkpoint, or a run on latents, is judged; ValueError if neither it nor another run is."""
+def _define_network_flags() -> dict[str, flags.FlagHolder]:
+    return {
+        "checkpoint": flags.DEFINE_string(
+            "checkpoint", None, "Diffusers folder of a published network, see experiments.download."
+        ),
+        "autoencoder": flags.DEFINE_string(
+            "autoencoder", None, "Folder of the autoencoder that encoded the latents of the run in --workdir."
+        ),
+        "average": flags.DEFINE_string(
+            "average", "final", "Which averaged parameters of a run on latents: final or best."
+        ),
+        "ema_std": flags.DEFINE_float(
+            "ema_std", None, "Relative width of a post-hoc average of a run on latents that stored them."
+        ),
+        "batch_size": flags.DEFINE_integer(
+            "batch_size", None, "Images drawn at a time; by default 16 on each device."
+        ),
+    }  # fmt: skip
+
+
+def _define_measurement_flags() -> dict[str, flags.FlagHolder]:
+    return {
+        "inception": flags.DEFINE_string(
+            "inception",
+            None,
+            "Inception's weights to score images, .safetensors or .npz; see experiments/scoring/README.md.",
+        ),
+        "reference": flags.DEFINE_string(
+            "reference",
+            None,
+            "The data that samples are compared with: for images an .npz (ADM's, the authors' statistics, or "
+            "uint8 images in arr_0) or a folder of images; for other --samples digits or checkerboard.",
+        ),
+        "reference_out": flags.DEFINE_string(
+            "reference_out", None, "An .npz for the features of the reference, to use as --reference later."
+        ),
+        "metrics": flags.DEFINE_list(
+            "metrics",
+            None,
+            f"For images, some of {', '.join(evaluation.IMAGE_METRICS)}; by default all that the reference "
+            f"allows, in a sweep {', '.join(measure.SWEPT_METRICS)}. Or nll, the likelihood of a run's "
+            "training data.",
+        ),
+        "neighbours": flags.DEFINE_enum(
+            "neighbours", "float32", ["float32", "float64", "float16", "float16_radii"],
+            "Rounding of the distances for precision and recall: float16 is ADM's rule, float16_radii the "
+            "rule of the authors' figures.",
+        ),
+    }  # fmt: skip
+
+
+def draws_images(options: Options) -> bool:
+    """Return whether the flags select a network of images: a checkpoint, or a run on latents.
+
+    Raises:
+      ValueError: if not exactly one of --workdir and --checkpoint is given, or another flag does not fit.
+    """
     if (options.checkpoint is None) == (options.workdir is None):
         raise ValueError("Give either --workdir, the folder of a run, or --checkpoint, a published network.")
     if options.checkpoint is not None:
-        options.refuse(OF_RUNS, "a checkpoint has networks of its own, these are for --workdir.")
+        options.refuse(RUN_FLAGS, "a checkpoint contains its own networks; these flags are for --workdir.")
         return True
     if bundles.draws_latents(folder.read_config(options.workdir)):
         return True
-    options.refuse([*_OF_PICTURES, "reference"], "this run draws no pictures that Inception could score.")
+    options.refuse(_IMAGE_FLAGS, "the run in --workdir does not generate images that Inception can score.")
     return False
 
 
@@ -121,15 +137,29 @@ def make_image_evaluator(
     needed: Sequence[str] = (),
     defaults: Sequence[str] = evaluation.IMAGE_METRICS,
 ) -> tuple[ImageEvaluator, list[Cell]]:
-    """The evaluator of a checkpoint's or a run's pictures, and the cells as it draws them.
+    """Load the network of a checkpoint or of a run, and prepare the measurement of its images.
 
-    `defaults` are measured where the flags ask for no metrics, and `needed` at least. ValueError if
-    something is missing or does not fit; what takes longest to load comes last.
+    The parts that take longest to load come last, so that most errors are reported early.
+
+    Args:
+      options: the flags.
+      cells: the cells to draw.
+      num_samples: number of images of each cell.
+      labels: a rule of `evaluation.evaluation_labels`.
+      seed: seed of all images.
+      needed: metrics that cannot be left out.
+      defaults: metrics that are measured if the flags name none, as far as the reference allows.
+
+    Returns:
+      The evaluator, and the cells with defaults for their open choices.
+
+    Raises:
+      ValueError: if something is missing or does not fit.
     """
     measure.check_files(options.inception, options.reference, options.reference_out)
-    asked = options.metrics or defaults
-    evaluation.check_metrics(asked, num_samples)
-    _check_needed(asked, needed, "--metrics leaves out")
+    metrics = options.metrics or defaults
+    evaluation.check_metrics(metrics, num_samples)
+    _check_needed(metrics, needed, "--metrics leaves out", "add them")
     if options.checkpoint is not None:
         pipe = pipeline.load(options.checkpoint)
     else:
@@ -139,13 +169,15 @@ def make_image_evaluator(
     config, autoencoder = pipe.bundle.config, pipe.bundle.autoencoder
     if autoencoder is None:
         raise ValueError(
-            f"{options.checkpoint} has no autoencoder (no folder vae/), so it draws no pictures; add one."
+            f"{options.checkpoint} has no autoencoder (no folder vae/), so it cannot generate images; "
+            "add one."
         )
     image_size = config.input_height_width[0] * autoencoder.config.downscale
     load = functools.partial(load_measurement, options, image_size, num_samples, defaults)
     evaluator = ImageEvaluator(pipe, load, num_samples, labels, seed, options.batch_size)
     cells = [evaluator.resolve(cell) for cell in cells]
-    _check_needed(evaluator.measurement.metrics, needed, f"{options.reference} has no images or features for")
+    lacking = f"{options.reference} has no images or features for"
+    _check_needed(evaluator.measurement.metrics, needed, lacking, "give another --reference")
     return evaluator, cells
 
 
@@ -155,14 +187,24 @@ def load_measurement(
     num_samples: int,
     defaults: Sequence[str] = evaluation.IMAGE_METRICS,
 ) -> measure.Measurement:
-    """What the flags name, see `measure.load`."""
+    """Load Inception and the reference that the flags name, see `measure.load`.
+
+    Args:
+      options: the flags.
+      image_size: size to which the images of a folder are cropped.
+      num_samples: number of images that will be scored.
+      defaults: metrics if the flags name none.
+
+    Returns:
+      The measurement.
+    """
     return measure.load(
         options.inception, options.reference, image_size, num_samples, options.metrics, defaults,
         options.neighbours, options.reference_out,
     )  # fmt: skip
 
 
-def _check_needed(metrics: Sequence[str], needed: Sequence[str], why: str) -> None:
+def _check_needed(metrics: Sequence[str], needed: Sequence[str], problem: str, remedy: str) -> None:
     lacking = [name for name in needed if name not in metrics]
     if lacking:
-        raise ValueError(f"{why} {' and '.join(lacking)}, which this table cannot do without; give them.")
+        raise ValueError(f"{problem} {' and '.join(lacking)}, which this table needs; {remedy}.")

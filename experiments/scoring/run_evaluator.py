@@ -1,4 +1,4 @@
-"""The evaluator of runs on digits and points."""
+"""The evaluator of runs on digits and on points."""
 
 import dataclasses
 import functools
@@ -16,27 +16,32 @@ from gmflow_jax.guidance import METHODS
 
 
 class RunEvaluator:
-    """Scores a run on digits or points by its task, with as many seeds as its configuration says."""
+    """Draws and scores samples of a run on digits or on points.
 
-    distance = "frechet"
+    Args:
+      workdir: folder of the run.
+      run: the run, whose configuration gives the number of seeds.
+    """
+
+    distance = "frechet"  # the score that the best cells of a sweep minimise
     real_saturation = None  # the digits are grey
 
     def __init__(self, workdir: str, run: trained.TrainedRun):
         self._workdir, self._run = workdir, run
-        self.seeds = list(range(run.config.report.num_seeds))  # choices were made on other ones
+        self.seeds = list(range(run.config.report.num_seeds))  # settings were tuned on other seeds
         self._labels = run.task.evaluation_labels
         self._compiled = functools.lru_cache(maxsize=1)(self._compile)
 
     @property
     def num_samples(self) -> int:
-        """Drawn for each cell."""
+        """Number of samples of each cell, over all seeds."""
         return len(self.seeds) * len(self._labels)
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """What decides the scores beside the cell."""
+        """Everything apart from the cell that determines the scores."""
         (run,) = trained.describe_runs([self._workdir], [self._run])
-        del run["workdir"]  # where it lies does not
+        del run["workdir"]  # the path has no influence on the scores
         return {
             "run": run,
             "integrator": "midpoint",
@@ -47,28 +52,43 @@ class RunEvaluator:
         }
 
     def resolve(self, cell: Cell) -> Cell:
-        """The cell with all choices made; ValueError if it cannot be drawn."""
+        """Return the cell with defaults for its open choices.
+
+        Raises:
+          ValueError: if the run cannot draw the cell.
+        """
         self._solver(cell)
         num_substeps = solver_choices.default_substeps(cell.num_steps)
         return cell.with_defaults(num_substeps=num_substeps, spectrum=False)
 
     def compile(self, cell: Cell) -> Callable[[int], np.ndarray]:
-        """draw(seed) -> samples of the cell. Another guidance scale needs no new compilation."""
+        """Compile the sampler of a cell; return draw(seed) -> samples.
+
+        The last sampler is used again for cells that differ only in the guidance scale.
+        """
         unscaled = dataclasses.replace(cell, guidance_scale=METHODS[cell.guidance])
         sampler = self._compiled(unscaled, cell.guided)
         return lambda seed: sampler(jax.random.key(seed), self._labels, cell.guidance_scale)
 
     def rounds(self, draw: Callable[[int], np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
-        """Samples and scores for each seed."""
+        """Yield the samples and the scores of each seed; `draw` is what `compile` returned."""
         for samples in map(draw, self.seeds):
             yield samples, self._run.task.score(samples, self._labels)
 
-    def score(self, cell: Cell, advance: Callable[[int], Any]) -> dict[str, float]:
-        """Means of the cell's scores; `advance` is told how many samples have been drawn."""
+    def score(self, cell: Cell, update: Callable[[int], Any]) -> dict[str, float]:
+        """Draw and score a cell.
+
+        Args:
+          cell: a cell that `resolve` returned.
+          update: called with the number of samples that have just been drawn.
+
+        Returns:
+          The means of the scores over seeds.
+        """
         scores = []
         for samples, score in self.rounds(self.compile(cell)):
             scores.append(score)
-            advance(len(samples))
+            update(len(samples))
         return {name: value[0] for name, value in evaluation.mean_and_std(scores).items() if value}
 
     def _solver(self, cell: Cell) -> solvers.Solver:

@@ -1,4 +1,4 @@
-"""Reports: score runs or samples against the real data, print the table, write report.json and a picture."""
+"""Reports on runs and on samples of digits or points: a printed table, a JSON file and a picture."""
 
 import json
 import os
@@ -25,30 +25,31 @@ def report(
     solvers: Sequence[str] = (),
     num_steps: Sequence[int] = (),
 ) -> list[ReportRow]:
-    """Score runs; write the report and the picture; print the table.
+    """Draw and score samples of runs, write the report and the picture, and print the table.
 
-    With the solvers and numbers of steps that their configurations ask for, where none are given.
+    Args:
+      workdirs: folders of runs of one task.
+      out: the report, a .json file; the picture has the same name with the ending .png.
+      solvers: names of solvers; if empty, the rows of each run's configuration.
+      num_steps: numbers of steps; if empty, those of each run's configuration.
+
+    Returns:
+      The rows of the table, without the reference rows.
+
+    Raises:
+      cli.UserError: if the runs, solvers and steps do not fit, or `out` cannot be written.
     """
     out = pathlib.Path(out)
     with cli.report_user_errors():
         loaded = trained.load_comparable(workdirs)
         provenance.check_out(out)
-        todo = []
+        jobs = []
         for workdir, run in zip(workdirs, loaded, strict=True):
             evaluator = RunEvaluator(workdir, run)
             label = f"{workdir}: " if len(workdirs) > 1 else ""
-            todo += [(evaluator, evaluator.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
+            jobs += [(evaluator, evaluator.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
     task = loaded[0].task
-    # The next cells compile while this one samples.
-    with ThreadPoolExecutor(1) as pool, tqdm(total=len(todo), desc="evaluating", unit="cell") as bar:
-        rows = []
-        drawers = pool.map(lambda item: item[0].compile(item[1]), todo)
-        for (evaluator, cell), draw in zip(todo, drawers, strict=True):
-            bar.set_postfix_str(f"{cell.name}, {cell.num_steps} steps")
-            samples, scores = zip(*evaluator.rounds(draw), strict=True)
-            nfe = solver_choices.num_calls(cell.solver, cell.num_steps)
-            rows.append(ReportRow(cell.name, nfe, samples[0], evaluation.mean_and_std(scores)))
-            bar.update()
+    rows = _score(jobs)
     references = task.reference_rows()
     print(tables.report_table(rows, references, task.score_names))
     picture = out.with_suffix(".png")
@@ -57,12 +58,12 @@ def report(
         "runs": trained.describe_runs(workdirs, loaded),
         "versions": provenance.versions(),
         "rows": [
-            {"solver": row.solver, "nfe": row.nfe, **_named(row.scores), "cell": cell.to_json()}
-            for row, (_, cell) in zip(rows, todo, strict=True)
+            {"solver": row.solver, "nfe": row.nfe, **_scores_to_json(row.scores), "cell": cell.to_json()}
+            for row, (_, cell) in zip(rows, jobs, strict=True)
         ],
-        "references": [{"name": name, **_named(scores)} for name, scores in references],
+        "references": [{"name": name, **_scores_to_json(scores)} for name, scores in references],
         "num_samples": len(task.evaluation_labels),
-        "seeds": todo[0][0].seeds,
+        "seeds": jobs[0][0].seeds,
         "seed_rule": SEED_RULE,
     })  # fmt: skip
     print(f"Wrote {out} and {picture}.")
@@ -72,7 +73,7 @@ def report(
 def _cells(
     run: trained.TrainedRun, label: str, solvers: Sequence[str], num_steps: Sequence[int]
 ) -> list[Cell]:
-    """What is asked for, or else what the run's configuration reports on."""
+    """Return the cells of a run: the given solvers and steps, or those of its configuration."""
     rows = [{"name": f"{label}{name}", "solver": name} for name in solvers]
     rows = rows or [dict(row) for row in run.config.report.rows]
     if num_steps:
@@ -80,7 +81,21 @@ def _cells(
     return make_cells(rows, run.config.report.num_steps, guidance_scales=(0.0,))
 
 
-def _named(scores: dict) -> dict:
+def _score(jobs: Sequence[tuple[RunEvaluator, Cell]]) -> list[ReportRow]:
+    """Draw and score each cell with its evaluator; the next cell compiles while this one samples."""
+    rows = []
+    with ThreadPoolExecutor(1) as pool, tqdm(total=len(jobs), desc="evaluating", unit="cell") as bar:
+        samplers = pool.map(lambda job: job[0].compile(job[1]), jobs)
+        for (evaluator, cell), draw in zip(jobs, samplers, strict=True):
+            bar.set_postfix_str(f"{cell.name}, {cell.num_steps} steps")
+            samples, scores = zip(*evaluator.rounds(draw), strict=True)
+            nfe = solver_choices.num_calls(cell.solver, cell.num_steps)
+            rows.append(ReportRow(cell.name, nfe, samples[0], evaluation.mean_and_std(scores)))
+            bar.update()
+    return rows
+
+
+def _scores_to_json(scores: dict) -> dict:
     return {k: v and {"mean": round(v[0], 6), "std": round(v[1], 6)} for k, v in scores.items()}
 
 
@@ -89,7 +104,16 @@ def _write_json(path: pathlib.Path, content: dict) -> None:
 
 
 def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
-    """Score a file written by `experiments.sample --samples_out` against a task's real data."""
+    """Score samples in a file against a task's real data, print the table and write the report.
+
+    Args:
+      path: an .npz written by `experiments.sample --samples_out`.
+      reference: name of the task.
+      out: the report, a .json file.
+
+    Raises:
+      cli.UserError: if the file cannot be used, or `out` cannot be written.
+    """
     with cli.report_user_errors():
         provenance.check_out(out)
         task = make_scored_task(reference)
@@ -114,6 +138,6 @@ def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
         "reference": reference,
         "num_samples": len(samples),
         "scores": {k: v and v[0] for k, v in scores.items()},
-        "references": [{"name": name, **_named(s)} for name, s in references],
+        "references": [{"name": name, **_scores_to_json(s)} for name, s in references],
     })
     print(f"Wrote {out}.")

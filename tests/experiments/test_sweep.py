@@ -141,7 +141,7 @@ def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
     (cell,) = content["cells"]
     assert cell["cell"]["spectrum"] is True and cell["cell"]["num_substeps"] == 128
     assert set(cell["scores"]) == {"fid", "precision", "recall", "saturation", "brightness", "contrast"}
-    assert "less the real images'" in (tmp_path / "out" / "sweep.txt").read_text()
+    assert "difference to the mean of the real images" in (tmp_path / "out" / "sweep.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -151,14 +151,14 @@ def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
         (["--config.rows=({'name': 'A', 'solver': 'ab2', 'guidance_scales': (1.0,)},)"], "scale must be in"),
         (["--config.rows=()"], "nothing to sweep"),
         (["--config.rows=({'name': 'A', 'solver': 'magic'},)"], "no solver 'magic'"),
-        (["--config.rows=({'name': 'A', 'solver': 'euler', 'speed': 1},)"], "no row of a sweep: .*speed"),
+        (["--config.rows=({'name': 'A', 'solver': 'euler', 'speed': 1},)"], "be used in a sweep: .*speed"),
         ([f"--config.rows=({_ONE}, {_ONE})"], "both called A"),
         (["--row=GM-SDE 1"], "no row 'GM-SDE 1' in this sweep. Its rows are: GM-ODE 2; GM-SDE 2"),
         (["--workdir=nowhere"], "nowhere does not exist"),
-        (["--metrics=fid"], "--metrics: runs on digits have scores of their own"),
-        (["--inception=x.npz"], "--inception: this run draws no pictures"),
-        (["--config.rows=({'name': 3, 'solver': 'euler'},)"], "name is 3, which is of the wrong kind"),
-        (["--config.rows=({'name': 'A', 'solver': 'euler', 'orthogonal': 2},)"], "a share from 0 to 1"),
+        (["--metrics=fid"], "--metrics cannot be used here: runs on digits have"),
+        (["--inception=x.npz"], "--inception cannot be used here: the run in --workdir"),
+        (["--config.rows=({'name': 3, 'solver': 'euler'},)"], "name is 3, but must be of type str"),
+        (["--config.rows=({'name': 'A', 'solver': 'euler', 'orthogonal': 2},)"], "must be between 0 and 1"),
     ],
 )
 def test_what_cannot_work_is_a_sentence(sweep, tmp_path, arguments, said):
