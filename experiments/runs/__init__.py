@@ -1,4 +1,4 @@
-"""Runs: the networks that a configuration describes, a run's folder, and a trained run.
+"""Runs: the networks of a configuration, the folder of a run, and a trained run.
 
 Imports common and tasks.
 """

@@ -1,4 +1,4 @@
-"""Averaged parameters of a run, and the networks of one on latents, as an exported folder holds them."""
+"""The averaged parameters of a run, and the networks of a run on latents as a `Bundle`."""
 
 import pathlib
 from typing import Any
@@ -9,26 +9,37 @@ from experiments.runs import folder, networks
 from experiments.tasks.latents import load_autoencoder
 from gmflow_jax import data, interop, pipeline, training
 
-_LARGEST_RESIDUAL = 0.05  # of a rebuilt average's profile
+_LARGEST_RESIDUAL = 0.05  # see `training.post_hoc_residual`
 
 
 def draws_latents(config: ml_collections.ConfigDict) -> bool:
-    """Whether samples of a run are latents, which an autoencoder turns into pictures."""
+    """Return whether a run samples latents, which an autoencoder decodes to images."""
     return config.task in ("latents", "fake")
 
 
 def load_bundle(
     workdir: str, average: str = "final", autoencoder: str | None = None, ema_std: float | None = None
 ) -> interop.Bundle:
-    """The networks of a run on latents, with averaged parameters, as an exported folder holds them.
+    """Load the networks of a run on latents, with averaged parameters.
 
-    `average` is 'final', or 'best' by the evaluation loss; `ema_std` asks for a power-function average of
-    that relative width instead. `autoencoder` is a folder, refused if the latents are not of it.
+    Args:
+      workdir: folder of the run.
+      average: 'final' for the average at the newest checkpoint, or 'best' for the one with the lowest
+        evaluation loss.
+      autoencoder: diffusers folder of the autoencoder that encoded the run's latents; None leaves it out.
+      ema_std: relative width of a power-function average to rebuild, instead of `average`.
+
+    Returns:
+      A bundle with the network, the spectrum if the run learned one, the autoencoder and the class names.
+
+    Raises:
+      ValueError: if the run is not on latents, the average cannot be had, or the autoencoder is another one.
     """
     config = folder.read_config(workdir)
     if not draws_latents(config):
         raise ValueError(
-            f"{workdir} holds a run on the {config.task}, but only one on latents has a diffusers form."
+            f"{workdir} holds a run on the {config.task}, but only the networks of runs on latents have a "
+            "diffusers form; give the --workdir of a run on latents."
         )
     if ema_std is None:
         params, _ = load_average(workdir, config, average)
@@ -47,11 +58,14 @@ def load_bundle(
 def load_pipeline(
     workdir: str, average: str = "final", autoencoder: str | None = None, ema_std: float | None = None
 ) -> pipeline.Pipeline:
-    """`load_bundle` on all local devices, for pictures, which take an autoencoder."""
+    """Load a run on latents as a pipeline on all local devices, which draws images.
+
+    The arguments and errors are those of `load_bundle`, but the autoencoder is required.
+    """
     if not autoencoder:
         raise ValueError(
-            f"The run in {workdir} draws latents. Give --autoencoder, the folder of the one that made those "
-            "it was trained on."
+            f"The run in {workdir} draws latents. Give --autoencoder, the folder of the autoencoder that "
+            "encoded its training data."
         )
     return pipeline.Pipeline(load_bundle(workdir, average, autoencoder, ema_std))
 
@@ -59,30 +73,45 @@ def load_pipeline(
 def load_average(
     workdir: str, config: ml_collections.ConfigDict, average: str = "final"
 ) -> tuple[Any, dict[str, Any]]:
-    """The averaged parameters of a run's newest checkpoint, or its best ones, and the checkpoint's notes."""
+    """Load averaged parameters of a run.
+
+    Args:
+      workdir: folder of the run.
+      config: configuration of the run.
+      average: 'final' for the newest checkpoint, or 'best' for the lowest evaluation loss.
+
+    Returns:
+      The parameters, and a dict with the step at which they were stored.
+
+    Raises:
+      ValueError: if `average` is neither, or the run has no such parameters.
+    """
     if average not in ("final", "best"):
         raise ValueError(f"There is no average {average!r}; give 'final' or 'best'.")
-    folder = pathlib.Path(workdir) / ("checkpoints" if average == "final" else "best")
-    if average == "best" and not folder.exists():
-        raise ValueError(f"{workdir} was trained without eval_every, so it knows no best; give 'final'.")
-    with training.Snapshots(folder, read_only=True) as snapshots:
+    path = pathlib.Path(workdir) / ("checkpoints" if average == "final" else "best")
+    if average == "best" and not path.exists():
+        raise ValueError(
+            f"{workdir} was trained without eval_every, so it has no best parameters; give 'final'."
+        )
+    with training.Snapshots(path, read_only=True) as snapshots:
         if not snapshots.steps():
             raise ValueError(
-                f"The run in {workdir} has no checkpoint yet. Wait for its first one, or train on."
+                f"The run in {workdir} has no checkpoint yet. Wait for the first one, or continue training."
             )
         restored = snapshots.restore(ema=networks.abstract_network(config)[1])
     return restored["ema"], restored["meta"]
 
 
 def _power_average(workdir: str, config, std: float) -> Any:
-    """The parameters at the end of what is stored, averaged with relative width `std`."""
-    folder = pathlib.Path(workdir) / "post_hoc"
-    if not folder.exists():
+    """Rebuild the average of relative width `std` at the last step of the stored averages."""
+    path = pathlib.Path(workdir) / "post_hoc"
+    if not path.exists():
         raise ValueError(
-            f"{workdir} stored no averages for other widths; train with post_hoc_ema.stds and its every."
+            f"{workdir} holds no averages to rebuild others from; train with post_hoc_ema.stds and "
+            "post_hoc_ema.every."
         )
     shapes, stds = networks.abstract_network(config)[1], tuple(config.post_hoc_ema.stds)
-    with training.Snapshots(folder, read_only=True) as snapshots:
+    with training.Snapshots(path, read_only=True) as snapshots:
         stored = [(step, i) for step in snapshots.steps() for i in range(len(stds))]
         profiles = [(step, stds[i]) for step, i in stored]
         last = max((step for step, _ in stored), default=0)
@@ -90,8 +119,8 @@ def _power_average(workdir: str, config, std: float) -> Any:
         residual = training.post_hoc_residual(profiles, weights, last, std)
         if residual > _LARGEST_RESIDUAL:
             raise ValueError(
-                f"The averages stored in {folder} give one of relative width {std} only with an error of "
-                f"{residual:.0%} of its profile. Ask for a width nearer to {stds}, or store more often."
+                f"The averages stored in {path} give one of relative width {std} only with an error of "
+                f"{residual:.0%} of its profile. Give a width nearer to {stds}, or store averages more often."
             )
         trees = (
             snapshots.restore(step, **{f"average_{i}": shapes})[f"average_{i}"] for step, i in stored

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, and the check that it is not the folder of another run."""
+"""The configuration in the folder of a run, and the check that it has not changed."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import ml_collections
 
 from experiments.common.files import read_json
 
-# What may differ when a run is resumed: it decides where and how fast a run trains, and what is written.
+# Fields that may differ when a run is resumed. They affect its speed and its output files, not its numbers.
 _FREE_TO_CHANGE = {
     "autoencoder", "checkpoint_every", "data.folder", "data.num_threads", "data.num_workers", "eval_every",
     "inception", "keep_every", "keep_last", "log_every", "max_skipped_in_row", "mesh", "network.attention",
@@ -21,9 +21,16 @@ _FREE_TO_CHANGE = {
 def check_unchanged(
     path: pathlib.Path, new: Mapping[str, Any], what: str, flag: str = "--workdir"
 ) -> None:
-    """ValueError if the json file at `path`, should there be one, asks for another training than `new`.
+    """Check that a JSON file that an earlier call wrote, if there is one, has the same values as `new`.
 
-    Only fields of `new` count.
+    Args:
+      path: the file.
+      new: fields to compare; other fields of the file are ignored, and so are fields that may change.
+      what: name of the contents, for the message.
+      flag: flag that names the folder of the file, for the message.
+
+    Raises:
+      ValueError: if a field differs.
     """
     old = {name: value for name, value in read_json(path).items() if name in new} if path.exists() else new
     changed = _differences(old, new)
@@ -31,7 +38,7 @@ def check_unchanged(
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(
             f"{path.parent} was made with another {what} ({'; '.join(changed[:3])}{more}). Give another "
-            f"{flag}, or the same as then to go on."
+            f"{flag}, or continue with the same {what}."
         )
 
 
@@ -50,7 +57,7 @@ def _short(value: Any) -> str:
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-    """The configuration of a run; ValueError with a sentence if there is none."""
+    """Read the configuration of the run in `workdir`; raise ValueError if there is no run."""
     folder = pathlib.Path(workdir)
     if not folder.is_dir():
         raise ValueError(
@@ -59,7 +66,7 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
         )
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"The folder {workdir} holds no run: config.json is missing. Give the --workdir of "
+            f"The folder {workdir} holds no run: config.json is missing. Give the --workdir of a run of "
             "python -m experiments.train."
         )
     return ml_collections.ConfigDict(read_json(folder / "config.json"))

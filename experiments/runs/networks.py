@@ -12,10 +12,9 @@ _NETWORKS = {"gm_dit": (models.GMDiT, models.GMDiTConfig), "gm_mlp": (models.GMM
 
 
 def abstract_network(config: ml_collections.ConfigDict) -> tuple[Callable, Any]:
-    """apply(params, x_t, t, labels) and the shapes of all parameters, nothing allocated.
+    """Return apply(params, x_t, t, labels) and the shapes of the parameters, without allocating them.
 
-    The parameters are the network's, or {'network': ..., 'spectrum': ...} where `config.spectrum` asks
-    for a power spectrum too.
+    The parameters are those of the network, or {'network': ..., 'spectrum': ...} if `config.spectrum` is set.
     """
     apply, shapes = models.abstract(*_network(config))
     if not config.get("spectrum"):
@@ -25,7 +24,7 @@ def abstract_network(config: ml_collections.ConfigDict) -> tuple[Callable, Any]:
 
 
 def spectrum_function(config: ml_collections.ConfigDict) -> Callable | None:
-    """spectrum(params, gaussian) -> log power for a run's parameters, or None if it learns no spectrum."""
+    """Return spectrum(params, gaussian) -> log power, or None if `config.spectrum` is not set."""
     if not config.get("spectrum"):
         return None
     apply, _ = models.abstract(*_spectrum(config))
@@ -33,6 +32,7 @@ def spectrum_function(config: ml_collections.ConfigDict) -> Callable | None:
 
 
 def init_params(config: ml_collections.ConfigDict) -> Any:
+    """Initialise the parameters that `abstract_network` describes, with the key of `config.seed`."""
     key = jax.random.key(config.seed)
     params = models.init_params(*_network(config), key)
     if not config.get("spectrum"):
@@ -42,7 +42,7 @@ def init_params(config: ml_collections.ConfigDict) -> Any:
 
 
 def build_networks(config: ml_collections.ConfigDict, params: Any) -> dict[str, Any]:
-    """The network, and the spectrum's where there is one, with parameters of a run: fields of a `Bundle`."""
+    """Build the networks with a run's parameters, as keyword arguments of `interop.Bundle`."""
     if not config.get("spectrum"):
         return {"model": models.from_params(*_network(config), params)}
     return {
@@ -52,7 +52,7 @@ def build_networks(config: ml_collections.ConfigDict, params: Any) -> dict[str, 
 
 
 def network_config(config: ml_collections.ConfigDict) -> models.GMDiTConfig | models.GMMLPConfig:
-    """The network's own configuration."""
+    """Return the configuration object of the network."""
     return _network(config)[1]
 
 
@@ -62,16 +62,16 @@ def _network(config):
             f"network.kind is {config.network.kind!r}. Choose one of {', '.join(_NETWORKS)}."
         )
     network, config_class = _NETWORKS[config.network.kind]
-    return network, _fill(config_class, config.network, but="kind")
+    return network, _fill(config_class, config.network, excluded="kind")
 
 
 def _spectrum(config):
-    return models.SpectrumMLP, _fill(models.SpectrumMLPConfig, config.spectrum, but="loss_weight")
+    return models.SpectrumMLP, _fill(models.SpectrumMLPConfig, config.spectrum, excluded="loss_weight")
 
 
-def _fill(config_class, options: ml_collections.ConfigDict, but: str):
-    """The network's own configuration from all options but one."""
+def _fill(config_class, options: ml_collections.ConfigDict, excluded: str):
+    """Make a configuration object from all options but one."""
     try:
-        return config_class(**{k: v for k, v in options.to_dict().items() if k != but})
+        return config_class(**{k: v for k, v in options.to_dict().items() if k != excluded})
     except TypeError as error:
         raise ValueError(f"The network's options do not fit {config_class.__name__}: {error}.") from error

@@ -19,7 +19,15 @@ from gmflow_jax import flow, guidance, models, solvers
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """What sampling needs of a run: its task, its network and the averaged parameters."""
+    """A trained run, ready to sample from.
+
+    Attributes:
+      config: configuration of the run.
+      task: task of the run, see `make_task`.
+      apply: the network, apply(params, x_t, t, labels), or without labels if the task has no classes.
+      params: averaged parameters.
+      step: training step of the parameters.
+    """
 
     config: ml_collections.ConfigDict
     task: Any
@@ -28,9 +36,12 @@ class TrainedRun:
     step: int
 
     def denoiser(self, labels, guidance_scale: jax.Array | float | None = None, **options) -> Callable:
-        """denoise(x_t, t) for samples of these classes, guided where a scale is given.
+        """Make denoise(x_t, t) for samples of given classes.
 
-        `options` are those of `guidance.guided_denoiser`.
+        Args:
+          labels: [B], the class of each sample; ignored if the task has no classes.
+          guidance_scale: scale of guidance; None for the conditional network alone.
+          **options: further arguments of `guidance.guided_denoiser`.
         """
         if not self.task.class_names:
             return flow.denoiser(lambda x_t, t: self.apply(self.params, x_t, t))
@@ -41,14 +52,14 @@ class TrainedRun:
         if guidance_scale is None:
             return lambda x_t, t: predict(x_t, t, labels)
         null = jnp.full_like(labels, self.config.network.num_classes)
-        both = guidance.in_one_batch(predict, labels, null)
-        return guidance.guided_denoiser(both, None, guidance_scale, **options)
+        cond_and_uncond = guidance.in_one_batch(predict, labels, null)
+        return guidance.guided_denoiser(cond_and_uncond, None, guidance_scale, **options)
 
     def spectrum(self, solver: str, wanted: bool | None = None) -> Callable | None:
-        """Surrogate over x_0 -> log power for `make_solver`, or None where it is not wanted.
+        """Return the learned spectrum, Gaussian over x_0 -> log power, for `make_solver`, or None.
 
-        By default it is wanted where the run has learned one and the solver is gm_sde. ValueError if it
-        is wanted elsewhere.
+        `wanted` says whether to return it; by default, if the run has learned one and the solver is gm_sde.
+        Raises ValueError if it is wanted, but the run has learned none.
         """
         function = networks.spectrum_function(self.config)
         if wanted is None:
@@ -71,7 +82,19 @@ class TrainedRun:
         guidance_scale: jax.Array | float | None = None,
         **options,
     ) -> jax.Array:
-        """Samples in the network's space, sample i from keys[i] and labels[i]; guided as `denoiser`."""
+        """Draw samples in the network's space; sample i depends on keys[i] and labels[i] alone.
+
+        Args:
+          keys: [B] random keys.
+          labels: [B], the class of each sample.
+          solver: solver from `make_solver`.
+          times: time grid, from 1 to 0.
+          guidance_scale: scale of guidance; None for none.
+          **options: further arguments of `guidance.guided_denoiser`.
+
+        Returns:
+          [B, *task.sample_shape].
+        """
         noise_keys, step_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
         noise = jax.vmap(lambda k: jax.random.normal(k, self.task.sample_shape))(noise_keys)
         denoise = self.denoiser(labels, guidance_scale, **options)
@@ -80,20 +103,29 @@ class TrainedRun:
     def sampler(
         self, solver: solvers.Solver, times: jax.Array, num_samples: int, guided: bool = False, **options
     ) -> Callable:
-        """Compile sample(key, labels, guidance_scale=0.0, progress=iter) -> samples in the data's space.
+        """Compile a function that draws samples in the space of the data.
 
-        There are `num_samples`. Sample i depends on the key, i, its label and the scale alone, not on the
-        batches, which `progress` wraps. Any scale goes where it is `guided`, by `options` of `denoiser`.
+        Args:
+          solver: solver from `make_solver`.
+          times: time grid, from 1 to 0.
+          num_samples: number of samples of each call.
+          guided: whether to compile with guidance. Then any scale may be passed; otherwise it is ignored.
+          **options: further arguments of `guidance.guided_denoiser`.
+
+        Returns:
+          sample(key, labels, guidance_scale=0.0, progress=iter), which returns `num_samples` samples. Each
+          depends on the key, its index, its label and the scale alone, not on the batch size. `progress`
+          wraps the iteration over batches.
         """
         size = min(self.task.sample_batch_size, num_samples)
 
-        def run(params, keys, labels, scale):  # parameters that are constants are folded while compiling
-            drawn = dataclasses.replace(self, params=params)
-            return drawn.draw(keys, labels, solver, times, scale if guided else None, **options)
+        def draw(params, keys, labels, scale):  # XLA would fold parameters that are constants
+            run = dataclasses.replace(self, params=params)
+            return run.draw(keys, labels, solver, times, scale if guided else None, **options)
 
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
         shapes = (jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32))
-        compiled = jax.jit(run).lower(self.params, keys, *shapes).compile()
+        compiled = jax.jit(draw).lower(self.params, keys, *shapes).compile()
 
         def sample(
             key, labels: np.ndarray, guidance_scale: float = 0.0, progress: Callable = iter
@@ -110,27 +142,27 @@ class TrainedRun:
 
 
 def load_comparable(workdirs: Sequence[str], scored: bool = True) -> list[TrainedRun]:
-    """Load runs that can share a table; ValueError if they are of different tasks."""
+    """Load runs to compare in one table; raise ValueError if their tasks differ."""
     loaded = [load_run(workdir, scored) for workdir in workdirs]
     names = {run.config.task for run in loaded}
     if len(names) > 1:
         raise ValueError(
-            f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores do not "
-            "share a table. Evaluate them apart."
+            f"The runs are of different tasks ({', '.join(sorted(names))}), whose scores cannot be "
+            "compared. Evaluate them separately."
         )
     return loaded
 
 
 def load_run(workdir: str, scored: bool = True) -> TrainedRun:
-    """Load a trained run; ValueError with a sentence if there is none.
+    """Load a trained run; raise ValueError if there is none.
 
-    What is `scored` are digits or points; others are not refused without.
+    If `scored`, refuses runs on latents, whose samples have no scores without an autoencoder.
     """
     config = folder.read_config(workdir)
     if scored and bundles.draws_latents(config):
         raise ValueError(
-            f"{workdir} holds a run on latents, which has no scores of its own. Draw from it by python -m "
-            f"experiments.sample --workdir={workdir} --autoencoder=FOLDER."
+            f"{workdir} holds a run on latents, which have no scores of their own. Sample from it with "
+            f"python -m experiments.sample --workdir={workdir} --autoencoder=FOLDER."
         )
     params, meta = bundles.load_average(workdir, config)
     apply = networks.abstract_network(config)[0]
@@ -138,7 +170,7 @@ def load_run(workdir: str, scored: bool = True) -> TrainedRun:
 
 
 def describe_runs(workdirs: Sequence[str], loaded: Sequence[TrainedRun]) -> list[dict[str, Any]]:
-    """Return folder, step, configuration and hash of the averaged parameters of each run, for reports."""
+    """Describe each run in a report: folder, step, configuration and hash of the averaged parameters."""
     return [
         {
             "workdir": str(workdir),
