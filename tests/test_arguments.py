@@ -8,7 +8,7 @@ import pytest
 from gmflow_jax import _arguments
 
 
-def test_promote():
+def test_promote_gives_one_dtype():
     bf16, wide = jnp.ones(2, jnp.bfloat16), np.ones(2)
     assert all(v.dtype == jnp.float32 for v in _arguments.promote(bf16, 0.5, 1, wide, np.float64(2.0)))
     with jax.enable_x64(True):
@@ -17,7 +17,7 @@ def test_promote():
         assert all(v.dtype == jnp.float64 for v in _arguments.promote(bf16, 0.5, {"x": wide})[:2])
 
 
-def test_expand_time():
+def test_expand_time_gives_the_rank_of_the_batch():
     assert _arguments.expand_time(jnp.ones(()), (3, 2)).shape == ()
     assert _arguments.expand_time(jnp.ones(3), (3, 2, 5)).shape == (3, 1, 1)
     for shape in ((2,), (3, 1), (3, 2, 5)):

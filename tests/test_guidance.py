@@ -131,7 +131,7 @@ def test_guidance_is_off_at_scale_zero_and_where_predictions_agree():
     assert np.max(np.abs(guide(nearly, cond, 0.6, 0.0).bias) / full) < 0.02
 
 
-def test_fields():
+def test_fields_of_a_guided_prediction():
     cond, uncond = mixture(7), mixture(8)
     result = guide(cond, uncond, jnp.asarray([0.1, 0.2, 0.3]))
     assert_trees_close(result.base, cond, **ROUNDING)
@@ -166,7 +166,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_batched_is_looped_is_vmapped_is_jitted(name):
+def test_batched_looped_vmapped_and_jitted_agree(name):
     """Under vmap an image has no batch axis, so that its axes must be named."""
     f = FUNCTIONS[name]
     cond, uncond = mixture(11), mixture(12)
@@ -182,7 +182,7 @@ def test_batched_is_looped_is_vmapped_is_jitted(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_components_are_treated_alike_and_half_precision_is_widened(name):
+def test_component_order_does_not_matter_and_bfloat16_is_computed_in_float32(name):
     f, cond, uncond = FUNCTIONS[name], mixture(15), mixture(16)
     order = np.array([2, 0, 1])
     expected = permute_components(f(cond, uncond), order)

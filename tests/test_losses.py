@@ -102,7 +102,7 @@ def test_one_unit_gaussian_is_the_l2_loss():
     np.testing.assert_allclose(gradient.means[..., 0, :], velocity - (noise - x_0), rtol=1e-5, atol=1e-6)
 
 
-def test_log_weights_are_taken_as_they_are():
+def test_log_weights_are_not_normalised():
     """Adding c to every log-weight lowers the loss by c: a network must normalise."""
     q, x = velocity_mixture(8, 4), jnp.ones((4, 2))
     raised = gm.GaussianMixture(q.means, q.log_weights + 0.5, q.log_std)
@@ -133,7 +133,7 @@ def test_spectral_loss_makes_the_likelihood_of_a_correlated_gaussian(x64):
     np.testing.assert_allclose(jnp.sum(ours), expected, rtol=1e-9)
 
 
-def test_no_spectrum_costs_nothing_and_gradients_reach_the_spectrum_alone():
+def test_zero_log_power_gives_zero_loss_and_only_the_spectrum_has_gradients():
     q, x = image_mixture(17, 2, 3, 4)
     zeros = jnp.zeros_like(x)
     value, pull_back = jax.vjp(jax.jit(losses.spectral_loss), zeros, q, x)
@@ -161,7 +161,7 @@ def case():
     return velocity_mixture(9, 3), *states(10, 3, t, s), t, s
 
 
-def test_eager_is_jitted_is_looped_is_vmapped(case):
+def test_eager_jitted_looped_and_vmapped_agree(case):
     batched = all_losses(*case)
     assert all(value.shape == (3,) for value in batched.values())
     assert_trees_close(call_each(FUNCTIONS, *case), batched, **ROUNDING)
@@ -173,14 +173,14 @@ def test_eager_is_jitted_is_looped_is_vmapped(case):
     assert_trees_close(jax.jit(jax.vmap(all_losses))(*case), batched, **ROUNDING)
 
 
-def test_components_are_treated_alike(case):
+def test_component_order_does_not_matter(case):
     q, *others = case
     order = np.array([0, 2, 1])  # the first stands for the velocity of the L2 loss
     shuffled = permute_components(q, order)
     assert_trees_close(all_losses(shuffled, *others), all_losses(*case), **ROUNDING)
 
 
-def test_half_precision_is_computed_in_float32(case):
+def test_bfloat16_is_computed_in_float32(case):
     assert_computes_bfloat16_in_float32(all_losses, case, **ROUNDING)
 
 

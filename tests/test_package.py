@@ -52,7 +52,7 @@ def part_of(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_imports_upward(path):
+def test_no_module_imports_from_a_layer_above(path):
     part = part_of(path)
     assert part in ALLOWED, f"{part} has no place in the table of layers"
     for name in imports(path):
@@ -65,7 +65,7 @@ def test_nothing_imports_upward(path):
             assert top in allowed, f"{path} imports {name}; the core needs jax and numpy only"
 
 
-def test_every_part_is_listed():
+def test_every_subpackage_is_listed():
     """The lazy names in `gmflow_jax` are exactly the subpackages that there are."""
     present = {part_of(path) for path in MODULES} - {"__init__", "_files", *HELPERS}
     assert present == set(gmflow_jax.__all__) - {"__version__"}
@@ -80,7 +80,7 @@ def test_type_checkers_see_every_part():
     assert seen == gmflow_jax.__all__[1:]
 
 
-def test_solvers_pull_in_nothing_but_jax():
+def test_solvers_import_only_jax_and_numpy():
     code = """
 import json, sys, time
 import jax, numpy

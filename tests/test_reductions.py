@@ -10,7 +10,7 @@ from gmflow_jax import _reductions
 
 @pytest.mark.parametrize("size", [1, 7, 16, 17, 20, 64, 135])
 @pytest.mark.parametrize("axis", [0, -1, -2])
-def test_sums_of_slices_are_sums(size, axis):
+def test_sums_by_slices_equal_numpy(size, axis):
     shape = [3, 4, 5]
     shape[axis] = size
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -20,7 +20,7 @@ def test_safe_functions_of_one_number(safe, plain, at_zero):
     assert np.all(np.isfinite(gradient)) and np.all(gradient[1:] > 0)
 
 
-def test_safe_divide():
+def test_safe_divide_is_zero_where_the_divisor_is():
     f = jax.jit(jax.vmap(jax.value_and_grad(_safe.safe_divide, argnums=(0, 1))))
     value, gradient = f(jnp.asarray([3.0, 3.0, 0.0]), jnp.asarray([2.0, 0.0, 0.0]))
     np.testing.assert_array_equal(value, [1.5, 0.0, 0.0])

@@ -31,7 +31,7 @@ def test_seeds_differ():
     assert (stream(0, 10, 3, 100) != stream(1, 10, 3, 100)).any()
 
 
-def test_batches_keep_rows_together_and_remember_nothing():
+def test_batches_keep_rows_together_and_depend_on_the_step_alone():
     labels = np.arange(50)
     batch_fn = data.Batches({"x_0": labels[:, None] * np.ones(3), "labels": labels}, 8, seed=1)
     forward = [batch_fn(step)["labels"] for step in range(9)]
@@ -43,19 +43,19 @@ def test_batches_keep_rows_together_and_remember_nothing():
 
 
 @pytest.mark.parametrize("arguments", [(-1, 0, 4, 8), (0, -1, 4, 8), (0, 0, 0, 8), (0, 0, 4, 0)])
-def test_bad_arguments_are_sentences(arguments):
+def test_bad_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match=r"; .*\.$"):
         data.epoch_indices(*arguments)
 
 
 @pytest.mark.parametrize("arrays", [{}, {"x_0": np.zeros(3), "labels": np.zeros(4)}])
-def test_arrays_must_have_one_length(arrays):
+def test_arrays_must_have_equal_lengths(arrays):
     with pytest.raises(ValueError, match=r"common length"):
         data.Batches(arrays, 2)
 
 
 @pytest.mark.parametrize("rows", [slice(2, 5), [7, 0, 3], np.arange(8) % 2 == 0, slice(0, 0)])
-def test_rows_are_those_of_the_whole_batch(rows):
+def test_row_slices_equal_rows_of_the_whole_batch(rows):
     images = np.random.default_rng(0).normal(size=(11, 3))
     batch_fn = data.Batches({"x_0": images, "labels": np.arange(11)}, 8)
     for step in range(4):  # the second one spans two epochs
@@ -64,7 +64,7 @@ def test_rows_are_those_of_the_whole_batch(rows):
             np.testing.assert_array_equal(part[name], whole[name][rows])
 
 
-def test_hosts_together_have_the_whole_batch():
+def test_the_hosts_share_the_whole_batch():
     batch_fn = data.Batches({"labels": np.arange(11)}, 8)
     parts = [batch_fn(5, slice(start, start + 2))["labels"] for start in range(0, 8, 2)]
     np.testing.assert_array_equal(np.concatenate(parts), batch_fn(5)["labels"])
@@ -78,6 +78,6 @@ def test_the_order_of_an_epoch_is_not_drawn_anew_in_each_step():
     assert time.process_time() - start < 2  # measured 0.05; 200 permutations take 6
 
 
-def test_the_stream_is_that_of_earlier_versions():
+def test_the_order_of_examples_is_that_of_earlier_versions():
     """Runs are resumed with newer versions of this package."""
     assert data.epoch_indices(5, 2, 6, 8).tolist() == [7, 6, 3, 1, 0, 4]

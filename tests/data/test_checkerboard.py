@@ -35,7 +35,7 @@ def test_samples_fill_the_eight_squares_evenly():
     np.testing.assert_allclose(place.var(0), 1 / 12, atol=2e-3)
 
 
-def test_membership_by_hand():
+def test_membership_of_known_points():
     white = [[-3, -3], [1, 1], [-1, -1], [3, 3], [-3, 1], [-4, -4], [0, 0]]
     black = [[-3, -1], [3, 1], [5, 5], [-5, -3], [4, 4], [np.nan, 0], [np.inf, 0]]
     assert data.in_white_square(white).all()
@@ -52,12 +52,12 @@ def test_batches_are_fresh_repeatable_and_traceable():
     assert (data.CheckerboardBatches(16, seed=3)(0)["x_0"] != first).all()
 
 
-def test_no_samples_is_a_sentence():
+def test_zero_samples_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         data.checkerboard(jax.random.key(0), 0)
 
 
-def test_rows_are_those_of_the_whole_batch():
+def test_row_slices_equal_rows_of_the_whole_batch():
     batch_fn = data.CheckerboardBatches(batch_size=8, seed=2)
     for rows in (slice(4, 8), [3, 0]):
         np.testing.assert_array_equal(batch_fn(1, rows)["x_0"], np.asarray(batch_fn(1)["x_0"])[rows])

@@ -47,6 +47,6 @@ def test_small_pictures_are_enlarged_and_transparency_is_dropped():
     np.testing.assert_array_equal(data.center_crop(image, 8), np.full((8, 8, 3), [10, 200, 30]))
 
 
-def test_no_pixels_is_a_sentence():
+def test_images_without_pixels_are_refused():
     with pytest.raises(ValueError, match="positive size"):
         data.center_crop(Image.new("RGB", (4, 4)), 0)

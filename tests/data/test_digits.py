@@ -8,7 +8,7 @@ import pytest
 from gmflow_jax import data
 
 
-def test_digits_are_all_there():
+def test_all_digits_are_loaded():
     digits = data.digits()
     assert digits.images.shape == (1797, 8, 8, 1) and digits.images.dtype == np.float32
     assert digits.labels.shape == (1797,) and digits.labels.dtype == np.int32
@@ -28,7 +28,7 @@ def test_unit_range_inverts_the_scaling_and_clips():
     assert data.to_unit_range([-3.0, -1.0, 0.0, 1.0, 1.5]).tolist() == [0, 0, 0.5, 1, 1]
 
 
-def test_missing_scikit_learn_is_a_sentence(monkeypatch):
+def test_missing_scikit_learn_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"pip install scikit-learn"):
         data.digits()

@@ -35,7 +35,7 @@ def test_batches_are_crops_or_their_mirror_images(whole_images):
 
 
 @pytest.mark.parametrize("rows", [slice(2, 5), [7, 0]])
-def test_rows_are_those_of_the_whole_batch(whole_images, rows):
+def test_row_slices_equal_rows_of_the_whole_batch(whole_images, rows):
     batch_fn = ImageBatches(whole_images, 8, batch_size=8)
     whole, part = batch_fn(1), batch_fn(1, rows)
     for name in whole:
@@ -48,7 +48,7 @@ def test_a_broken_image_is_named(source):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_images_are_read_in_order_whatever_the_batch(whole_images, batch_size):
+def test_images_are_read_in_order_for_every_batch_size(whole_images, batch_size):
     batches = list(data.read_images(whole_images, 24, batch_size))
     assert all(len(batch) == batch_size for batch in batches[:-1])
     crops = [data.center_crop(whole_images.open(i), 24) for i in range(len(whole_images))]

@@ -28,7 +28,7 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_reading_in_any_order_by_threads_and_processes(latents):
+def test_reading_does_not_depend_on_order_threads_and_processes(latents):
     assert len(latents) == 15
     everything = latents.read(range(15))
     assert everything["mean"].shape == everything["std"].shape == (15, 2, 16, 16, 2)
@@ -87,7 +87,7 @@ def test_the_stream_does_not_depend_on_the_batch_size(latents):
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_rows_are_those_of_the_whole_batch(latents, sample_folder, rows):
+def test_row_slices_equal_rows_of_the_whole_batch(latents, sample_folder, rows):
     functions = [
         data.LatentBatches(latents, 8),
         data.LatentBatches(data.Latents(sample_folder), 8),
@@ -119,13 +119,13 @@ def test_fake_latents_are_standard_normal():
         assert (other["x_0"] != x_0).mean() > 0.99
 
 
-def test_refused_indices(latents):
+def test_bad_indices_are_refused(latents):
     for indices in ([-1], [0, 15]):
         with pytest.raises(ValueError, match="15 latents are counted from 0; give"):
             latents.read(indices)
 
 
-def test_refused_folders(latents, tmp_path):
+def test_bad_folders_are_refused(latents, tmp_path):
     with pytest.raises(ValueError, match=r"holds no latents, .*; give a folder that"):
         data.Latents(tmp_path)
     folder = tmp_path / "copy"

@@ -25,14 +25,14 @@ def test_metadata_survives_json(moments_folder):
     assert json.loads(text) == json.loads((moments_folder / "metadata.json").read_text())
 
 
-def test_bfloat16_copies_are_the_same_autoencoder(autoencoder):
+def test_a_bfloat16_copy_has_the_same_fingerprint(autoencoder):
     copy = changed(autoencoder, lambda leaf: jnp.asarray(leaf, jnp.bfloat16), param_dtype="bfloat16")
     fingerprint = data.autoencoder_fingerprint(autoencoder)
     assert data.autoencoder_fingerprint(copy) == fingerprint
     assert len(fingerprint) == 64 and int(fingerprint, 16)
 
 
-def test_other_values_are_another_autoencoder(autoencoder):
+def test_other_parameters_have_another_fingerprint(autoencoder):
     """A change of a hundredth in one parameter shows."""
     def nudge(leaf):
         leaf = np.array(leaf)
@@ -97,7 +97,7 @@ def test_damaged_files_are_refused(moments_folder, tmp_path):
             data.LatentMetadata.load(path)
 
 
-def test_class_names(tmp_path):
+def test_class_names_are_read_from_a_file(tmp_path):
     path = tmp_path / "mapping.txt"
     path.write_text("n01440764 tench, Tinca tinca\n\nn01443537 goldfish\n", encoding="utf-8")
     assert data.read_class_names(path) == {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"}
@@ -107,7 +107,7 @@ def test_class_names(tmp_path):
     ("text", "reason"),
     [("n01 tench\nn02\n", "Line 2 .* has no words"), ("n01 a\nn01 b\n", "Line 2 .* for the second time")],
 )
-def test_refused_class_names(tmp_path, text, reason):
+def test_bad_class_names_are_refused(tmp_path, text, reason):
     (tmp_path / "mapping.txt").write_text(text)
     with pytest.raises(ValueError, match=rf"{reason}.*; mend it"):
         data.read_class_names(tmp_path / "mapping.txt")

@@ -41,7 +41,7 @@ def test_batches_come_in_order(threads, buffer_size):
     assert wait_until_threads_end()
 
 
-def test_nothing_is_left_to_do():
+def test_an_empty_range_of_steps_gives_no_batches():
     assert list(data.prefetch(batch_fn, 5, 5)) == []
 
 
@@ -57,7 +57,7 @@ def test_batches_are_made_ahead():
     batches.close()
 
 
-def test_errors_come_out_as_themselves():
+def test_errors_are_raised_unchanged():
     batches = data.prefetch(batch_fn, 8, 12)
     assert [next(batches)["nested"]["step"] for _ in range(2)] == [8, 9]
     with pytest.raises(OutOfRange, match=r"^Step 10 is too late\.$"):
@@ -74,7 +74,7 @@ def test_threads_end_when_the_iterator_is_dropped():
     assert wait_until_threads_end()
 
 
-def test_processes_give_the_same(moments_folder):
+def test_processes_give_the_same_batches(moments_folder):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     batch_fn = data.LatentBatches(data.Latents(moments_folder), 4)
@@ -85,6 +85,6 @@ def test_processes_give_the_same(moments_folder):
             np.testing.assert_array_equal(batch[name], array)
 
 
-def test_refused_numbers():
+def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match=r"num_threads is -1, .*; give 0 or more"):
         data.prefetch(batch_fn, 0, 1, num_threads=-1)

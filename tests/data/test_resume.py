@@ -68,7 +68,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(run, tmp_path):
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(run, tmp_path):
     assert run(tmp_path / "undisturbed", 1000, 0) == 0
     expected = contents(tmp_path / "undisturbed")
     assert len(expected) == 2 * 8 + 2  # shards with a report on each, plan and metadata
@@ -85,7 +85,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(run, tmp_path):
     assert contents(tmp_path / "killed") == expected
 
 
-def test_a_damaged_shard_is_made_anew(source, moments_folder, write, tmp_path):
+def test_a_damaged_shard_is_written_again(source, moments_folder, write, tmp_path):
     metadata = write(source, tmp_path)
     shard = tmp_path / metadata.shards[1].file
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -136,7 +136,7 @@ def test_broken_images_are_tried_again(files, image_folder, moments_folder, writ
         ("*-of-00004.*.json", "{}", r"latents.* is damaged \(num_records is None\); remove it"),
     ],
 )
-def test_damaged_notes_are_named(source, moments_folder, write, tmp_path, name, text, reason):
+def test_damaged_progress_files_are_named(source, moments_folder, write, tmp_path, name, text, reason):
     shutil.copytree(moments_folder, tmp_path, dirs_exist_ok=True)
     next(tmp_path.glob(name)).write_text(text)
     with pytest.raises(ValueError, match=reason):

@@ -20,7 +20,7 @@ def test_images_come_sorted_by_class_and_name(image_folder, files):
     assert source.labels.tolist() == [int(name.startswith("n02")) for name in sorted(files)]
 
 
-def test_images_are_those_of_the_files(image_folder, files):
+def test_images_equal_the_files(image_folder, files):
     source = data.open_images(str(image_folder))
     modes = set()
     for i, name in enumerate(sorted(files)):
@@ -31,7 +31,7 @@ def test_images_are_those_of_the_files(image_folder, files):
     assert modes == {"RGB", "CMYK", "L"}
 
 
-def test_images_may_lie_deeper_and_other_files_are_passed_over(tmp_path, files):
+def test_subfolders_are_searched_and_other_files_are_ignored(tmp_path, files):
     (tmp_path / "cat" / "b").mkdir(parents=True)
     (tmp_path / ".hidden" / "x").mkdir(parents=True)
     for name in ("cat/b/1.jpg", "cat/a.PNG", "cat/.a.jpg", ".hidden/x/2.jpg"):
@@ -43,7 +43,7 @@ def test_images_may_lie_deeper_and_other_files_are_passed_over(tmp_path, files):
     assert source.class_folders == ("cat",)
 
 
-def test_description_tells_other_images(image_folder, files, tmp_path):
+def test_the_description_changes_with_the_images(image_folder, files, tmp_path):
     description = data.open_images(image_folder).description
     names = "\n".join(sorted(files)).encode()
     labels = np.array([name.startswith("n02") for name in sorted(files)], "<i4").tobytes()
@@ -60,13 +60,13 @@ def test_sources_can_be_pickled(source):
     np.testing.assert_array_equal(again.labels, source.labels)
 
 
-def test_bytes_that_are_no_image_are_an_os_error(source, files):
+def test_invalid_image_bytes_raise_os_error(source, files):
     index = sorted(files).index("n02/truncated.JPEG")
     with pytest.raises(OSError, match="truncated"):
         source.open(index).load()
 
 
-def test_what_cannot_be_opened_is_broken(tmp_path, files, write):
+def test_files_that_cannot_be_opened_are_listed_as_broken(tmp_path, files, write):
     (tmp_path / "n01").mkdir()
     for name in ("1.png", "2.png"):
         (tmp_path / "n01" / name).write_bytes(files["n01/photo.png"])
@@ -94,7 +94,7 @@ def test_links_are_followed_once(tmp_path, files):
 
 
 @pytest.mark.parametrize("spec", ["gs://bucket/images", "s3://a/b.tar", "photos.tar,gs://bucket/b.tar"])
-def test_addresses_are_refused(spec, write, source):
+def test_urls_are_refused(spec, write, source):
     address = spec.split(",")[-1]
     with pytest.raises(ValueError, match=f"{address} is an address, .*; mount"):
         data.open_images(spec)
@@ -103,14 +103,14 @@ def test_addresses_are_refused(spec, write, source):
             call(address)
 
 
-def test_names_that_are_no_text_are_refused(tmp_path, files):
+def test_names_that_are_not_utf8_are_refused(tmp_path, files):
     (tmp_path / "n01").mkdir()
     (tmp_path / "n01" / os.fsdecode(b"caf\xe9.png")).write_bytes(files["n01/photo.png"])
     with pytest.raises(ValueError, match=r"name 'n01/caf\\udce9\.png' in .* is not UTF-8; rename"):
         data.open_images(tmp_path)
 
 
-def test_refused_folders(tmp_path, files):
+def test_bad_folders_are_refused(tmp_path, files):
     with pytest.raises(ValueError, match=r"no folder or file .*absent; give"):
         data.open_images(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"holds no images; it needs"):

@@ -19,14 +19,14 @@ def assert_same_images(found, expected):
             np.testing.assert_array_equal(np.asarray(found.open(i)), np.asarray(expected.open(i)))
 
 
-def test_a_tar_of_a_tar_for_each_class(image_tar, source):
+def test_a_tar_with_one_tar_for_each_class_is_read(image_tar, source):
     found = data.open_images(image_tar)
     assert found.kind == "tar"
     assert_same_images(found, source)
     assert found.description["sha256"] == source.description["sha256"]
 
 
-def test_a_tar_of_folders(tmp_path, files, source, tar_writer):
+def test_a_tar_of_folders_is_read(tmp_path, files, source, tar_writer):
     tar_writer(tmp_path / "train.tar", {f"./train/{name}": f for name, f in files.items()})
     assert_same_images(data.open_images(tmp_path / "train.tar"), source)
 
@@ -58,13 +58,13 @@ def test_threads_share_a_tar(image_tar):
     assert not wrong
 
 
-def test_bytes_that_are_no_image_are_an_os_error(tmp_path, tar_writer):
+def test_invalid_image_bytes_raise_os_error(tmp_path, tar_writer):
     tar_writer(tmp_path / "train.tar", {"n01/words.jpg": b"not an image"})
     with pytest.raises(Image.UnidentifiedImageError):
         data.open_images(tmp_path / "train.tar").open(0)
 
 
-def test_refused_tars(tmp_path, files, image_tar, tar_writer):
+def test_bad_tars_are_refused(tmp_path, files, image_tar, tar_writer):
     content = image_tar.read_bytes()
     cases = {
         "gzip.tar": (gzip.compress(content), "compressed or not whole"),
@@ -83,7 +83,7 @@ def test_refused_tars(tmp_path, files, image_tar, tar_writer):
             data.open_images(tmp_path / name)
 
 
-def test_tars_that_are_ambiguous_are_refused(tmp_path, image_tar, tar_writer):
+def test_ambiguous_tars_are_refused(tmp_path, image_tar, tar_writer):
     with pytest.raises(ValueError, match=r"train\.tar is given twice; give it once"):
         data.open_images(f"{image_tar},{image_tar}")
     for name in ("train.tar.gz", "photo.jpg"):

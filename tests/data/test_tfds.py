@@ -67,7 +67,7 @@ def test_a_version_and_a_part_of_a_split_are_understood(tfds_folder):
     np.testing.assert_array_equal(np.asarray(again.open(0)), np.asarray(source.open(0)))
 
 
-def test_fake_imagenet():
+def test_imagenet_of_tfds_is_read_from_mock_data():
     with tfds.testing.mock_data(num_examples=5):
         source = data.open_images("tfds:imagenet2012:validation")
         assert len(source) == 5 and len(source.class_folders) == 1000
@@ -85,7 +85,7 @@ def test_fake_imagenet():
         ("tfds:", r"cannot be opened \(Parsing builder name"),
     ],
 )
-def test_refused_datasets(tfds_folder, spec, reason):
+def test_bad_datasets_are_refused(tfds_folder, spec, reason):
     with pytest.raises(ValueError, match=rf"{reason}.*; (check|prepare).*TFDS_DATA_DIR"):
         data.open_images(spec)
 

@@ -34,7 +34,7 @@ def expected(source, autoencoder):
     return np.stack([np.stack(pair, axis=1) for pair in pairs], axis=1)
 
 
-def test_moments_are_those_of_the_autoencoder(moments_folder, expected):
+def test_stored_moments_equal_those_of_the_autoencoder(moments_folder, expected):
     found = all_of(moments_folder)
     for i, name in enumerate(("mean", "std")):
         assert found[name].dtype == np.float32
@@ -50,7 +50,7 @@ def test_samples_are_draws_of_image_or_mirror_image(sample_folder, expected, lik
     assert len(np.unique(noise)) > 0.99 * noise.size
 
 
-def test_metadata_says_all(moments_folder, sample_folder, source, autoencoder):
+def test_metadata_is_complete(moments_folder, sample_folder, source, autoencoder):
     metadata = data.Latents(moments_folder).metadata
     assert metadata.num_images == 15 and metadata.num_classes == 2 and metadata.image_size == 32
     assert metadata.broken == ("n02/truncated.JPEG",) and metadata.class_folders == ("n01", "n02")
@@ -63,7 +63,7 @@ def test_metadata_says_all(moments_folder, sample_folder, source, autoencoder):
     assert (other.format, other.container) == ("sample", "npy")
 
 
-def test_labels_and_indices_are_those_of_the_source(moments_folder, source):
+def test_stored_labels_and_indices_equal_those_of_the_source(moments_folder, source):
     records = data.Latents(moments_folder).records(np.arange(15))
     np.testing.assert_array_equal(records["label"], source.labels[records["index"]])
     left_out = set(range(16)) - set(records["index"].tolist())
@@ -96,7 +96,7 @@ def test_processes_share_the_shards(source, moments_folder, write, tmp_path):
     assert digests(tmp_path) == digests(moments_folder)
 
 
-def test_names_may_be_given_afterwards(source, moments_folder, write, tmp_path):
+def test_class_names_may_be_given_afterwards(source, moments_folder, write, tmp_path):
     write(source, tmp_path)
     before = digests(tmp_path)
     words = {"n01": "temple", "n02": "flower, blossom", "n03": "of no image"}
@@ -113,7 +113,7 @@ def test_progress_lists_broken_images(source, write, tmp_path, capsys):
     assert "16/16" in captured.err and "images/s" in captured.err
 
 
-def test_a_broken_image_stops_if_asked_and_can_be_skipped_then(source, moments_folder, write, tmp_path):
+def test_a_broken_image_stops_the_run_or_is_skipped(source, moments_folder, write, tmp_path):
     with pytest.raises(ValueError, match=r"image n02/truncated\.JPEG is broken \(.*\); mend or remove it"):
         write(source, tmp_path, broken="stop")
     assert len(list(tmp_path.glob("*.array_record"))) == 3  # the truncated one is the last
@@ -142,13 +142,13 @@ def test_latents_that_are_not_finite_are_refused(source, autoencoder, write, tmp
         ({"class_names": {"n01": "temple"}}, "1 classes have no words, such as n02; give"),
     ],
 )
-def test_refused_options(source, write, tmp_path, options, reason):
+def test_bad_options_are_refused(source, write, tmp_path, options, reason):
     with pytest.raises(ValueError, match=reason):
         write(source, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_other_plans_and_other_files_are_refused(source, image_tar, moments_folder, write, tmp_path):
+def test_other_settings_and_other_files_are_refused(source, image_tar, moments_folder, write, tmp_path):
     with pytest.raises(ValueError, match=r"differs in format \(\"moments\" there, \"sample\" here\), seed"):
         write(source, moments_folder, format="sample")
     with pytest.raises(ValueError, match=r"differs in source .*; give another folder"):
@@ -158,7 +158,7 @@ def test_other_plans_and_other_files_are_refused(source, image_tar, moments_fold
         write(source, tmp_path)
 
 
-def test_only_broken_images_are_refused(files, write, tmp_path):
+def test_a_source_of_broken_images_only_is_refused(files, write, tmp_path):
     (tmp_path / "images" / "n02").mkdir(parents=True)
     (tmp_path / "images" / "n02" / "1.jpg").write_bytes(files["n02/truncated.JPEG"])
     source = data.open_images(tmp_path / "images")

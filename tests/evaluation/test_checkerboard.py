@@ -25,7 +25,7 @@ OUTSIDE = np.full_like(WHITE, 4.5)
         ([[4.0, 4.0]], 0, 1),  # the upper rim is off the board
     ],
 )
-def test_scores_by_hand(points, inside, total_variation):
+def test_scores_of_known_points(points, inside, total_variation):
     scores = checkerboard_scores(points)
     assert scores == pytest.approx((inside, total_variation), abs=1e-14)
 
@@ -36,7 +36,7 @@ def test_cells_align_with_the_squares():
     assert checkerboard_scores(WHITE + jitter) == pytest.approx((1, 0), abs=1e-14)
 
 
-def test_floor_is_that_of_multinomial_counts():
+def test_floor_equals_that_of_multinomial_counts():
     # Each of the 128 cells' shares is normal about 1/128: E|p - u| = sqrt(2 u (1 - u) / (pi N)).
     mean, std = checkerboard_floor(20_000, num_repeats=8)
     expected = 64 * np.sqrt(2 / 128 * (127 / 128) / (np.pi * 20_000))
@@ -51,6 +51,6 @@ def test_exact_data_score_one_and_the_floor():
 
 
 @pytest.mark.parametrize("points", [np.zeros((0, 2)), np.zeros((4, 3)), np.full((4, 2), np.nan)])
-def test_bad_points_are_sentences(points):
+def test_bad_points_are_refused(points):
     with pytest.raises(ValueError, match=r"; .*\.$"):
         checkerboard_scores(points)

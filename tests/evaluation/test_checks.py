@@ -8,7 +8,7 @@ from gmflow_jax.evaluation import check_images
 UINT8 = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 3), dtype=np.uint8)
 
 
-def test_uint8_images_pass_as_they_are():
+def test_uint8_images_are_returned_unchanged():
     assert check_images(UINT8) is UINT8
 
 
@@ -27,12 +27,12 @@ def test_uint8_images_pass_as_they_are():
         (UINT8[:0], "at least one image"),
     ],
 )
-def test_others_are_told_what_was_seen_and_how_to_convert(images, message):
+def test_messages_say_what_was_given_and_how_to_convert(images, message):
     with pytest.raises(ValueError, match=message):
         check_images(images)
 
 
-def test_the_advice_gives_the_images_back():
+def test_the_advised_conversion_restores_the_images():
     unit, signed = UINT8 / 255, (UINT8 / 127.5 - 1).astype(np.float32)
     np.testing.assert_array_equal(np.round(255 * unit).astype(np.uint8), UINT8)
     np.testing.assert_array_equal(np.round(127.5 * (signed + 1)).astype(np.uint8), UINT8)

@@ -12,7 +12,7 @@ MEASURES = (saturation, brightness, contrast)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_the_authors_definitions(measure):
+def test_values_equal_the_authors_definitions(measure):
     golden = np.load(GOLDEN)
     for images in (golden["images"], golden["images"] / 255):
         np.testing.assert_allclose(measure(images), golden[measure.__name__], rtol=1e-12)
@@ -25,7 +25,7 @@ def test_images_do_not_depend_on_each_other(measure):
     np.testing.assert_allclose(measure(images[:, ::-1]), measure(images), rtol=1e-13)
 
 
-def test_black_grey_and_pure_colours():
+def test_saturation_of_black_grey_and_a_pure_color():
     images = np.zeros((3, 2, 2, 3), np.uint8)
     images[1] += 100
     images[2, ..., 1] = 7
@@ -48,7 +48,7 @@ def test_contrast_of_black_and_white():
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("images", [np.zeros((2, 4, 4)), np.zeros((0, 4, 4, 3)), -np.ones((1, 2, 2, 3))])
-def test_what_has_no_colours_is_refused(measure, images):
+def test_images_without_three_color_channels_are_refused(measure, images):
     with pytest.raises(ValueError, match="The images have"):
         measure(images)
 

@@ -13,7 +13,7 @@ def real():
     return images, digits.labels, evaluation.fit_digit_classifier(images, digits.labels)
 
 
-def test_real_digits_are_perfect(real):
+def test_real_digits_have_perfect_scores(real):
     images, labels, classifier = real
     scores = evaluation.digit_scores(images, images, labels, classifier)
     assert scores.frechet < 1e-12
@@ -63,7 +63,7 @@ def test_mean_and_std_by_hand():
     assert evaluation.mean_and_std(scores[:1])["recall"] == (0.5, 0.0)
 
 
-def test_bad_input_is_a_sentence(real):
+def test_bad_input_is_refused(real):
     images, labels, classifier = real
     with pytest.raises(ValueError, match="to_unit_range"):
         evaluation.digit_scores(images, 2 * images - 1)

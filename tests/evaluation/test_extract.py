@@ -22,7 +22,7 @@ def alone(network, images):
 
 
 @pytest.mark.parametrize("num", [1, 4, 5, 8, 13])
-def test_any_number_of_images(extractor, images, alone, num):
+def test_any_number_of_images_is_accepted(extractor, images, alone, num):
     features = extractor(images[:num])
     assert isinstance(features, InceptionFeatures)
     for values, expected in zip(features, zip(*alone, strict=True), strict=True):
@@ -46,7 +46,7 @@ def test_batch_size_and_devices_do_not_matter(network, extractor, images):
             np.testing.assert_allclose(values, same, rtol=1e-6, atol=1e-6)
 
 
-def test_compilations_are_few(network_class, images):
+def test_few_programs_are_compiled(network_class, images):
     """One for a size of image, and one for a half, a quarter, ... of a batch."""
     compiled = []
 
@@ -73,7 +73,7 @@ def test_identity_and_widths_of_the_network(network_class, network, extractor):
     assert extractor.widths == InceptionFeatures(8, 5, 12)
 
 
-def test_bad_input_is_a_sentence(network, extractor, images):
+def test_bad_input_is_refused(network, extractor, images):
     with pytest.raises(ValueError, match="uint8 from 0 to 255 is needed"):
         extractor(images / 255)
     with pytest.raises(ValueError, match=r"\[N, H, W, 3\] is needed"):

@@ -28,7 +28,7 @@ def test_distance_equals_golden(features, expected):
     assert distance(ref, ref) < 1e-11
 
 
-def test_rank_deficient_covariances(features, expected):
+def test_rank_deficient_covariances_equal_golden(features, expected):
     # The golden values carry rounding of 3e-6 here: their eigenvalues of 1e-16 have roots of 1e-8.
     ref, gen = features
     np.testing.assert_allclose(
@@ -55,13 +55,13 @@ def test_rank_deficient_distance_is_exact_in_the_span_of_the_samples(features):
     np.testing.assert_allclose(distance(ref, gen), exact, rtol=1e-11)
 
 
-def test_diagonal_case_by_hand(expected):
+def test_diagonal_covariances_have_the_closed_form(expected):
     exact = expected["tiny"]["diag_fid_var_1_4_9_vs_4_1_16_mean_shift_1_2_2"]
     value = frechet_distance(np.zeros(3), np.diag([1, 4, 9]), [1, 2, 2], np.diag([4, 1, 16]))
     np.testing.assert_allclose(value, exact, rtol=1e-14)
 
 
-def test_degenerate_gaussians_by_hand():
+def test_degenerate_gaussians_have_the_closed_form():
     zero, one = np.zeros((2, 2)), np.eye(2)
     assert frechet_distance([0, 0], zero, [3, 4], zero) == 25
     assert frechet_distance([0, 0], one, [0, 0], zero) == 2
@@ -95,12 +95,12 @@ def test_invariant_to_order_and_rising_with_noise(features):
         (([0, 0], np.diag([1, -1]), [0, 0], np.eye(2)), "eigenvalue -1"),
     ],
 )
-def test_bad_statistics_are_sentences(arguments, message):
+def test_bad_statistics_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(*arguments)
 
 
 @pytest.mark.parametrize("features", [np.zeros((1, 4)), np.zeros(4), np.full((3, 2), np.inf)])
-def test_bad_features_are_sentences(features):
+def test_bad_features_are_refused(features):
     with pytest.raises(ValueError, match=r"; .*\.$"):
         feature_statistics(features)

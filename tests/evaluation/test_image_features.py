@@ -38,7 +38,7 @@ def test_batches_do_not_matter(extractor, fake_images, fake, splits, chunk, monk
     assert_same(image_features(extractor, batches), fake)
 
 
-def test_merged_parts_are_all_at_once(extractor, fake_images, fake):
+def test_merged_parts_equal_all_images_at_once(extractor, fake_images, fake):
     first, second, third = (image_features(extractor, [part]) for part in np.split(fake_images, [1, 20]))
     assert_same(first.merge(second).merge(third), fake)
     assert_same(first.merge(second.merge(third)), fake)
@@ -51,7 +51,7 @@ def test_parts_that_lack_rows_do_not_merge_with_others(extractor, fake_images, f
             one.merge(other)
 
 
-def test_what_is_kept_of_an_image(extractor, fake_images, fake):
+def test_contents_of_the_features(extractor, fake_images, fake):
     assert fake.rows.shape == (37, 8) and fake.logits.shape == (37, 12)
     assert fake.rows.dtype == fake.logits.dtype == np.float32
     np.testing.assert_array_equal(fake.rows, extractor(fake_images).pool3)
@@ -61,7 +61,7 @@ def test_what_is_kept_of_an_image(extractor, fake_images, fake):
     }  # fmt: skip
 
 
-def test_without_rows_three_numbers_an_image_are_kept(extractor, fake_images, fake, reference):
+def test_without_rows_three_numbers_per_image_are_kept(extractor, fake_images, fake, reference):
     few, all_of_them = (
         image_features(extractor, np.split(images, 2), keep_rows=False)
         for images in (fake_images[:10], fake_images[:36])
@@ -75,7 +75,7 @@ def test_without_rows_three_numbers_an_image_are_kept(extractor, fake_images, fa
     assert found == pytest.approx({name: expected[name] for name in _OF_STATISTICS}, rel=1e-9)
 
 
-def test_a_pytree_that_can_be_sent(fake, reference):
+def test_image_features_are_a_pytree_of_arrays(fake, reference):
     for features in (fake, dataclasses.replace(fake, rows=None, logits=None)):
         sent = jax.tree.map(np.asarray, features)
         assert isinstance(sent, ImageFeatures)
@@ -83,7 +83,7 @@ def test_a_pytree_that_can_be_sent(fake, reference):
         assert image_scores(sent, reference) == image_scores(features, reference)
 
 
-def test_wrong_images_are_a_sentence(extractor, fake_images):
+def test_wrong_images_are_refused(extractor, fake_images):
     unit = fake_images / 255
     for batches, sentence in (
         ([unit], r"as of images in \[0, 1\]"),
@@ -97,7 +97,7 @@ def test_wrong_images_are_a_sentence(extractor, fake_images):
             image_features(extractor, batches)
 
 
-def test_inception_itself(tmp_path):
+def test_features_of_inception_equal_golden(tmp_path):
     """To 2e-5, as its own tests have it; measured 4e-6."""
     inception_weights.write(tmp_path / "weights.npz")
     network = load_inception(tmp_path / "weights.npz")

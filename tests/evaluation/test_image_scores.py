@@ -58,7 +58,7 @@ def test_precision_is_of_fake_images_and_recall_of_real_ones(extractor, real_ima
     assert found["recall"] < 0.5
 
 
-def test_images_against_themselves(real, reference):
+def test_real_images_against_themselves_have_perfect_scores(real, reference):
     found = image_scores(real, reference)
     assert found["fid"] < 1e-9 and found["sfid"] < 1e-9
     assert found["precision"] == found["recall"] == found["coverage"] == 1
@@ -102,7 +102,7 @@ def test_progress_wraps_each_slow_pass(fake, reference):
         (("pool3", "spatial", "rows"), ("inception_score", "colours")),
     ],
 )
-def test_everything_that_the_reference_allows_is_measured(fake, reference, lacking, metrics):
+def test_every_metric_that_the_reference_allows_is_measured(fake, reference, lacking, metrics):
     reference = dataclasses.replace(reference, **dict.fromkeys(lacking))
     assert available_metrics(reference) == metrics
     assert image_scores(fake, reference) == image_scores(fake, reference, metrics)
@@ -117,21 +117,21 @@ def test_everything_that_the_reference_allows_is_measured(fake, reference, lacki
         ("rows", "kid", "the reference has no rows"),
     ],
 )
-def test_what_the_reference_does_not_allow_is_a_sentence(fake, reference, lacking, metric, sentence):
+def test_metrics_that_the_reference_does_not_allow_are_refused(fake, reference, lacking, metric, sentence):
     reference = dataclasses.replace(reference, **{lacking: None})
     with pytest.raises(ValueError, match=sentence):
         image_scores(fake, reference, ["colours", metric])
 
 
 @pytest.mark.parametrize("metric", ["inception_score", "precision_recall", "density_coverage", "kid"])
-def test_what_needs_rows_is_a_sentence_without_them(fake, reference, metric):
+def test_metrics_that_need_rows_are_refused_without_rows(fake, reference, metric):
     without = dataclasses.replace(fake, rows=None, logits=None)
     with pytest.raises(ValueError, match=f"{metric} cannot be measured, for each image's features were not"):
         image_scores(without, reference, [metric])
 
 
 @pytest.mark.parametrize("metric", IMAGE_METRICS)
-def test_too_few_images_are_a_sentence_before_they_are_drawn(extractor, fake_images, reference, metric):
+def test_too_few_images_are_refused_before_they_are_drawn(extractor, fake_images, reference, metric):
     least = {"inception_score": 10, "precision_recall": 4, "density_coverage": 6}.get(metric, 2)
     check_metrics([metric], least, reference)
     image_scores(image_features(extractor, [fake_images[:least]]), reference, [metric])
@@ -139,6 +139,6 @@ def test_too_few_images_are_a_sentence_before_they_are_drawn(extractor, fake_ima
         check_metrics([metric], least - 1)
 
 
-def test_other_metrics_are_a_sentence(fake, reference):
+def test_unknown_metrics_are_refused(fake, reference):
     with pytest.raises(ValueError, match=r"no metric 'FID'\. Choose from fid, sfid"):
         image_scores(fake, reference, ["fid", "FID"])

@@ -23,7 +23,7 @@ def test_remaining_rows_are_left_out(logits):
     assert inception_score(logits[:351], splits=10) != inception_score(logits[:349], splits=10)
 
 
-def test_bounds():
+def test_scores_lie_between_one_and_the_number_of_classes():
     one_class_each = 1000.0 * np.eye(6)  # probabilities of exactly 0
     assert inception_score(np.repeat(one_class_each, 4, axis=0), splits=1) == pytest.approx(6, rel=1e-12)
     assert inception_score(np.repeat(one_class_each[:1], 8, axis=0), splits=2) == pytest.approx(1, rel=1e-12)
@@ -47,6 +47,6 @@ def test_invariant_to_order_within_a_part_and_to_a_shift_of_the_logits(logits):
         (np.zeros((0, 4)), {"split_size": 5}, "at least 1"),
     ],
 )
-def test_bad_input_is_a_sentence(logits, options, message):
+def test_bad_input_is_refused(logits, options, message):
     with pytest.raises(ValueError, match=message):
         inception_score(logits, **options)

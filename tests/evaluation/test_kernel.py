@@ -12,7 +12,7 @@ def test_equals_golden_for_every_block_size(features, expected, block_rows, monk
     np.testing.assert_allclose(kernel_distance(*features), expected["kid_full_unbiased"], rtol=1e-11)
 
 
-def test_by_hand():
+def test_known_values():
     # Kernels: 1 of the pair within real, 8 within fake, 1 across.
     assert kernel_distance([[0.0], [0.0]], [[1.0], [1.0]]) == 1 + 8 - 2 * 1
 
@@ -42,6 +42,6 @@ def test_symmetric_invariant_to_order_and_rising_with_noise(features):
         (np.zeros((5, 4)), np.full((5, 4), np.inf), "fake: 20 of 20"),
     ],
 )
-def test_bad_input_is_a_sentence(real, fake, message):
+def test_bad_input_is_refused(real, fake, message):
     with pytest.raises(ValueError, match=message):
         kernel_distance(real, fake)

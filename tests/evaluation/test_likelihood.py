@@ -21,6 +21,6 @@ def test_float32_becomes_float64():
     ("nll", "num_dims", "said"),
     [([1.0], 0, "num_dims is 0"), ([1.0, np.nan], 2, "1 of 2"), ([-np.inf], 2, "infinite")],
 )
-def test_bad_input_is_a_sentence(nll, num_dims, said):
+def test_bad_input_is_refused(nll, num_dims, said):
     with pytest.raises(ValueError, match=rf"{said}.*\.$"):
         bits_per_dim(nll, num_dims)

@@ -42,12 +42,12 @@ def test_no_rows_give_no_batches(path):
     assert list(npz_rows(path, "no_rows", 2)) == []
 
 
-def test_shapes_are_those_of_numpy(path):
+def test_shapes_equal_those_of_numpy(path):
     shapes = npz_shapes(path)
     assert shapes == {name: (array.shape, array.dtype) for name, array in ARRAYS.items()}
 
 
-def test_memory_is_that_of_two_batches(tmp_path):
+def test_at_most_two_batches_are_in_memory(tmp_path):
     array = np.zeros((50, 2**20), np.uint8)
     array[:, ::7] = 5
     np.savez_compressed(tmp_path / "large.npz", array)
@@ -70,12 +70,12 @@ def test_memory_is_that_of_two_batches(tmp_path):
         ("words", "dtype object"),
     ],
 )
-def test_what_cannot_be_streamed_is_a_sentence_at_once(path, name, message):
+def test_arrays_that_cannot_be_streamed_are_refused_at_once(path, name, message):
     with pytest.raises(ValueError, match=message):
         npz_rows(path, name, 2)
 
 
-def test_bad_files_are_sentences(tmp_path):
+def test_bad_files_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("not an archive")
     np.save(tmp_path / "alone.npy", np.zeros(3))
     for read in (npz_shapes, lambda path: npz_rows(path, "arr_0", 2)):
@@ -88,7 +88,7 @@ def test_bad_files_are_sentences(tmp_path):
         npz_rows(tmp_path / "text.npz", "arr_0", 0)
 
 
-def test_damaged_content_is_a_sentence_when_it_is_reached(path, tmp_path):
+def test_damaged_content_raises_when_it_is_reached(path, tmp_path):
     content = bytearray(path.read_bytes())
     start = content.find(b"arr_0.npy") + 200
     content[start : start + 40] = bytes(40)
@@ -98,7 +98,7 @@ def test_damaged_content_is_a_sentence_when_it_is_reached(path, tmp_path):
         list(npz_rows(damaged, "arr_0", 2))
 
 
-def test_an_array_shorter_than_its_header_says_is_a_sentence(tmp_path):
+def test_an_array_shorter_than_its_header_says_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((6, 2)))
     with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive:
         archive.writestr("a.npy", (tmp_path / "a.npy").read_bytes()[:-24])

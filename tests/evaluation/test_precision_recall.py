@@ -39,21 +39,21 @@ def test_float16_radii_equal_the_rule_of_the_authors(features, expected):
 
 @pytest.mark.parametrize("dtype", [*EXACT, "float16"])
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_points_on_a_line_by_hand(expected, k, dtype):
+def test_points_on_a_line_have_known_scores(expected, k, dtype):
     tiny = expected["tiny"]
     real, fake = np.array(tiny["line_ref"])[:, None], np.array(tiny["line_gen"])[:, None]
     exact = tiny[f"line_precision_k{k}"], tiny[f"line_recall_k{k}"]
     assert precision_recall(real, fake, k=k, dtype=dtype) == exact
 
 
-def test_density_and_coverage_by_hand():
+def test_known_density_and_coverage():
     # Balls reach from -1 to 1, 0 to 2, 1 to 3, and 2 to 10.
     real, fake = np.array([[0.0], [1], [2], [6]]), np.array([[1.0], [1.5], [20]])
     assert density_coverage(real, fake, k=1) == ((3 + 2 + 0) / 3, 3 / 4)
 
 
 @pytest.mark.parametrize("dtype", EXACT)
-def test_balls_of_radius_zero_hold_copies_only(expected, dtype):
+def test_balls_of_radius_zero_contain_only_copies(expected, dtype):
     tiny = expected["tiny"]
     copy, moved = tiny["duplicates_gen"]
     precision, _ = precision_recall(tiny["duplicates_ref"], [copy, moved] * 2, dtype=dtype)
@@ -68,18 +68,18 @@ def test_copies_of_many_points_are_found(dtype, width):
     assert precision_recall(np.tile(points, (5, 1)), np.tile(points, (4, 1)), dtype=dtype) == (1.0, 1.0)
 
 
-def test_float32_bears_an_offset_common_to_all(features):
+def test_float32_tolerates_a_common_offset(features):
     offset = np.float32(4096)  # |a|^2 of 1.6e9 would leave nothing of distances of 70
     moved = [np.round(rows * 64) / 64 for rows in features]  # exact also with the offset
     assert precision_recall(*(rows + offset for rows in moved)) == precision_recall(*moved)
 
 
-def test_swapping_the_sets_swaps_the_figures(features):
+def test_swapping_the_sets_swaps_precision_and_recall(features):
     real, fake = features
     assert precision_recall(fake, real) == precision_recall(real, fake)[::-1]
 
 
-def test_own_data_and_collapse():
+def test_scores_of_the_data_itself_and_of_collapsed_samples():
     real = np.random.default_rng(0).standard_normal((200, 5))
     assert precision_recall(real, real) == (1.0, 1.0)
     precision, recall = precision_recall(real, np.tile(real[:1], (50, 1)))
@@ -102,7 +102,7 @@ def test_order_does_not_matter(features):
     assert density_coverage(real[::-1], fake[::-1]) == density_coverage(real, fake)
 
 
-def test_progress_sees_every_block_of_three_passes(features, monkeypatch):
+def test_progress_wraps_the_blocks_of_three_passes(features, monkeypatch):
     monkeypatch.setattr(_neighbours, "_BLOCK_ENTRIES", 42_000)
     lengths = []
     precision_recall(*features, progress=lambda blocks: lengths.append(len(blocks)) or blocks)
@@ -119,18 +119,18 @@ def test_progress_sees_every_block_of_three_passes(features, monkeypatch):
         ((9, 2, 2), (9, 4), 3, "one row"),
     ],
 )
-def test_bad_input_is_a_sentence(shape_real, shape_fake, k, message):
+def test_bad_input_is_refused(shape_real, shape_fake, k, message):
     for measure in (precision_recall, density_coverage):
         with pytest.raises(ValueError, match=message):
             measure(np.zeros(shape_real), np.zeros(shape_fake), k=k)
 
 
-def test_nan_is_a_sentence():
+def test_nan_is_refused():
     with pytest.raises(ValueError, match="fake: 36 of 36"):
         precision_recall(np.zeros((9, 4)), np.full((9, 4), np.nan))
 
 
-def test_bad_dtypes_are_sentences(features):
+def test_bad_dtypes_are_refused(features):
     with pytest.raises(ValueError, match="dtype is 'half'; give one of 'float32'"):
         precision_recall(*features, dtype="half")
     with pytest.raises(ValueError, match=r"exceeds 65504, .* dtype='float32'"):

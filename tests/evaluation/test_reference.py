@@ -79,7 +79,7 @@ def assert_same(found, expected):
     assert found.colors == (expected.colors and pytest.approx(expected.colors, rel=1e-12))
 
 
-def test_images_alone(extractor, save, images, features):
+def test_a_reference_from_images_alone(extractor, save, images, features):
     path, batches = save(arr_0=images), []
 
     def progress(coming):
@@ -105,7 +105,7 @@ def test_images_alone(extractor, save, images, features):
     }
 
 
-def test_statistics_beside_images_count(extractor, save, images, statistics):
+def test_statistics_stored_beside_images_are_used(extractor, save, images, statistics):
     """ADM's form. Its statistics are of all images of the training set, `arr_0` are some of them."""
     of_images = load_reference(save(arr_0=images), extractor)
     reference = load_reference(save(arr_0=images, **statistics), extractor)
@@ -119,13 +119,13 @@ def test_statistics_beside_images_count(extractor, save, images, statistics):
     assert reference.source["arrays"] == ["arr_0", "mu", "mu_s", "sigma", "sigma_s"]
 
 
-def test_what_the_statistics_beside_images_lack_is_made(extractor, save, images, features, statistics):
+def test_statistics_missing_beside_images_are_computed(extractor, save, images, features, statistics):
     reference = load_reference(save(arr_0=images, mu=statistics["mu"], sigma=statistics["sigma"]), extractor)
     np.testing.assert_array_equal(reference.pool3.mean, statistics["mu"])
     np.testing.assert_allclose(reference.spatial.mean, features.spatial.mean, rtol=1e-12)
 
 
-def test_statistics_alone(blind, save, statistics):
+def test_a_reference_from_statistics_alone(blind, save, statistics):
     reference = load_reference(save(mu=statistics["mu"], sigma=statistics["sigma"]), blind)
     np.testing.assert_array_equal(reference.pool3.mean, statistics["mu"])
     assert reference.pool3.covariance.dtype == np.float64
@@ -134,7 +134,7 @@ def test_statistics_alone(blind, save, statistics):
     assert available_metrics(reference) == ("fid", "inception_score", "colours")
 
 
-def test_the_authors_form(blind, save, features, statistics):
+def test_a_reference_in_the_authors_format(blind, save, features, statistics):
     path = save(mean=statistics["mu"], cov=statistics["sigma"], real_feats_np=features.rows)
     reference = load_reference(path, blind)
     np.testing.assert_array_equal(reference.pool3.mean, statistics["mu"])
@@ -143,20 +143,20 @@ def test_the_authors_form(blind, save, features, statistics):
     assert reference.spatial is None and reference.colors is None
 
 
-def test_images_beside_features_are_not_looked_at(blind, save, images, features):
+def test_images_beside_features_are_not_read(blind, save, images, features):
     moments = {"mu": features.pool3.mean, "sigma": features.pool3.covariance}
     reference = load_reference(save(arr_0=images, pool3=features.rows, **moments), blind)
     np.testing.assert_array_equal(reference.rows, features.rows)
     assert reference.spatial is reference.colors is None
 
 
-def test_images_beside_features_are_looked_at_where_statistics_are_missing(extractor, save, images, features):
+def test_images_beside_features_are_read_if_statistics_are_missing(extractor, save, images, features):
     reference = load_reference(save(arr_0=images, pool3=features.rows), extractor)
     np.testing.assert_allclose(reference.pool3.mean, features.pool3.mean, rtol=1e-12)
 
 
 @pytest.mark.parametrize("folders", [("", ""), ("n01/", "n02/")], ids=["plain", "classes"])
-def test_a_folder_is_its_crops(extractor, save, tmp_path, folders):
+def test_a_folder_gives_the_reference_of_its_crops(extractor, save, tmp_path, folders):
     photos = np.random.default_rng(0).integers(0, 256, (7, 40, 51, 3), dtype=np.uint8)
     for i, photo in enumerate(photos):
         file = tmp_path / "photos" / folders[i // 4] / f"{i}.png"
@@ -176,7 +176,7 @@ def test_a_folder_is_its_crops(extractor, save, tmp_path, folders):
 @pytest.mark.parametrize(
     "lacking", [(), ("spatial",), ("rows",), ("pool3", "spatial"), ("spatial", "rows", "colors")]
 )
-def test_what_is_saved_is_read_without_images(extractor, blind, save, tmp_path, images, lacking):
+def test_a_saved_reference_is_read_without_images(extractor, blind, save, tmp_path, images, lacking):
     reference = load_reference(save(arr_0=images), extractor)
     reference = dataclasses.replace(reference, **dict.fromkeys(lacking))
     path = tmp_path / "out" / "saved.npz"
@@ -190,7 +190,7 @@ def test_what_is_saved_is_read_without_images(extractor, blind, save, tmp_path, 
     assert_same(load_reference(path, blind), reference)
 
 
-def test_features_of_another_inception_are_a_sentence(
+def test_features_of_another_inception_are_refused(
     network_class, extractor, blind, save, tmp_path, images
 ):
     reference = load_reference(save(arr_0=images), extractor)
@@ -215,13 +215,13 @@ def test_features_of_another_inception_are_a_sentence(
         ({"mu": np.array(["a", None])}, r"reference\.npz is damaged \(Object arrays"),
     ],
 )
-def test_arrays_that_do_not_fit_are_a_sentence(blind, save, statistics, changes, sentence):
+def test_arrays_that_do_not_fit_are_refused(blind, save, statistics, changes, sentence):
     arrays = {name: array for name, array in (statistics | changes).items() if array is not None}
     with pytest.raises(ValueError, match=sentence):
         load_reference(save(**arrays), blind)
 
 
-def test_wrong_images_are_a_sentence(extractor, save, images):
+def test_wrong_images_are_refused(extractor, save, images):
     for wrong, sentence in (
         (images / 255, r"as of images in \[0, 1\]"),
         (images[0], r"shape \(16, 16, 3\), but \[N, H, W, 3\] is needed"),
@@ -232,7 +232,7 @@ def test_wrong_images_are_a_sentence(extractor, save, images):
             load_reference(save(arr_0=wrong), extractor)
 
 
-def test_files_of_something_else_are_a_sentence(blind, save, tmp_path):
+def test_other_files_are_refused(blind, save, tmp_path):
     with pytest.raises(ValueError, match="holds labels, x, but a reference is the images arr_0"):
         load_reference(save(labels=np.zeros(3), x=np.zeros(2)), blind)
     with pytest.raises(ValueError, match="holds nothing, but a reference is"):
@@ -244,7 +244,7 @@ def test_files_of_something_else_are_a_sentence(blind, save, tmp_path):
 
 
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed], ids=["stored", "compressed"])
-def test_damaged_files_are_a_sentence(blind, tmp_path, write):
+def test_damaged_files_are_refused(blind, tmp_path, write):
     path = tmp_path / "reference.npz"
     write(path, pool3=np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32))
     whole = path.read_bytes()
@@ -257,7 +257,7 @@ def test_damaged_files_are_a_sentence(blind, tmp_path, write):
         load_reference(path, blind)
 
 
-def test_other_endings_are_a_sentence(extractor, save, images, tmp_path):
+def test_unknown_file_endings_are_refused(extractor, save, images, tmp_path):
     reference = load_reference(save(arr_0=images), extractor)
     for name in ("reference", "reference.pkl", "npz"):
         with pytest.raises(ValueError, match=rf"A reference is an \.npz file, but .*{name} was given"):

@@ -17,7 +17,7 @@ def streamed(rows, batch_size, order=slice(None)):
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 600])
-def test_equal_two_passes_for_every_batch_size(offset, batch_size):
+def test_streamed_statistics_equal_two_passes_for_every_batch_size(offset, batch_size):
     rows = np.random.default_rng(0).standard_normal((600, 12)) + offset
     exact = rows.astype(np.longdouble)
     mean, covariance = exact.mean(0).astype(float), np.cov(exact, rowvar=False).astype(float)
@@ -28,7 +28,7 @@ def test_equal_two_passes_for_every_batch_size(offset, batch_size):
         np.testing.assert_allclose(statistics.covariance, covariance, rtol=1e-12, atol=1e-13)
 
 
-def test_merging_is_associative_as_hosts_need_it(features):
+def test_merging_is_associative(features):
     real, _ = features
     parts = [FeatureStatistics.of(part) for part in np.array_split(real, [10, 200, 203])]
     left = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
@@ -39,7 +39,7 @@ def test_merging_is_associative_as_hosts_need_it(features):
         np.testing.assert_allclose(statistics.covariance, covariance, rtol=1e-12, atol=1e-13)
 
 
-def test_nothing_is_neutral_and_one_row_has_no_scatter():
+def test_merging_no_rows_changes_nothing_and_one_row_has_no_covariance():
     nothing, row = FeatureStatistics.empty(3), FeatureStatistics.of([[1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(row.scatter, np.zeros((3, 3)))
     for merged in (nothing.merge(row), row.merge(nothing)):
@@ -49,13 +49,13 @@ def test_nothing_is_neutral_and_one_row_has_no_scatter():
     assert nothing.merge(nothing).num_samples == 0
 
 
-def test_a_pytree_that_can_be_sent():
+def test_image_features_are_a_pytree_of_arrays():
     statistics = FeatureStatistics.of(np.eye(3))
     leaves, treedef = jax.tree.flatten(statistics)
     np.testing.assert_array_equal(jax.tree.unflatten(treedef, leaves).covariance, statistics.covariance)
 
 
-def test_bad_input_is_a_sentence():
+def test_bad_input_is_refused():
     for few in (FeatureStatistics.empty(2), FeatureStatistics.of(np.ones((1, 2)))):
         with pytest.raises(ValueError, match="too few samples"):
             _ = few.covariance

@@ -59,7 +59,7 @@ class Clock:
         return run
 
 
-def test_calls_are_measured_in_turn():
+def test_calls_are_measured_in_alternation():
     clock = Clock()
     calls = {"long": clock.call("long", 0.5), "short": clock.call("short", 0.0005)}
     timings = timing.measure(calls, 6.0, clock)
@@ -76,7 +76,7 @@ def test_there_are_five_rounds_at_least():
     assert timing.measure({"slow": clock.call("slow", 9.0)}, 1.0, clock).rounds["slow"].shape == (5,)
 
 
-def test_ratios_are_those_of_the_same_round():
+def test_ratios_compare_calls_of_the_same_round():
     """A machine that slows both by the same factor in the same round leaves their ratio alone."""
     slow = np.array([1.0, 8.0, 1.0, 3.0, 1.0])
     timings = timing.Timings({}, {"a": 3 * slow, "b": 2 * slow})
@@ -85,7 +85,7 @@ def test_ratios_are_those_of_the_same_round():
     assert timings.seconds("a") == (3.0, 3.0, 9.0)
 
 
-def test_the_table_has_a_column_for_whatever_a_row_has():
+def test_the_table_has_a_column_for_every_field():
     rows = [{"name": "a", "ms": timing.Spread(0.5, 1.0, 2.0)}, {"name": "b", "count": 12345, "ms": None}]
     assert report.table(rows).splitlines() == [
         "| name | ms           | count  |",
@@ -95,7 +95,7 @@ def test_the_table_has_a_column_for_whatever_a_row_has():
     ]
 
 
-def test_mixture_operations_and_their_bytes(measured):
+def test_gm_ops_benchmark(measured):
     sizes = ("--input_size=4", "--num_components=3", "--in_channels=2")
     rows, gm_ops = measured("gm_ops", "--batch_size=2", *sizes)
     assert len(rows) == 14 and rows[0]["shape"] == "[2, 4, 4, 3, 2]"
@@ -124,7 +124,7 @@ def _check_layouts(gm_ops):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_solvers_against_a_forward(measured):
+def test_solver_overhead_benchmark(measured):
     steps = ("--batch_size=2", "--num_steps=2", "--num_substeps=2")
     names = ["gm_ode 2", "gm_sde 2 spectrum", "heun"]
     rows, program = measured("solver_overhead", *_TINY, *steps, f"--solvers={','.join(names)}")
@@ -145,7 +145,7 @@ def _check_that_too_slow_networks_are_cut(program):
     assert program.affordable(config, 4, 1.001 * seconds, 1e12) == half
 
 
-def test_a_training_step(measured):
+def test_train_step_benchmark(measured):
     (row,), program = measured("train_step", *_TINY, "--batch_size=4", "--steps=gmflow")
     assert (row["step"], row["remat"], row["batch_size"]) == ("gmflow", "none", 4)
     assert row["images_per_s"] == pytest.approx(4 / row["ms"]["median"] * 1e3)
@@ -183,7 +183,7 @@ def keep_cache_setting(monkeypatch):
     jax.config.update("jax_enable_compilation_cache", True)
 
 
-def test_sampling_end_to_end(measured, keep_cache_setting):
+def test_sampling_benchmark(measured, keep_cache_setting):
     rows, program = measured("sampling", *_TINY, "--solver=euler", "--batch_size=2", "--num_steps=2")
     assert [row["measured"] for row in rows] == ["pipeline", "sampler", "network"]
     for row in rows:
@@ -201,7 +201,7 @@ def _check_that_the_network_alone_is_called_as_often(program):
         assert job.calls == job.network_alone().calls == calls
 
 
-def test_reading_latents(measured):
+def test_data_benchmark(measured):
     rows, _ = measured("data", "--num_records=20", "--num_shards=3", "--num_threads=0,1",
                        "--global_batch_size=8", "--num_hosts=2", "--steps_per_second=4")  # fmt: skip
     assert [row["container"] for row in rows[:5]] == ["floor", *2 * ["npy"], *2 * ["array_record"]]
@@ -229,6 +229,6 @@ def test_reading_latents(measured):
         ("data", "--global_batch_size=8", "8 images cannot be shared by 16 hosts"),
     ],
 )
-def test_bad_input_is_a_sentence(run_main, name, argument, said):
+def test_bad_input_is_refused(run_main, name, argument, said):
     with pytest.raises(cli.UserError, match=said):
         run_main(f"benchmarks.{name}", argument)

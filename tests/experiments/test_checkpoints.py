@@ -37,7 +37,7 @@ def test_sample_writes_a_grid_single_pictures_and_samples(checkpoint, tmp_path, 
     ("arguments", "said"),
     [
         (["--classes=10"], "label 10 is out of range"),
-        (["--classes=a jay in the snow"], "not a described scene"),
+        (["--classes=a jay in the snow"], "takes no text prompts"),
         (["--solver=magic"], "no solver 'magic'"),
         (["--order=3"], "order must be 1 or 2"),
         (["--batch_size=0"], "--batch_size must be at least 1"),
@@ -48,13 +48,13 @@ def test_sample_writes_a_grid_single_pictures_and_samples(checkpoint, tmp_path, 
         (["--checkpoint=nowhere"], "no folder nowhere"),
     ],
 )
-def test_sample_refuses_what_cannot_work(checkpoint, tmp_path, run_main, arguments, said):
+def test_sample_refuses_impossible_options(checkpoint, tmp_path, run_main, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         run_main("sample", f"--checkpoint={checkpoint}", f"--out={tmp_path / 'x.png'}", *arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_place_of_the_pictures_is_an_error_before_any_work(checkpoint, tmp_path, run_main):
+def test_a_file_in_place_of_the_output_folder_is_refused_before_sampling(checkpoint, tmp_path, run_main):
     (tmp_path / "birds").write_text("notes")
     with pytest.raises(cli.UserError, match="birds exists and is a file"):
         run_main("sample", f"--checkpoint={checkpoint}", f"--out={tmp_path / 'birds.png'}")
@@ -71,7 +71,7 @@ def test_export_writes_the_sampler_and_its_parameters(checkpoint, tmp_path, run_
             run_main("export", *arguments)
 
 
-def test_download_says_what_is_wrong(run_main):
+def test_download_reports_errors(run_main):
     with pytest.raises(cli.UserError, match="The hub does not give a//b"):
         run_main("download", "--repo_id=a//b")
 

@@ -22,12 +22,12 @@ def given(address=None, count=None, index=None):
 
 
 @pytest.mark.parametrize("distributed", [None, False])
-def test_one_process_alone_joins_nothing(joined, distributed):
+def test_a_single_process_joins_no_cluster(joined, distributed):
     cluster.join(distributed, None, None, None)
     assert joined == []
 
 
-def test_flags_say_everything(joined):
+def test_flags_can_give_all_settings(joined):
     cluster.join(None, ADDRESS, 2, 0)
     assert joined == [given(ADDRESS, 2, 0)]
 
@@ -40,7 +40,7 @@ def jax_variables(joined, monkeypatch):
 
 
 @pytest.mark.parametrize("distributed", [None, True])
-def test_the_environment_is_asked_for_what_flags_leave_out(joined, jax_variables, distributed):
+def test_the_environment_completes_the_flags(joined, jax_variables, distributed):
     cluster.join(distributed, None, None, None)
     cluster.join(distributed, "host1:99", None, 0)
     assert joined == [given(ADDRESS, 4, 3), given("host1:99", 4, 0)]
@@ -66,7 +66,7 @@ def test_launchers_of_several_processes_are_left_to_jax(joined, monkeypatch, nam
     assert len(joined) == several
 
 
-def test_a_launcher_may_know_what_flags_leave_out(joined, monkeypatch):
+def test_a_launcher_completes_the_flags(joined, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     cluster.join(None, ADDRESS, None, None)
     assert joined == [given(ADDRESS)]
@@ -89,13 +89,13 @@ def test_nodistributed_ignores_all_other_flags_and_variables(joined, jax_variabl
     ],
 )
 @pytest.mark.parametrize("distributed", [None, True])
-def test_flags_that_cannot_work_are_sentences(joined, distributed, flags, sentence):
+def test_impossible_flags_are_refused(joined, distributed, flags, sentence):
     with pytest.raises(cli.UserError, match=sentence):
         cluster.join(distributed, *flags)
     assert joined == []
 
 
-def test_a_number_in_the_environment_must_be_one(joined, jax_variables, monkeypatch):
+def test_environment_variables_must_be_numbers(joined, jax_variables, monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "four")
     with pytest.raises(cli.UserError, match="JAX_NUM_PROCESSES is 'four', but must be a whole number"):
         cluster.join(None, None, None, None)
@@ -110,7 +110,7 @@ def test_a_number_in_the_environment_must_be_one(joined, jax_variables, monkeypa
         (ValueError("coordinator_address should be defined."), (True, None, None, None)),
     ],
 )
-def test_processes_that_do_not_meet_are_a_sentence(joined, monkeypatch, error, flags):
+def test_processes_that_cannot_connect_are_reported(joined, monkeypatch, error, flags):
     def fail(**given):
         raise error
 

@@ -72,7 +72,7 @@ def test_a_checkpoint_scores_as_its_pictures_in_a_file_and_in_a_folder(
     assert scores["saturation"] == pytest.approx(evaluation.saturation(images).mean(), rel=1e-12)
 
 
-def test_the_report_says_what_decides_the_numbers(of_checkpoint, reference):
+def test_the_report_records_the_settings(of_checkpoint, reference):
     assert set(of_checkpoint["weights_sha256"]) == {"model", "spectrum", "autoencoder"}
     assert all(len(digest) == 64 for digest in of_checkpoint["weights_sha256"].values())
     assert of_checkpoint["reference"]["num_images"] == 12 and len(of_checkpoint["reference"]["sha256"]) == 64
@@ -111,7 +111,7 @@ def test_two_processes_draw_together(of_checkpoint, checkpoint, inception, kept,
         (["--samples=nowhere.npz", "--metrics=nll"], "no likelihood"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(evaluate, arguments, said):
+def test_impossible_options_are_refused(evaluate, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         evaluate(*arguments)
 
@@ -132,7 +132,7 @@ def test_what_cannot_work_is_a_sentence(evaluate, arguments, said):
         (["--num_steps=a"], "--num_steps must be a list"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_it_is(evaluate, checkpoint, arguments, said):
+def test_impossible_samples_are_refused_before_drawing(evaluate, checkpoint, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         evaluate(f"--checkpoint={checkpoint}", *arguments)
 
@@ -152,7 +152,7 @@ def test_a_folder_of_pictures_of_several_sizes_is_refused(evaluate, tmp_path):
         ({"samples": np.zeros((2, 8, 8, 3), np.uint8)}, "no array 'arr_0'"),
     ],
 )
-def test_samples_that_are_no_pictures_are_refused(evaluate, arrays, said, tmp_path):
+def test_samples_that_are_not_images_are_refused(evaluate, arrays, said, tmp_path):
     np.savez(tmp_path / "samples.npz", **arrays)
     with pytest.raises(cli.UserError, match=said):
         evaluate(f"--samples={tmp_path / 'samples.npz'}")

@@ -80,12 +80,12 @@ def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path, monkey
         (np.full((2, 8, 8, 1), np.nan), r"\[0, 1\]"),
     ],
 )
-def test_bad_images_are_sentences(tmp_path, images, message):
+def test_bad_images_are_refused(tmp_path, images, message):
     with pytest.raises(ValueError, match=message):
         figures.image_grid(tmp_path / "grid.png", images)
 
 
-def test_tables_that_do_not_fit_are_sentences(tmp_path):
+def test_tables_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "x.png"
     with pytest.raises(ValueError, match="at least 1"):
         figures.image_grid(path, np.zeros((2, 8, 8, 1)), num_columns=0)

@@ -60,7 +60,7 @@ def workdir(train, photographs, inception, tmp_path_factory):
     return folder
 
 
-def test_scores_while_training_say_of_how_many_pictures(workdir):
+def test_scores_while_training_name_the_number_of_images(workdir):
     with (workdir / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     scores = {name: float(value) for name, value in last.items() if name.endswith("_n10")}
@@ -68,7 +68,7 @@ def test_scores_while_training_say_of_how_many_pictures(workdir):
     assert all(np.isfinite(value) for value in scores.values())
 
 
-def test_the_likelihood_of_latents_is_that_of_the_network(workdir, run_main, tmp_path):
+def test_the_likelihood_of_latents_equals_that_of_the_network(workdir, run_main, tmp_path):
     """Time-averaged bits/dim of a network that has learned nothing yet are near those of unit noise."""
     out = tmp_path / "nll.json"
     run_main("evaluate", "--metrics=nll", f"--workdir={workdir}", f"--out={out}")
@@ -85,7 +85,7 @@ def test_the_likelihood_of_latents_is_that_of_the_network(workdir, run_main, tmp
         (["--config.score_every=2", "--config.score_samples=9"], "score_samples is 9"),
     ],
 )
-def test_scores_that_cannot_be_had_are_refused_before_the_run(train, tmp_path, arguments, said):
+def test_impossible_scores_are_refused_before_the_run(train, tmp_path, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         train(tmp_path / "run", *arguments)
     assert not (tmp_path / "run").exists()
@@ -141,7 +141,7 @@ def test_export_writes_folders_of_final_best_and_rebuilt_averages(workdir, run_m
         (["--config.seed=1"], "seed was 0 and is now 1"),
     ],
 )
-def test_what_cannot_be_trained_is_a_sentence(train, workdir, arguments, said):
+def test_runs_that_cannot_be_trained_are_refused(train, workdir, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         train(workdir, *arguments)
 
@@ -177,6 +177,6 @@ def test_other_latents_in_the_same_workdir_are_refused(train, workdir, photograp
         ("evaluate", [], "need --inception"),
     ],
 )
-def test_what_cannot_be_done_with_a_run_is_a_sentence(workdir, run_main, program, arguments, said):
+def test_programs_refuse_impossible_options_for_a_run(workdir, run_main, program, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         run_main(program, f"--workdir={workdir}", *arguments)

@@ -159,7 +159,7 @@ def test_evaluate_measures_points_and_writes_beside_the_first_run(tmp_path, run_
         (["--workdir={}", "--out=nll.txt"], "must end in .json"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(digit_runs, arguments, said, run_main):
+def test_impossible_options_are_refused(digit_runs, arguments, said, run_main):
     with pytest.raises(cli.UserError, match=said):
         run_main("evaluate", "--metrics=nll", *(a.format(digit_runs[0]) for a in arguments))
 

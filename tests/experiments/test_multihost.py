@@ -40,7 +40,7 @@ def test_two_processes_train_as_one(undisturbed, tmp_path):
     assert_close(undisturbed, workdir, rtol=1e-5)
 
 
-def test_pmap_over_two_processes_is_the_same(undisturbed, tmp_path):
+def test_pmap_over_two_processes_gives_the_same_run(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     _finish(_start_pair(workdir, "--config.parallel=pmap", "--config.eval_every=0"), workdir)
     assert_close(workdir, undisturbed, rtol=1e-5)

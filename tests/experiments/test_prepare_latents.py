@@ -63,7 +63,7 @@ def test_encoding_by_two_processes_with_class_names(prepare, folders, tmp_path, 
     assert latents.read([5])["mean"].shape == (1, 2, 8, 8, 2)
 
 
-def test_samples_in_arrays(prepare, tmp_path):
+def test_samples_are_written_to_arrays(prepare, tmp_path):
     prepare("--format=sample", "--container=npy", "--seed=4")
     latents = data.Latents(tmp_path / "out")
     assert (latents.metadata.format, latents.metadata.container) == ("sample", "npy")
@@ -85,7 +85,7 @@ def test_samples_in_arrays(prepare, tmp_path):
         (["--process_id=2", "--num_processes=2"], {}, "process_index is 2 of 2"),
     ],
 )
-def test_bad_input_is_a_sentence(prepare, arguments, folders_of, reason):
+def test_bad_input_is_refused(prepare, arguments, folders_of, reason):
     with pytest.raises(cli.UserError, match=reason):
         prepare(*arguments, **folders_of)
 

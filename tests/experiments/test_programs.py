@@ -105,14 +105,14 @@ def test_evaluate_scores_a_file_of_samples(tmp_path):
         ("train", ["--config=nowhere.py", "--workdir=/tmp"], "nowhere.py"),
     ],
 )
-def test_input_that_cannot_work_is_a_sentence_and_exit_code_2(program, arguments, said):
+def test_impossible_input_gives_a_message_and_exit_code_2(program, arguments, said):
     result = _run(program, *arguments, check=False)
     assert result.returncode == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_too_little_memory_is_a_sentence_and_exit_code_2():
+def test_too_little_memory_gives_a_message_and_exit_code_2():
     program = "import jax.numpy as jnp; from experiments.common import cli; cli.run(lambda: jnp.ones(10**14))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert result.returncode == 2
@@ -131,7 +131,7 @@ def test_too_little_memory_is_a_sentence_and_exit_code_2():
         ("--num_samples=0", "--num_samples must be at least 1"),
     ],
 )
-def test_sample_refuses_what_it_cannot_do(workdir, flag, said, run_main):
+def test_sample_refuses_impossible_options(workdir, flag, said, run_main):
     with pytest.raises(cli.UserError, match=said):
         run_main("sample", f"--workdir={workdir}", flag)
 
@@ -144,7 +144,7 @@ def test_sample_refuses_what_it_cannot_do(workdir, flag, said, run_main):
         ("--num_steps=0", "num_steps must be at least 1"),
     ],
 )
-def test_evaluate_refuses_what_it_cannot_do(workdir, flag, said, run_main):
+def test_evaluate_refuses_impossible_options(workdir, flag, said, run_main):
     with pytest.raises(cli.UserError, match=said):
         run_main("evaluate", f"--workdir={workdir}", flag)
 

@@ -46,7 +46,7 @@ def test_a_spectrum_adds_parameters_and_leaves_the_network_alone():
     assert jax.eval_shape(networks.spectrum_function(both), params, gaussian).shape == (2, 4, 4, 4)
 
 
-def test_the_step_trains_both():
+def test_a_step_trains_network_and_spectrum():
     config = tiny(digits_spectrum.get_config())
     optimizer = steps.make_optimizer(config)
     step = steps.make_train_step(config, optimizer, sharding.make_parallelism())

@@ -122,7 +122,7 @@ def verdicts(records):
     return {(sentence.split()[0], meaning.split(",")[0]): word for sentence, meaning, _, word in rows[2:]}
 
 
-def test_verdicts_follow_the_numbers():
+def test_verdicts_depend_on_the_numbers():
     uniform = verdicts(board_records())
     assert uniform["First-order", "Euler"] == uniform["DPM++", "UniPC"] == "**contradicted**"
     assert uniform["GM", "GM-SDE 1"] == uniform["With", "GM-ODE 1 and GM-ODE 2: TV within 0.02 at 2"]
@@ -169,7 +169,7 @@ def test_the_program_writes_tables_numbers_and_figures(tmp_path, capsys, run_mai
         (["--solver=Magic"], "no solver 'Magic'"),
     ],
 )
-def test_bad_flags_are_sentences(tmp_path, arguments, said, run_main):
+def test_bad_flags_are_refused(tmp_path, arguments, said, run_main):
     out = [f"--out={tmp_path}"] if arguments else []
     with pytest.raises(cli.UserError, match=said):
         run_main("solver_study", *out, *arguments)

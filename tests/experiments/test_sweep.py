@@ -57,7 +57,7 @@ def test_the_best_cells_are_the_extremes_of_all(swept):
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_unguided_cell_is_the_reports(swept, workdir, run_main, tmp_path):
+def test_an_unguided_cell_equals_the_report(swept, workdir, run_main, tmp_path):
     run_main("evaluate", f"--workdir={workdir}", f"--out={tmp_path / 'r.json'}", "--num_steps=1")
     report = json.loads((tmp_path / "r.json").read_text())
     expected = {row["solver"]: row["frechet"]["mean"] for row in report["rows"] if row["nfe"] == 1}
@@ -66,7 +66,7 @@ def test_an_unguided_cell_is_the_reports(swept, workdir, run_main, tmp_path):
             assert cell["scores"]["frechet"] == pytest.approx(expected[cell["cell"]["name"]], abs=2e-6)
 
 
-def test_what_is_done_is_read_and_what_is_missing_drawn(swept, sweep, tmp_path):
+def test_finished_cells_are_read_and_missing_cells_are_drawn(swept, sweep, tmp_path):
     _, content = swept
     out = tmp_path / "again"
     (out / "cells").mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_the_same_run_by_another_path_goes_on(swept, sweep, workdir):
         (None, "statistics", "has no images or features for precision_recall"),
     ],
 )
-def test_a_table_that_could_not_be_made_is_refused_before_drawing(
+def test_an_impossible_table_is_refused_before_drawing(
     checkpoint, inception, run_main, tmp_path, metrics, reference, said
 ):
     arrays = {"mu": np.zeros(2048), "sigma": np.eye(2048)} if reference == "statistics" else {}
@@ -124,12 +124,12 @@ def test_a_table_that_could_not_be_made_is_refused_before_drawing(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_configuration_is_no_sweep(run_main, tmp_path):
+def test_a_configuration_that_is_no_sweep_is_refused(run_main, tmp_path):
     with pytest.raises(cli.UserError, match="is no sweep"):
         run_main("sweep", "--config=experiments/configs/digits.py", f"--out={tmp_path}")
 
 
-def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
+def test_a_sweep_over_a_checkpoint(checkpoint, inception, run_main, tmp_path):
     reference = tmp_path / "reference.npz"
     np.savez(reference, arr_0=np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8))
     run_main(
@@ -161,7 +161,7 @@ def test_pictures_of_a_checkpoint(checkpoint, inception, run_main, tmp_path):
         (["--config.rows=({'name': 'A', 'solver': 'euler', 'orthogonal': 2},)"], "must be between 0 and 1"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(sweep, tmp_path, arguments, said):
+def test_impossible_options_are_refused(sweep, tmp_path, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         sweep(tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()

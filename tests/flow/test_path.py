@@ -178,7 +178,7 @@ def case(random_mixture, random_state):
     return q, random_state(9, 3, 2, 3), random_state(10, 3, 2, 3), *times
 
 
-def test_eager_is_jitted_is_looped_is_vmapped(case):
+def test_eager_jitted_looped_and_vmapped_agree(case):
     batched = all_functions(*case)
     assert_trees_close(call_each(FUNCTIONS, *case), batched, **ROUNDING)
     for i in range(3):
@@ -189,7 +189,7 @@ def test_eager_is_jitted_is_looped_is_vmapped(case):
     assert_trees_close(jax.jit(jax.vmap(all_functions))(*case), batched, **ROUNDING)
 
 
-def test_half_precision_is_computed_in_float32(case):
+def test_bfloat16_is_computed_in_float32(case):
     assert_computes_bfloat16_in_float32(all_functions, case, **ROUNDING)
 
 
@@ -225,7 +225,7 @@ def test_extremes_are_finite(name, random_mixture, random_state):
         assert not bad.any(), np.stack([t, s, log_std], axis=1)[bad]
 
 
-def test_denoiser_reads_arrays_as_mixtures_of_one(random_state):
+def test_denoiser_reads_arrays_as_mixtures_of_one_component(random_state):
     velocity, x_t = random_state(17, 4, 2), random_state(18, 4, 2)
     q = flow.denoiser(lambda x, t: velocity)(x_t, jnp.asarray(0.3))
     np.testing.assert_allclose(q.means[:, 0], x_t - 0.3 * velocity, rtol=1e-6, atol=1e-6)

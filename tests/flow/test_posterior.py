@@ -111,7 +111,7 @@ def test_float32_is_accurate_everywhere(random_mixture):
         assert np.max(relative) < 1e-5, name
 
 
-def test_nothing_moves_at_the_same_point(random_mixture, random_state):
+def test_the_posterior_at_the_same_point_is_the_prediction(random_mixture, random_state):
     u, x_t = random_mixture(9, (4,), 3, 2), random_state(10, 4, 2)
     for t in (1e-6, 1e-3, 0.5, 1.0):
         q = flow.to_data(u, x_t, t)
@@ -137,7 +137,7 @@ def test_clean_data_is_a_point_mass(random_mixture, random_state):
     np.testing.assert_allclose(gradient[2], 2 * np.ones((4, 2)), rtol=0, atol=1e-5)
 
 
-def test_point_mass_predictions_stay_where_they_are(random_mixture, random_state):
+def test_point_mass_predictions_do_not_move(random_mixture, random_state):
     q = random_mixture(14, (4,), 3, 2, log_std=-np.inf)
     x_t, x_s = random_state(15, 4, 2), random_state(16, 4, 2)
     result = posterior(q, x_t, 0.7, x_s, 0.3)
@@ -155,7 +155,7 @@ def test_component_order_does_not_matter(random_mixture, random_state):
 
 
 @pytest.mark.parametrize("num_components", [1, 3, 16, 19, 64])
-def test_its_mean_alone_is_the_mean_of_it(x64, random_mixture, random_state, num_components):
+def test_posterior_mean_equals_the_mean_of_the_posterior(x64, random_mixture, random_state, num_components):
     """Also for points, for components of no weight, at s = 0 and s = t, and in the gradient."""
     x_t, x_s = random_state(41, 4, 2), random_state(42, 4, 2)
     t, s = jnp.asarray([0.9, 0.5, 1e-3, 0.7]), jnp.asarray([0.2, 0.0, 1e-4, 0.7])

@@ -36,7 +36,7 @@ def test_each_wave_has_one_coefficient(dtype, height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_it_is_orthogonal_and_its_own_inverse(dtype, random_state, height, width):
+def test_the_transform_is_orthogonal_and_its_own_inverse(dtype, random_state, height, width):
     field, other = (random_state(seed, 2, height, width, 3).astype(dtype) for seed in (0, 1))
     again = coefficients_of(coefficients_of(field))
     np.testing.assert_allclose(again, field, atol=3 * TOLERANCE[dtype])
@@ -45,7 +45,7 @@ def test_it_is_orthogonal_and_its_own_inverse(dtype, random_state, height, width
     np.testing.assert_allclose(adjoint, coefficients_of(other), atol=3 * TOLERANCE[dtype])
 
 
-def test_no_power_spectrum_leaves_white_noise(random_state):
+def test_zero_log_power_gives_white_noise(random_state):
     z = random_state(2, 3, 5, 4, 2)
     white = field_of(z, jnp.zeros_like(z))
     np.testing.assert_array_equal(white, coefficients_of(z))
@@ -65,7 +65,7 @@ def test_coefficients_of_a_field_have_the_power_as_variance(random_state):
     np.testing.assert_allclose(total, np.mean(power, axis=(0, 1)), rtol=0.02)
 
 
-def test_any_leading_axes(random_state):
+def test_leading_axes_are_batch_axes(random_state):
     z, log_power = random_state(5, 2, 3, 4, 5, 2), random_state(6, 2, 3, 4, 5, 2)
     batched = field_of(z, log_power)
     np.testing.assert_allclose(batched[1, 2], flow.spectral_field(z[1, 2], log_power[1, 2]), atol=1e-6)
@@ -73,7 +73,7 @@ def test_any_leading_axes(random_state):
     np.testing.assert_allclose(mapped, batched, atol=1e-6)
 
 
-def test_what_cannot_work_is_refused():
+def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="spectrum") as error:
         flow.spectral_coefficients(jnp.zeros((4, 3)))
     assert_message_names(error, "(4, 3)", "[..., H, W, D]")

@@ -129,7 +129,7 @@ def case(random_mixture):
     return random_mixture(5, (3, 2), 4, 3), jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 3)))
 
 
-def test_eager_is_jitted_is_looped_is_vmapped(case):
+def test_eager_jitted_looped_and_vmapped_agree(case):
     batched = all_moments(*case)
     assert_trees_close(call_each(MOMENTS, *case), batched, **ROUNDING)
     for i in range(3):
@@ -144,7 +144,7 @@ def test_component_order_does_not_matter(case):
     assert_trees_close(all_moments(shuffled, x), all_moments(q, x), **ROUNDING)
 
 
-def test_half_precision_is_computed_in_float32(case):
+def test_bfloat16_is_computed_in_float32(case):
     assert_computes_bfloat16_in_float32(all_moments, case)
 
 
@@ -192,13 +192,13 @@ def test_points_of_another_shape_are_refused(shape, random_mixture):
     assert_message_names(error, str(shape), "(2, 3)")
 
 
-def test_no_samples_are_refused(random_mixture):
+def test_zero_samples_are_refused(random_mixture):
     with pytest.raises(ValueError) as error:
         gm.sample(jax.random.key(0), random_mixture(12, (2,), 3, 3), 0)
     assert_message_names(error, "num_samples", "0")
 
 
-def test_the_log_density_has_its_own_gradient(x64, random_mixture):
+def test_gradients_of_the_log_density_equal_differences(x64, random_mixture):
     """Against central differences in float64, forward, backward and twice; also several points for each q."""
     q = random_mixture(21, (3,), 4, 2, np.float64)
     x = jnp.asarray(np.random.default_rng(22).normal(size=(5, 3, 2)))

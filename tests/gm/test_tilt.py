@@ -139,7 +139,7 @@ def test_tilts_add_up(x64, random_mixture):
         np.testing.assert_allclose(p, r, rtol=1e-12, atol=1e-12)
 
 
-def test_point_mass_components_keep_their_place(x64, random_mixture):
+def test_point_mass_components_do_not_move(x64, random_mixture):
     q = random_mixture(13, (4,), 3, 2, np.float64, log_std=-np.inf)
     linear = points(14, 4, 2)[0]
     result = tilt(q, linear, 0.5, 2.0)
@@ -181,7 +181,7 @@ def case(random_mixture):
     return random_mixture(16, (3, 2), 4, 3), points(17, 2, 3)[:3].astype(jnp.float32)
 
 
-def test_eager_is_jitted_is_looped_is_vmapped(case):
+def test_eager_jitted_looped_and_vmapped_agree(case):
     batched = all_operations(*case)
     for name in ("tilt", "product"):  # the others are tilts
         assert_trees_close(OPERATIONS[name](*case), batched[name], **ROUNDING)
@@ -191,7 +191,7 @@ def test_eager_is_jitted_is_looped_is_vmapped(case):
     assert_trees_close(jax.jit(jax.vmap(jax.vmap(all_operations)))(*case), batched, **ROUNDING)
 
 
-def test_components_are_treated_alike(case):
+def test_component_order_does_not_matter(case):
     q, x = case
     order = np.array([3, 0, 1, 2])
     expected = all_operations(q, x)
@@ -201,7 +201,7 @@ def test_components_are_treated_alike(case):
         assert_trees_close(found.log_weights, permuted.log_weights, **ROUNDING)
 
 
-def test_half_precision_is_computed_in_float32(case):
+def test_bfloat16_is_computed_in_float32(case):
     assert_computes_bfloat16_in_float32(all_operations, case, **ROUNDING)
 
 

@@ -42,7 +42,7 @@ def in_axes(z, axes, mode):
 
 
 @pytest.mark.parametrize("mode", ["aligned", "rotated"])
-def test_the_authors_transport(golden, golden_mixture, mode):
+def test_golden_transport(golden, golden_mixture, mode):
     arrays, transport = golden
     q = golden_mixture(arrays, np.float32)
     axes = transport[f"kr_{mode}_axes"]
@@ -83,7 +83,7 @@ def test_round_trip(log_std, concentration):
 
 
 @pytest.mark.parametrize("half_gap", [10.0, 40.0])
-def test_components_far_apart_and_far_tails(half_gap):
+def test_distant_components_and_far_tails(half_gap):
     centers = jnp.asarray([[[-half_gap, 0.0], [half_gap, 0.0]]] * 9)
     q = gm.GaussianMixture(centers, jnp.full((9, 2), np.log(0.5)), jnp.zeros(9))
     z = np.stack([[-30, -6, -2, -1e-3, 0, 1e-3, 2, 6, 30], np.linspace(-30, 30, 9)], -1).astype(np.float32)
@@ -99,7 +99,7 @@ def test_components_far_apart_and_far_tails(half_gap):
     assert all_finite(gradients)
 
 
-def test_points_of_no_variance_stay_finite():
+def test_point_masses_stay_finite():
     q = gm.GaussianMixture(
         jnp.asarray([[[1.0, 2.0], [-1.0, 0.5]], [[3.0, 3.0], [3.0, 3.0]]]),
         jnp.full((2, 2), np.log(0.5)),
@@ -139,7 +139,7 @@ def test_a_gaussian_is_an_affine_map():
     np.testing.assert_allclose(gm.to_standard_normal(g, g.mean + 1.0, turn), [[2.8, -0.4]], rtol=1e-6)
 
 
-def test_axes_are_those_of_the_averaged_covariance(random_mixture):
+def test_axes_are_eigenvectors_of_the_averaged_covariance(random_mixture):
     q = random_mixture(0, (2, 3, 4), 5, 3)
     cov = np.asarray(gm.covariance(q)).mean((1, 2))
     for b in range(2):
@@ -152,7 +152,7 @@ def test_axes_are_those_of_the_averaged_covariance(random_mixture):
         )
 
 
-def test_gradients(random_mixture):
+def test_gradients_equal_differences(random_mixture):
     with jax.enable_x64(True):
         q = random_mixture(1, (2, 2), 4, 3, np.float64)
         z = jax.random.normal(jax.random.key(0), (2, 2, 3), jnp.float64)
@@ -174,7 +174,7 @@ def test_gradients_where_eigenvalues_are_equal():
 
 
 @pytest.mark.parametrize("function", [to_normal, from_normal])
-def test_permuting_components_batching_and_vmap_change_nothing(random_mixture, function):
+def test_component_order_batching_and_vmap_do_not_matter(random_mixture, function):
     q = random_mixture(2, (3, 2, 2), 4, 3)
     p = jax.random.normal(jax.random.key(0), (3, 2, 2, 3))
     whole = function(q, p)
@@ -188,7 +188,7 @@ def test_permuting_components_batching_and_vmap_change_nothing(random_mixture, f
     np.testing.assert_allclose(function(pixel, p[0, 0, 0]), alone[0], atol=1e-5)
 
 
-def test_bad_input(random_mixture):
+def test_bad_input_is_refused(random_mixture):
     q = random_mixture(0, (2, 3), 4, 3)
     with pytest.raises(ValueError) as error:
         gm.from_standard_normal(q, jnp.zeros((5, 2, 3, 3)))
@@ -201,7 +201,7 @@ def test_bad_input(random_mixture):
     assert_message_names(error, "rotation", "(5, 1, 3, 3)")
 
 
-def test_numbers_that_are_none_and_batches_that_are_empty_harm_nobody(random_mixture):
+def test_nan_and_empty_batches_leave_others_unchanged(random_mixture):
     q, z = random_mixture(51, (6, 2), 4, 3), jnp.asarray(np.random.default_rng(52).normal(size=(6, 2, 3)))
     z = z.astype(jnp.float32)
     rotation = jnp.eye(3)
@@ -216,7 +216,7 @@ def test_numbers_that_are_none_and_batches_that_are_empty_harm_nobody(random_mix
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_mills_ratio(x64, dtype):
+def test_mills_ratio_equals_scipy(x64, dtype):
     u = np.concatenate([np.linspace(0, 40, 4001), np.geomspace(40, 1e6, 50)]).astype(dtype)
     exact = np.sqrt(np.pi / 2) * special.erfcx(u.astype(np.float64) / np.sqrt(2))
     error = np.asarray(_quantile._mills_ratio(jnp.asarray(u)), np.float64) / exact - 1

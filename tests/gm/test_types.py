@@ -23,7 +23,7 @@ def test_containers_are_frozen_pytrees():
             setattr(value, field, 0)
 
 
-def test_a_gaussian_is_the_mixture_of_one(random_mixture):
+def test_a_gaussian_equals_a_mixture_of_one_component(random_mixture):
     q = random_mixture(0, (5,), 1, 3)
     g = gm.Gaussian(q.means[:, 0], jnp.exp(2 * q.log_std))
     x = jnp.ones((5, 3))
@@ -32,7 +32,7 @@ def test_a_gaussian_is_the_mixture_of_one(random_mixture):
         assert relative_error(a, b) < 1e-6
 
 
-def test_spread_may_be_a_scalar_or_have_the_rank_of_the_batch(random_mixture):
+def test_log_std_may_be_a_scalar_or_have_the_rank_of_the_batch(random_mixture):
     q = random_mixture(1, (2, 3), 4, 2, log_std=0.1)
     x = jnp.ones((2, 3, 2))
     log_prob = jax.jit(gm.log_prob)
@@ -42,7 +42,7 @@ def test_spread_may_be_a_scalar_or_have_the_rank_of_the_batch(random_mixture):
         np.testing.assert_allclose(other, expected, rtol=1e-6)
 
 
-def test_float64_input_decides(x64, random_mixture):
+def test_float64_input_gives_float64_results(x64, random_mixture):
     q = random_mixture(2, (3,), 2, 2)
     wide, narrow = np.ones((3, 2)), np.ones((3, 2), np.float32)
     results = jax.eval_shape(

@@ -95,7 +95,7 @@ def expected(state, times):
 
 
 @pytest.mark.parametrize("out_channels", [CHANNELS, 2 * CHANNELS])
-def test_dit_predicts_what_it_did_with_any_number_of_components(out_channels):
+def test_dit_predictions_are_kept_for_any_number_of_components(out_channels):
     """Within 2e-4: the MLP's norm has eps 1e-5 here, 1e-6 there; with learned variance or without."""
     state = state_dict(out_channels)
     x, t, labels = inputs()
@@ -149,7 +149,7 @@ def test_dit_from_a_file_with_its_positions(tmp_path):
         interop.load_dit(path, num_heads=HEADS, input_size=32)
 
 
-def test_what_is_no_dit_is_refused(tmp_path):
+def test_other_checkpoints_are_refused(tmp_path):
     state = state_dict()
     with pytest.raises(ValueError, match="give num_heads"):
         interop.load_dit(state)
@@ -159,7 +159,7 @@ def test_what_is_no_dit_is_refused(tmp_path):
         interop.load_dit({n: t for n, t in state.items() if n != "final_layer.linear.weight"})
     with pytest.raises(ValueError, match=r"left over are extra \(1,\)"):
         interop.load_dit(state | {"extra": np.zeros(1, np.float32)}, num_heads=HEADS, input_size=8)
-    with pytest.raises(ValueError, match="no DiT or SiT"):
+    with pytest.raises(ValueError, match="not those of a DiT or SiT"):
         interop.load_dit({n: t for n, t in state.items() if "blocks" not in n}, num_heads=HEADS)
     with pytest.raises(ValueError, match="patches need four axes"):
         interop.load_dit(state | {"x_embedder.proj.weight": np.zeros((2, 2), np.float32)})

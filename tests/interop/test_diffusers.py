@@ -53,7 +53,7 @@ def test_the_authors_transformers_give_their_outputs(name):
     np.testing.assert_array_equal(again.means, q.means)
 
 
-def test_a_whole_folder_gives_all_its_networks():
+def test_a_folder_is_loaded_with_all_its_networks():
     bundle = interop.load_diffusers(FOLDER)
     assert bundle.config == bundle.model.config and bundle.autoencoder is None
     assert bundle.id2label == {} and bundle.shift == 1.0
@@ -63,7 +63,7 @@ def test_a_whole_folder_gives_all_its_networks():
     np.testing.assert_allclose(bundle.spectrum(gaussian), expected, atol=1e-5)
 
 
-def test_the_type_asked_for_decides_which_file_is_read():
+def test_the_requested_dtype_decides_which_file_is_read():
     plain, stored = (interop.load_diffusers(FOLDER / "transformer", d) for d in (None, "bfloat16"))
     assert plain.config.param_dtype == "float32" and stored.config.param_dtype == "bfloat16"
     assert {leaf.dtype for leaf in jax.tree.leaves(stored.params)} == {jnp.dtype(jnp.bfloat16)}
@@ -74,7 +74,7 @@ def test_the_type_asked_for_decides_which_file_is_read():
     assert interop.load_diffusers(FOLDER / "transformer", jnp.float16).config.param_dtype == "float16"
 
 
-def test_variants_keep_their_type_unless_another_is_asked_for(copy):
+def test_variants_keep_their_dtype_unless_another_is_requested(copy):
     (copy / "transformer" / WEIGHTS).unlink()
     kept, cast = (interop.load_diffusers(copy, dtype) for dtype in (None, "float32"))
     assert kept.config.param_dtype == "bfloat16" and cast.config.param_dtype == "float32"
@@ -84,7 +84,7 @@ def test_variants_keep_their_type_unless_another_is_asked_for(copy):
 
 
 @pytest.mark.parametrize(("variant", "old_name"), [("", False), (".bf16", False), (".bf16", True)])
-def test_shards_are_one_network(copy, split_into_shards, variant, old_name):
+def test_shards_are_loaded_as_one_network(copy, split_into_shards, variant, old_name):
     dtype = "bfloat16" if variant else None
     whole = interop.load_diffusers(copy, dtype)
     split_into_shards(copy / "transformer", variant, old_name)

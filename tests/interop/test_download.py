@@ -13,13 +13,13 @@ def offline(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-def test_out_of_reach_is_a_sentence(offline, tmp_path):
+def test_an_unreachable_hub_is_reported(offline, tmp_path):
     with pytest.raises(ValueError, match=r"somebody/network could not be downloaded.*copy the folder"):
         interop.download(REPO, tmp_path / "out")
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_what_the_cache_holds_is_found_offline(offline, tmp_path, monkeypatch):
+def test_cached_files_are_found_offline(offline, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     snapshot = tmp_path / "models--somebody--network" / "snapshots" / COMMIT
     (snapshot / "transformer").mkdir(parents=True)

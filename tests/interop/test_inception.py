@@ -27,7 +27,7 @@ def write(path, **changes):
     return path
 
 
-def test_tensors_land_where_they_belong(params):
+def test_tensors_are_converted_into_their_layers(params):
     """The outputs in tests/models cover the rest."""
     state, name = inception_weights.state_dict(), "Mixed_6b.branch7x7_2"
     block = params["Mixed_6b"]["branch7x7_2"]
@@ -38,7 +38,7 @@ def test_tensors_land_where_they_belong(params):
     np.testing.assert_array_equal(params["fc"]["kernel"], state["fc.weight"].T)
 
 
-def test_both_formats_and_what_is_not_used_give_the_same(params, tmp_path):
+def test_both_formats_give_the_same_and_unused_tensors_are_ignored(params, tmp_path):
     """Published files may carry counters of batches; the bias is in them and plays no role."""
     path = write(tmp_path / "weights.safetensors", **{COUNTER: np.array(7), BIAS: None})
     found = functional(interop.load_inception(path))[1]
@@ -87,14 +87,14 @@ def single_array(path):
         ("weights.npz", single_array, r"numpy\.savez"),
         ("weights.npz", lambda path: np.savez(path, x=np.array([{}])), r"holds Python objects"),
         ("weights.npz", lambda path: np.savez(path, x=np.arange(3)), "missing are Conv2d_1a_3x3"),
-        ("weights.safetensors", lambda path: path.write_bytes(b"x"), "not a whole safetensors file"),
+        ("weights.safetensors", lambda path: path.write_bytes(b"x"), "not a readable safetensors file"),
         ("weights.pth", None, "pickle.*Convert it"),
         ("weights.pkl", lambda path: path.write_bytes(b"x"), "pickle.*Convert it"),
         ("weights.h5", None, "neither .safetensors nor .npz"),
         ("weights", None, "neither .safetensors nor .npz"),
     ],
 )
-def test_unreadable_files_are_refused_by_a_sentence(tmp_path, name, make, sentence):
+def test_unreadable_files_are_refused(tmp_path, name, make, sentence):
     path = tmp_path / name
     if make is not None:
         make(path)

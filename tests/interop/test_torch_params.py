@@ -62,7 +62,7 @@ def test_spectrum_round_trip_is_exact(name):
         np.testing.assert_array_equal(back[key], state[key])
 
 
-def test_every_number_lands_in_one_place():
+def test_every_number_is_converted_exactly_once():
     state = transformer_state("tiny_gmdit")
     sizes = np.cumsum([0] + [tensor.size for tensor in state.values()])
     numbered = {

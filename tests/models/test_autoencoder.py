@@ -187,7 +187,7 @@ def test_gradients_through_decode_are_finite():
         ("decode", (1, 4, 4, 2), -1, "give at least 1"),
     ],
 )
-def test_wrong_inputs_are_refused_by_a_sentence(name, shape, batch_size, sentence):
+def test_wrong_inputs_are_refused(name, shape, batch_size, sentence):
     model = nnx.merge(graphdef(SMALL), random_params(SMALL))
     with pytest.raises(ValueError, match=sentence):
         getattr(model, name)(jnp.zeros(shape), batch_size)

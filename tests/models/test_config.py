@@ -16,13 +16,13 @@ from gmflow_jax.models import GMDiTConfig, GMMLPConfig, SpectrumMLPConfig, gm_di
         ("DiT-XL/8", (8, 1152, 28, 16)),
     ],
 )
-def test_names_of_the_dit_paper(name, sizes):
+def test_sizes_are_those_of_the_dit_paper(name, sizes):
     config = gm_dit_config(name)
     assert (config.patch_size, config.hidden_size, config.depth, config.num_heads) == sizes
     assert (config.num_components, config.log_std_dim) == (8, 1024)
 
 
-def test_overrides_win():
+def test_overrides_replace_the_named_sizes():
     config = gm_dit_config("DiT-S/2", depth=3, input_size=(16, 64), num_components=1)
     assert (config.depth, config.num_components) == (3, 1)
     assert config.input_height_width == (16, 64)

@@ -19,7 +19,7 @@ SMALL = {"hidden_size": 256, "num_heads": 2, "depth": 2, "num_classes": 10, "sca
         {"input_size": 16, "num_components": 2, "in_channels": 16, "mlp_ratio": 2.5, "num_heads": 4},
     ],
 )
-def test_xla_counts_as_many(options):
+def test_operations_equal_the_count_of_xla(options):
     config = GMDiTConfig(**SMALL | options)
     apply, params = abstract(GMDiT, config)
     x_t = jax.ShapeDtypeStruct((1, *config.input_height_width, config.in_channels), jnp.float32)
@@ -29,7 +29,7 @@ def test_xla_counts_as_many(options):
     assert 0 < counted - forward_flops(config) < 0.02 * counted
 
 
-def test_largest_network_of_the_dit_paper():
+def test_cost_of_the_largest_network_of_the_dit_paper():
     """Peebles and Xie 2023 (arXiv 2212.09748) state 118.6 billion multiply-adds."""
     config = GMDiTConfig(num_components=1, constant_log_std=0.0)
     assert forward_flops(config) == pytest.approx(2 * 118.6e9, rel=3e-4)
@@ -37,7 +37,7 @@ def test_largest_network_of_the_dit_paper():
     assert forward_flops(GMDiTConfig()) == pytest.approx(forward_flops(config), rel=5e-4)
 
 
-def test_peaks_of_devices():
+def test_peak_rates_of_devices():
     assert peak_flops("TPU v4") == PEAK_FLOPS["TPU v4"] == 275e12
     assert peak_flops("TPU v5 lite") < peak_flops("TPU v5") < peak_flops("TPU v6 lite")
     assert peak_flops("NVIDIA A100-SXM4-80GB") < peak_flops("NVIDIA H100 80GB HBM3")

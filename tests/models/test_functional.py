@@ -21,7 +21,7 @@ from gmflow_jax.models import (
 CONFIG = GMMLPConfig(num_components=2, embed_dim=8, width=8, depth=2)
 
 
-def test_apply_is_the_network():
+def test_apply_equals_the_network():
     model = GMMLP(CONFIG, nnx.Rngs(0))
     apply, params = functional(model)
     x_t = jnp.ones((3, 2))

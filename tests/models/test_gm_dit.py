@@ -239,7 +239,7 @@ def test_one_component_of_constant_std_is_a_plain_velocity():
         ((2, 4, 4, 3), (2,), np.zeros(2), "one integer for each"),
     ],
 )
-def test_wrong_inputs_are_refused_by_a_sentence(x_shape, t_shape, labels, sentence):
+def test_wrong_inputs_are_refused(x_shape, t_shape, labels, sentence):
     model = nnx.eval_shape(lambda: GMDiT(SMALL, nnx.Rngs(0)))
     with pytest.raises(ValueError, match=sentence):
         model(jnp.zeros(x_shape), jnp.zeros(t_shape), labels)

@@ -66,7 +66,7 @@ def test_initial_bias_spreads_the_means():
 
 
 @pytest.mark.parametrize(("x_shape", "t_shape"), [((3, 3), ()), ((2,), ()), ((3, 2), (2,))])
-def test_wrong_inputs_are_refused_by_a_sentence(x_shape, t_shape):
+def test_wrong_inputs_are_refused(x_shape, t_shape):
     model = nnx.eval_shape(lambda: GMMLP(SMALL, nnx.Rngs(0)))
     with pytest.raises(ValueError, match="give"):
         model(jnp.zeros(x_shape), jnp.zeros(t_shape))

@@ -80,7 +80,7 @@ def test_input_matches_tensorflow(arrays, case):
     assert_trees_close(found[:, ::13, ::13], arrays[f"{case}/input"], rtol=0, atol=1e-6)  # measured 1.2e-7
 
 
-def test_resizing_keeps_what_needs_no_interpolation():
+def test_resizing_keeps_pixels_that_need_no_interpolation():
     """Pixels themselves at 299 and at twice that, where every second one is read; and one colour."""
     images = np.random.default_rng(0).integers(0, 256, (1, 598, 299, 3), np.uint8)
     np.testing.assert_array_equal(network_input(jnp.asarray(images)) * 128 + 128, images[:, ::2])
@@ -97,7 +97,7 @@ def test_parameters_are_those_of_the_published_graph():
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(shapes)} == {"float32"}
 
 
-def test_every_product_has_the_full_precision():
+def test_every_product_has_full_precision():
     """A CPU has no other, so it shows in the program only."""
     apply, params = abstract_network()
     program = str(jax.make_jaxpr(apply)(params, jax.ShapeDtypeStruct((1, 299, 299, 3), "uint8")))
@@ -118,7 +118,7 @@ def test_every_product_has_the_full_precision():
         ((2, 8, 0, 3), "uint8", "at least one pixel"),
     ],
 )
-def test_wrong_images_are_refused_by_a_sentence(shape, dtype, sentence):
+def test_wrong_images_are_refused(shape, dtype, sentence):
     apply, params = abstract_network()
     with pytest.raises(ValueError, match=sentence):
         jax.eval_shape(apply, params, jax.ShapeDtypeStruct(shape, dtype))

@@ -37,12 +37,12 @@ def test_attention_to_large_values_does_not_overflow_float16():
     assert np.abs(found / 1000 - 1).max() < 1e-3
 
 
-def test_a_linear_layer_of_nothing_is_nothing():
+def test_a_linear_layer_accepts_empty_arrays():
     linear = _layers.Linear(4, 7, rngs=nnx.Rngs(0))
     assert linear(jnp.zeros((0, 3, 4))).shape == (0, 3, 7)
 
 
-def test_16_bit_attention_multiplies_its_values_in_16_bits_back_too():
+def test_the_backward_pass_of_16_bit_attention_multiplies_values_in_16_bits():
     query, key, value = draw("bfloat16")
 
     def total(*arguments):
@@ -69,7 +69,7 @@ def test_16_bit_attention_multiplies_its_values_in_16_bits_back_too():
         ("tpu", None, "bfloat16", 64, False),
     ],
 )
-def test_auto_is_the_fused_kernel_where_it_works(monkeypatch, platform, capability, dtype, head_dim, fits):
+def test_auto_selects_the_fused_kernel_if_it_works(monkeypatch, platform, capability, dtype, head_dim, fits):
     device = types.SimpleNamespace(platform=platform)
     if capability:
         device.compute_capability = capability

@@ -58,13 +58,13 @@ def test_power_averages_to_one(network, gaussian):
     assert np.ptp(power) > 0.1
 
 
-def test_batched_is_looped(network, gaussian):
+def test_a_batch_equals_a_loop_over_its_entries(network, gaussian):
     batched = network(gaussian)
     alone = network(jax.tree.map(lambda leaf: leaf[1:2], gaussian))
     np.testing.assert_allclose(alone[0], batched[1], atol=1e-6)
 
 
-def test_only_the_mean_of_the_variance_counts(network, gaussian):
+def test_the_output_depends_on_the_mean_variance_only(network, gaussian):
     mean = jnp.full((3, 1, 1), 0.3)
     broadcast = [network(Gaussian(gaussian.mean, var)) for var in (mean, mean[0, 0, 0])]
     around = gaussian.var - jnp.mean(gaussian.var, axis=(1, 2), keepdims=True) + 0.3
@@ -90,6 +90,6 @@ def test_a_new_network_is_white_and_learns(gaussian):
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 8, 4), (2, 8, 9, 4), (2, 8, 8, 3), (8, 8, 4)])
-def test_wrong_inputs_are_refused_by_a_sentence(network, shape):
+def test_wrong_inputs_are_refused(network, shape):
     with pytest.raises(ValueError, match=r"spectrum was made for .*; give"):
         network(Gaussian(jnp.zeros(shape), jnp.ones(())))

@@ -42,7 +42,7 @@ def _watch(function, name, called):
     return call
 
 
-def test_a_batch_is_one_call_and_with_a_bar_one_for_each_step(pipe, programs):
+def test_a_batch_is_one_call_or_one_for_each_step_with_a_progress_bar(pipe, programs):
     asked = {"num_steps": 3, "num_substeps": 2, "decode": False}
     at_once = pipe([0, 5, 1, 2, 3], batch_size=4, progress=False, **asked)
     assert programs == ["_sample"] * 2
@@ -52,7 +52,7 @@ def test_a_batch_is_one_call_and_with_a_bar_one_for_each_step(pipe, programs):
     np.testing.assert_allclose(stepwise, at_once, atol=1e-4)
 
 
-def test_the_guard_of_these_tests_sees_what_is_sent_to_a_device():
+def test_the_transfer_guard_detects_transfers_to_a_device():
     with jax.transfer_guard_host_to_device("disallow"), pytest.raises(Exception, match=r"[Dd]isallowed"):
         jnp.add(np.ones(3, np.float32), 1.0)
 
@@ -76,7 +76,7 @@ def test_one_program_serves_all_scales_seeds_labels_and_times(bundle):
     assert min(changes) > 1e-3
 
 
-def test_guidance_in_one_batch_or_two_calls_is_the_same(bundle):
+def test_guidance_in_one_batch_equals_two_calls(bundle):
     keys, labels = jax.random.split(jax.random.key(3), 3), jnp.asarray([0, 5, 10])
     found = []
     for one_batch in (True, False):

@@ -23,7 +23,7 @@ assert not any(name.startswith(("gmflow_jax", "flax")) for name in sys.modules)
 
 
 @pytest.mark.parametrize("solver", ["gm_ode", "gm_sde"])
-def test_the_artefact_makes_the_pipelines_images_without_this_package(bundle, tmp_path, solver):
+def test_the_exported_sampler_makes_the_images_of_the_pipeline_without_this_package(bundle, tmp_path, solver):
     recipe = pipeline.Recipe(solver, num_substeps=2)
     pipeline.export_sampler(tmp_path / "sampler.jaxexport", bundle, recipe, num_steps=2)
     command = [sys.executable, "-c", RUN]
@@ -38,7 +38,7 @@ def test_the_artefact_makes_the_pipelines_images_without_this_package(bundle, tm
         assert np.abs(found - expected[:size]).max() <= 1
 
 
-def test_what_cannot_be_exported_is_refused(bundle, tmp_path):
+def test_impossible_exports_are_refused(bundle, tmp_path):
     path = tmp_path / "sampler.jaxexport"
     with pytest.raises(ValueError, match="needs a transformer and an autoencoder"):
         pipeline.export_sampler(path, dataclasses.replace(bundle, autoencoder=None))

@@ -13,7 +13,7 @@ from gmflow_jax.pipeline import label_ids
         ("MACAW", 9), ("Grus grus", 2), ("crane, lifting machine", 3),
     ],
 )  # fmt: skip
-def test_ids_and_words(bundle, label, expected):
+def test_labels_from_ids_and_words(bundle, label, expected):
     assert label_ids([label], bundle.id2label, 10) == [expected]
 
 
@@ -24,21 +24,21 @@ def test_ids_and_words(bundle, label, expected):
         (-1, "-1 is out of range"),
         ("10", "10 is out of range"),
         ("crane", "several classes .2: crane, Grus grus; 3: crane, lifting machine.; give an id"),
-        ("a photo of a jay", "not a described scene.*such as jay .0."),
+        ("a photo of a jay", "takes no text prompts.*such as jay .0."),
         ("magpy", "such as magpie .1."),
         ("", "no class ''"),
-        (1.0, "neither an id nor a word"),
-        (True, "neither an id nor a word"),
+        (1.0, "neither an id nor a name"),
+        (True, "neither an id nor a name"),
     ],
 )
-def test_what_is_no_class_is_refused(bundle, label, said):
+def test_unknown_classes_are_refused(bundle, label, said):
     with pytest.raises(ValueError, match=said):
         label_ids(["jay", label], bundle.id2label, 10)
 
 
 def test_without_names_only_ids_are_known():
     assert label_ids([3, "4"], {}, 10) == [3, 4]
-    with pytest.raises(ValueError, match="names no classes; give ids from 0 to 9"):
+    with pytest.raises(ValueError, match="no class names; give ids from 0 to 9"):
         label_ids(["jay"], {}, 10)
 
 

@@ -44,7 +44,7 @@ def draws(seed, num_images, shape):
         ({"solver": "gm_sde", "spectrum": False}, lambda spectrum: solvers.gm_sde(2)),
     ],
 )
-def test_latents_are_those_of_the_solver_on_the_guided_network(single, bundle, options, make):
+def test_latents_equal_those_of_the_solver_on_the_guided_network(single, bundle, options, make):
     """The scan of `solvers.sample` against steps compiled one by one: within 1e-4."""
     labels = jnp.asarray([0, 5, 1])
     noise, keys = draws(3, 3, (8, 8, 4))
@@ -87,7 +87,7 @@ def test_an_image_depends_on_its_seed_number_and_label_alone(single, latents):
     assert np.abs(single([0, 5, 2], **ASKED) - latents)[:2].max() == 0
 
 
-def test_batches_give_the_images_that_are_asked_for_one_by_one(single, latents):
+def test_batches_give_the_images_of_single_calls(single, latents):
     parts = list(single.batches([1, 5, 0], indices=[2, 1, 0], batch_size=1, **ASKED))
     assert [len(part) for part in parts] == [1, 1, 1]
     np.testing.assert_allclose(np.concatenate(parts)[::-1], latents, atol=1e-5)
@@ -96,7 +96,7 @@ def test_batches_give_the_images_that_are_asked_for_one_by_one(single, latents):
 @pytest.mark.parametrize(
     ("method", "orthogonal", "scale"), [("cfg", 0.0, 2.5), ("cfg", 1.0, 2.5), ("probabilistic", 0.0, 0.3)]
 )
-def test_other_guidance_is_that_of_the_guided_denoiser(single, bundle, method, orthogonal, scale):
+def test_other_guidance_equals_that_of_the_guided_denoiser(single, bundle, method, orthogonal, scale):
     labels = jnp.asarray([0, 5, 1])
     noise, keys = draws(3, 3, (8, 8, 4))
 
@@ -111,7 +111,7 @@ def test_other_guidance_is_that_of_the_guided_denoiser(single, bundle, method, o
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_a_network_that_diverges_draws_no_pictures(bundle):
+def test_a_diverging_network_is_reported(bundle):
     params = jax.tree.map(lambda leaf: leaf * jnp.nan, bundle.params)
     model = models.from_params(models.GMDiT, bundle.config, params)
     pipe = pipeline.Pipeline(dataclasses.replace(bundle, model=model), devices=jax.devices()[:1])
@@ -147,12 +147,12 @@ def test_without_guidance_the_network_is_called_once(single, latents):
     assert np.abs(off - on).max() > 0.1
 
 
-def test_a_solver_of_ones_own_is_taken(single, latents):
+def test_a_custom_solver_is_used(single, latents):
     given = single([0, 5, 1], **ASKED | {"solver": solvers.euler()})
     np.testing.assert_array_equal(given, latents)
 
 
-def test_the_bar_counts_the_steps_of_all_batches(single, capsys):
+def test_the_progress_bar_counts_the_steps_of_all_batches(single, capsys):
     single([0, 5, 1], batch_size=1, **ASKED | {"progress": True})
     assert "6/6" in capsys.readouterr().err
 

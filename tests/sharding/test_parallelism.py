@@ -164,7 +164,7 @@ def test_a_step_is_the_same_for_every_parallelism(try_out, name):
 
 
 @pytest.mark.parametrize("name", PARALLELISMS)
-def test_a_step_takes_over_the_state_and_returns_it_where_it_lay(try_out, name):
+def test_a_step_donates_the_state_and_keeps_its_sharding(try_out, name):
     trial = try_out(name)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(trial.first))
     assert_lies_as(trial.state, trial.abstract)
@@ -234,6 +234,6 @@ def test_make_parallelism_by_name():
         (lambda: sharding.PmapParallelism().rows(0), "give a multiple"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(call, sentence):
+def test_impossible_options_are_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()

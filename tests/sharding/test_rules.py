@@ -105,7 +105,7 @@ MESHES = pytest.mark.parametrize("sizes", [(2, 2), (4, 1), (1, 4)])
 
 
 @MESHES
-def test_every_tree_of_a_state_lies_as_its_parameters(small, sizes):
+def test_every_tree_of_a_state_is_sharded_like_its_parameters(small, sizes):
     mesh = sharding.make_mesh(*sizes)
     found = sharding.state_shardings(small, mesh, min_size=512)
     moments = [optax.tree.get(found.opt_state, name) for name in ("mu", "nu")]

@@ -110,7 +110,7 @@ def test_a_step_to_0_ends_in_the_prediction(rippled, name, uncompiled, x64):
     np.testing.assert_allclose(x[-1], gm.mean(denoise(x[-2], times[-2])), atol=1e-15)
 
 
-def test_heun_does_not_ask_for_a_prediction_at_0():
+def test_heun_does_not_call_the_network_at_0():
     denoise = given_mean(lambda x, t: jnp.where(t > 0, x * (1 - t), jnp.nan))
     x = solvers.sample(None, denoise, jnp.ones((1, 2)), solvers.heun(), flow.time_grid(2))
     assert np.all(np.isfinite(x))
@@ -249,7 +249,7 @@ def pixels(rippled):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_time_for_each_sample(rippled, name, loops, x64):
+def test_times_may_differ_within_a_batch(rippled, name, loops, x64):
     # Compiled in a scan, against sample by sample in a Python loop: jit equals eager besides.
     times = jnp.asarray([UNEVEN[:5], UNEVEN[:5] ** 2, np.linspace(1, 0, 5)])
     x_init, noise, solver = normal(3, 2, 2, 2), normal(4, 3, 2, 2, 2, seed=1), ALL[name]()

@@ -26,7 +26,7 @@ DRAWS = solvers.Draws(jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3, 2)), jnp.ze
         (lambda: flow.time_grid(0), "num_steps must be at least 1, but 0"),
     ],
 )
-def test_solver_arguments(build, message):
+def test_bad_solver_arguments_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -100,14 +100,14 @@ def test_stochastic_solvers_need_a_key(plane, solver):
         solvers.sample(None, plane.denoiser(), X, solver, jnp.asarray(TIMES))
 
 
-def test_as_many_keys_as_samples(plane):
+def test_the_number_of_keys_must_equal_that_of_samples(plane):
     keys = jax.random.split(jax.random.key(0), 2)
     with pytest.raises(ValueError, match="Keys of shape \\(2,\\) do not fit samples of shape \\(3, 2\\)"):
         solvers.sample(keys, plane.denoiser(), X, solvers.gm_sde(1), jnp.asarray(TIMES))
 
 
 @pytest.mark.parametrize("scale", [1.0, -0.1, 1.5])
-def test_guidance_scale_below_1(plane, scale):
+def test_guidance_scales_outside_0_to_1_are_refused(plane, scale):
     with pytest.raises(ValueError, match=f"guidance_scale must be in \\[0, 1\\).*but {scale}"):
         guidance.guided_denoiser(plane.denoiser(), plane.denoiser(), scale)
 

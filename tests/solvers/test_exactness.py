@@ -50,7 +50,7 @@ def test_gm_sde_is_exact_in_distribution(request, law, num_steps, uncompiled):
     assert np.abs(z).max() < 4, z  # measured: at most 2.6
 
 
-def test_the_scores_see_an_approximate_solver(plane, uncompiled):
+def test_the_scores_detect_an_approximate_solver(plane, uncompiled):
     # Ancestral sampling in 4 steps is far outside, so the test above is sharp.
     x_init = jax.random.normal(jax.random.key(1), (NUM_SAMPLES, 2))
     times = flow.time_grid(4)

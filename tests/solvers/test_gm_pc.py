@@ -82,7 +82,7 @@ def test_better_than_plain_solvers_on_the_same_network(rippled, start, x64):
         assert rms_error(endpoint(rippled.denoiser(), x, solvers.gm_pc(), times), expected) < best
 
 
-def test_corrector_helps(rippled, start, x64):
+def test_the_corrector_reduces_the_error(rippled, start, x64):
     x = start()
     expected, times = reference(rippled, x), flow.time_grid(16)
     predictor, both = (
@@ -147,7 +147,7 @@ def test_guided_predictions(plane, shifted, uncompiled):
     assert rms_error(results[0], results[1]) > 0.02
 
 
-def test_bad_input():
+def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="integrator 'rk5' is unknown"):
         solvers.gm_pc(integrator="rk5")
     with pytest.raises(ValueError, match="num_substeps must be at least 1"):

@@ -72,7 +72,7 @@ def test_one_key_is_folded_with_the_index_of_the_sample(rippled, x_init, uncompi
     assert np.abs(one - run(jax.random.key(8))).max() > 0.1
 
 
-def test_steps_draw_afresh(rippled, x_init):
+def test_every_step_draws_new_noise(rippled, x_init):
     # With x_0 = 0 what a step adds is its noise alone, and two steps' must not be proportional.
     denoise = flow.denoiser(lambda x, t: x / t)
     t = np.array([1.0, 0.9, 0.8])
@@ -83,7 +83,7 @@ def test_steps_draw_afresh(rippled, x_init):
     assert np.ptp(first / second) > 1
 
 
-def test_trajectory(rippled, x_init, solver, uncompiled):
+def test_a_trajectory_begins_at_x_init_and_ends_in_the_sample(rippled, x_init, solver, uncompiled):
     args = (jax.random.key(1), rippled.denoiser(), x_init, solver, times())
     states = solvers.sample(*args, return_trajectory=True)
     assert states.shape == (4, *x_init.shape)
@@ -91,7 +91,7 @@ def test_trajectory(rippled, x_init, solver, uncompiled):
     np.testing.assert_array_equal(states[-1], solvers.sample(*args))
 
 
-def test_own_loop_equals_sample(rippled, x_init, keys, uncompiled):
+def test_a_loop_over_steps_equals_sample(rippled, x_init, keys, uncompiled):
     denoise = rippled.denoiser()
     for name, build in ALL.items():
         solver = build()

@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_is_named(state, tmp_path):
         checkpointer.restore_latest(state)
 
 
-def test_a_folder_of_digits_without_our_items_is_named(state, tmp_path):
+def test_a_numbered_folder_without_a_checkpoint_is_named(state, tmp_path):
     (tmp_path / "12").mkdir()
     (tmp_path / "12/photo.txt").write_text("no checkpoint")
     with training.Checkpointer(tmp_path) as checkpointer, pytest.raises(ValueError, match="12"):

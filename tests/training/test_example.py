@@ -9,7 +9,7 @@ from gmflow_jax import training
 from gmflow_jax.training._example import make_example
 
 
-def test_a_part_of_a_batch_draws_what_the_whole_would():
+def test_a_part_of_a_batch_draws_the_same_as_the_whole():
     key = jax.random.key(3)
     x_0 = jax.random.normal(jax.random.key(0), (6, 4, 4, 2))
     labels = jnp.arange(6)

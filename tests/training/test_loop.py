@@ -126,7 +126,7 @@ def test_hooks_run_at_multiples_and_at_the_end(toy, start):
     assert seen == [(name, step, step) for name, step in expected]  # what they see is portable
 
 
-def test_scalars_of_hooks_stand_in_the_rows_of_the_losses(toy, start, tmp_path):
+def test_scalars_of_hooks_are_written_in_the_rows_of_the_losses(toy, start, tmp_path):
     hooks = [
         training.Hook(3, lambda state, step: {"eval_loss": 10.0 * step}),
         training.Hook(4, lambda state, step: {"score": 0.5 * step}),
@@ -143,7 +143,7 @@ def test_scalars_of_hooks_stand_in_the_rows_of_the_losses(toy, start, tmp_path):
     }
 
 
-def test_time_in_hooks_does_not_count_as_the_steps(toy, start, tmp_path):
+def test_time_in_hooks_does_not_count_as_time_of_steps(toy, start, tmp_path):
     hook = training.Hook(1, lambda state, step: time.sleep(0.1))
     begin = time.perf_counter()
     rows = written(

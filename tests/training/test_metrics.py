@@ -40,7 +40,7 @@ def test_a_window_of_skipped_steps_has_no_loss():
     assert result["num_skipped"] == 1
 
 
-def test_names_may_appear_later(tmp_path):
+def test_metrics_may_appear_later(tmp_path):
     writer = training.MetricWriter(tmp_path)
     writer.write_scalars(1, {"loss": 0.5})
     writer.write_scalars(2, {"loss": 0.25, "accuracy": 1.0})
@@ -90,7 +90,7 @@ def read_events(data):
         data = data[16 + length :]
 
 
-def test_a_foreign_table_is_refused(tmp_path):
+def test_a_table_of_another_program_is_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("name,age\nx,1\n")
     with pytest.raises(ValueError, match="not a table of metrics"):
         training.MetricWriter(tmp_path)

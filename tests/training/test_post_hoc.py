@@ -123,8 +123,8 @@ def test_snapshots_are_read_one_after_the_other():
     [
         (lambda: training.power_gamma(0.0), "lie above 0"),
         (lambda: training.power_gamma(0.3), "up to 0.2887"),
-        (lambda: training.power_std(-0.1), "favour late steps"),
-        (lambda: training.power_std(float("inf")), "favour late steps"),
+        (lambda: training.power_std(-0.1), "exponents from 0 on"),
+        (lambda: training.power_std(float("inf")), "exponents from 0 on"),
         (lambda: training.update_power_averages((0.0,), 1.0, 0, STDS), "1 averages for 2"),
         (lambda: training.post_hoc_weights([(100, 0.1)], 101, 0.1), "reach step 100"),
         (lambda: training.post_hoc_weights([(100, 0.1)], 0, 0.1), "average at step 0"),
