@@ -1,1 +1,1 @@
-"""Configurations of the runs, one file each."""
+"""Configurations of runs and sweeps, one in each module."""

@@ -1,4 +1,4 @@
-"""GMFlow with K = 64 on the 2-D checkerboard: one network call against 64 of Euler's.
+"""GMFlow with K = 64 on the 2-D checkerboard: 1 network call instead of 64 of Euler's.
 
 Paper: Gaussian Mixture Flow Matching Models, arXiv 2504.05304, figures 2 and 3 (transition ratio 0.9).
 Command: python -m experiments.train --config=experiments/configs/checkerboard.py --workdir=runs/checkerboard
@@ -23,15 +23,15 @@ def get_config() -> ml_collections.ConfigDict:
         width=256,
         depth=5,
         embed_dim=128,
-        min_period=0.5,  # finer features of x_t are noise to a network that must ignore it at t = 1
-        means_bias_std=2.5,  # the spread of the data: no component starts where it stays unused
+        min_period=0.5,  # shorter periods are noise to a network that must ignore x_t at t = 1
+        means_bias_std=2.5,  # the spread of the data, so that every component starts near data and is used
     ))
     config.loss = ml_collections.ConfigDict(dict(
         loss="transition",
         transition_ratio=0.9,
         class_dropout_prob=0.0,
         logit_normal=False,
-        shift=2.0,  # more of the noisy times, which decide the first step
+        shift=2.0,  # draws more noisy times, which determine the first step
     ))
     config.optimizer.update(dict(
         learning_rate=4e-3,

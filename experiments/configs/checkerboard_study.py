@@ -1,9 +1,10 @@
 """The five checkerboard networks of the solver study: K = 1, 2, 8, 64, and plain flow matching.
 
-Smaller than checkerboard.py, so that all five train in three minutes on two CPU cores.
+They are smaller than in checkerboard.py; all five train in three minutes on two CPU cores.
 
 Command: python -m experiments.train --config=experiments/configs/checkerboard_study.py:8 --workdir=runs/k8
-Variants after the colon: 1, 2, 8, 64 (the default) and flow. All at once: python -m experiments.solver_study
+Variants, after the colon: 1, 2, 8, 64 (the default) and flow.
+python -m experiments.solver_study trains all of them.
 """
 
 import ml_collections

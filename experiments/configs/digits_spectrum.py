@@ -1,4 +1,4 @@
-"""digits.py with a learned power spectrum, so that GM-SDE draws the pixels of a sample together.
+"""digits.py with a learned power spectrum, with which GM-SDE draws correlated noise.
 
 Paper: appendix A.3 of Gaussian Mixture Flow Matching Models, arXiv 2504.05304.
 Command: python -m experiments.train --config=experiments/configs/digits_spectrum.py --workdir=runs/spectrum

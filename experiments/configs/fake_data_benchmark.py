@@ -1,9 +1,9 @@
-"""imagenet256_gmdit_xl_k8.py on random latents for a few steps, to measure speed and memory.
+"""imagenet256_gmdit_xl_k8.py for a few steps on random latents, to measure speed and memory.
 
 Command, on every host: python -m experiments.train --config=experiments/configs/fake_data_benchmark.py
   --workdir=DIR --config.batch_size=N
-The default batch is one device's share of 4096 on 64; to fill a pod give 64 for each of its devices.
-Cost, an estimate: half a second a step on TPU v4 at 40 % of its peak, after compiling.
+The default batch of 64 is one device's share of 4096 on 64 devices; on a pod, give 64 for each device.
+Cost, estimated: half a second a step on TPU v4 at 40 % of its peak, after compilation.
 """
 
 import ml_collections
@@ -17,6 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 50
     config.batch_size = 64
     config.log_every = 10
-    config.checkpoint_every = config.num_steps  # only at the end
+    config.checkpoint_every = config.num_steps  # one, at the end
     config.keep_every = 0
     return config

@@ -1,8 +1,8 @@
 """imagenet256_gmdit_xl_k8.py with the smaller GM-DiT-B/2.
 
-Command: as there, with --config=experiments/configs/imagenet256_gmdit_b_k8.py
-Cost, an estimate as there: 0.046 TFLOP an image, 0.11 s a step, 6 hours in all, reading 38,000 images/s.
-Scores: none, the paper has no such network.
+Command: as in imagenet256_gmdit_xl_k8.py, with --config=experiments/configs/imagenet256_gmdit_b_k8.py
+Cost, estimated likewise: 0.046 TFLOP an image, 0.11 s a step, 6 hours in all, reading 38,000 images/s.
+Scores: none; the paper does not train this network.
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
 """imagenet256_gmdit_xl_k8.py with the smaller GM-DiT-S/2.
 
-Command: as there, with --config=experiments/configs/imagenet256_gmdit_s_k8.py
-Cost, an estimate as there: 0.012 TFLOP an image, 0.03 s a step, 1.6 hours in all, reading 145,000 images/s.
-Scores: none, the paper has no such network.
+Command: as in imagenet256_gmdit_xl_k8.py, with --config=experiments/configs/imagenet256_gmdit_s_k8.py
+Cost, estimated likewise: 0.012 TFLOP an image, 0.03 s a step, 1.6 hours in all, reading 145,000 images/s.
+Scores: none; the paper does not train this network.
 """
 
 import ml_collections

@@ -1,12 +1,12 @@
-"""GMFlow on ImageNet 256 x 256: GM-DiT-XL/2 with K = 8 and a power spectrum, by the authors' constants.
+"""GMFlow on ImageNet 256 x 256: GM-DiT-XL/2 with K = 8 and a power spectrum, with the authors' settings.
 
 Paper: Gaussian Mixture Flow Matching Models, arXiv 2504.05304, section 4.2.
 Command, on every host: python -m experiments.train --config=experiments/configs/imagenet256_gmdit_xl_k8.py
-  --workdir=DIR --config.data.folder=LATENTS, which experiments.prepare_latents makes.
-Cost, an estimate: 0.237 TFLOP an image in the network, 4 times that a step; at 40 % of the peak of a
-  TPU v4-128 (64 chips of 275 TFLOP/s) 0.55 s a step, 31 hours in all, reading 7,400 images/s.
-Scores, the paper's for its own training: precision 0.942 by GM-ODE 2 in 6 steps and 0.950 by GM-SDE 2 in
-  32; FID 2.77 by GM-ODE 2 in 8. The authors train by an 8-bit AdamW; here it is in float32.
+  --workdir=DIR --config.data.folder=LATENTS, a folder of python -m experiments.prepare_latents.
+Cost, estimated: 0.237 TFLOP an image for a forward pass, 4 times that for a training step; at 40 % of the
+  peak of a TPU v4-128 (64 chips of 275 TFLOP/s) 0.55 s a step, 31 hours in all, reading 7,400 images/s.
+Scores of the paper's own training: precision 0.942 by GM-ODE 2 in 6 steps and 0.950 by GM-SDE 2 in 32
+  steps; FID 2.77 by GM-ODE 2 in 8 steps. The authors use an 8-bit AdamW; here AdamW is in float32.
 """
 
 import ml_collections
@@ -41,18 +41,12 @@ def get_config() -> ml_collections.ConfigDict:
         remat="full",
         attention="auto",
     ))
-    config.spectrum = ml_collections.ConfigDict(dict(
-        base_size=32,
-        num_channels=4,
-        widths=(64, 8),
-        loss_weight=1.0,
-    ))
+    config.spectrum = ml_collections.ConfigDict(
+        dict(base_size=32, num_channels=4, widths=(64, 8), loss_weight=1.0)
+    )
     config.loss = ml_collections.ConfigDict(dict(
-        loss="transition",
-        loss_weight=2.0,
-        transition_ratio=0.5,
-        class_dropout_prob=0.1,
-        logit_normal=True,
+        loss="transition", loss_weight=2.0, transition_ratio=0.5,
+        class_dropout_prob=0.1, logit_normal=True,
     ))
     config.optimizer.update(dict(
         learning_rate=2e-4,
@@ -63,10 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
         clip_norm=10.0,
         clip_begin_step=1000,
     ))
-    config.ema = ml_collections.ConfigDict(dict(
-        kind="ramp_up",
-        half_life_images=30e6,
-        global_batch_size=config.get_ref("batch_size"),  # follows --config.batch_size
-        ramp_up=0.05,
-    ))
+    batch_size = config.get_ref("batch_size")  # follows --config.batch_size
+    config.ema = ml_collections.ConfigDict(
+        dict(kind="ramp_up", half_life_images=30e6, global_batch_size=batch_size, ramp_up=0.05)
+    )
     return config

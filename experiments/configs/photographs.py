@@ -1,11 +1,11 @@
-"""A small GM-DiT on latents of your own pictures, to try the whole way from pictures to pictures.
+"""A small GM-DiT on latents of your own images, to try every step from images to samples.
 
-Commands: python -m experiments.prepare_latents --images=PICTURES --autoencoder=FOLDER --out=latents/mine
+Commands: python -m experiments.prepare_latents --images=IMAGES --autoencoder=FOLDER --out=latents/mine
   python -m experiments.train --config=experiments/configs/photographs.py --workdir=runs/mine
     --config.data.folder=latents/mine --config.network.num_classes=NUMBER_OF_FOLDERS
   python -m experiments.sample --workdir=runs/mine --autoencoder=FOLDER --out=mine.png
-Cost: 200 steps, about two minutes on two CPU cores; enough to see that everything fits, not for good
-pictures. For these take the network of imagenet256_gmdit_b_k8.py and many steps on an accelerator.
+Cost: 200 steps, about two minutes on two CPU cores, which is too few for good samples. For these, use the
+network of imagenet256_gmdit_b_k8.py and many steps on an accelerator.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""A sweep of a few minutes on two CPU cores: guidance by steps and solvers on the digits.
+"""Guidance scales, steps and solvers on the digits, in a few minutes on two CPU cores.
 
 Command: python -m experiments.sweep --config=experiments/configs/sweep_digits.py --workdir=runs/digits
   --out=sweeps/digits

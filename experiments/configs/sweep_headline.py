@@ -1,4 +1,4 @@
-"""The paper's headline: precision 0.942 of GM-ODE 2 at 6 network calls, and 0.950 of GM-SDE 2 at 32.
+"""The paper's main result: precision 0.942 of GM-ODE 2 at 6 network calls, and 0.950 of GM-SDE 2 at 32.
 
 Command: python -m experiments.sweep --config=experiments/configs/sweep_headline.py
   --checkpoint=checkpoints/imagenet --inception=INCEPTION --reference=REFERENCE --out=sweeps/headline

@@ -2,10 +2,10 @@
 
 Command: python -m experiments.sweep --config=experiments/configs/sweep_table2.py
   --checkpoint=checkpoints/imagenet --inception=INCEPTION --reference=REFERENCE --out=sweeps/table2
-A5 is a network trained with transition ratio 1: train one by imagenet256_gmdit_xl_k8.py with
-  --config.loss.transition_ratio=1.0, and sweep it by --workdir and --autoencoder with row A0 alone.
-Cost: 7 million images of XL/2, each of 16 network calls; for 8 GPUs of 400 TFLOP/s at 40 % the calls alone
-  take an estimated six hours.
+Row A5 is a network with transition ratio 1: train imagenet256_gmdit_xl_k8.py with
+  --config.loss.transition_ratio=1.0, then sweep with --workdir, --autoencoder and --row=A0.
+Cost: 7 million images of XL/2 with 16 network calls each; on 8 GPUs of 400 TFLOP/s at 40 % these calls take
+  an estimated six hours.
 """
 
 import ml_collections
@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
         dict(name="A0 GM-SDE 2", solver="gm_sde", order=2),
         dict(name="A1 first order", solver="gm_sde", order=1),
         dict(name="A2 A1, no spectrum", solver="gm_sde", order=1, spectrum=False),
-        # "Vanilla CFG" is taken to be without the orthogonal projection.
+        # Assumes that the paper's "vanilla CFG" has no orthogonal projection.
         dict(
             name="A3 A2, CFG", solver="gm_sde", order=1, spectrum=False, guidance="cfg", orthogonal=0.0
         ),

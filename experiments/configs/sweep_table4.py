@@ -1,8 +1,8 @@
-"""The GM rows of the paper's table 4: best precision at 32 network calls, orthogonal guidance on and off.
+"""The GM rows of the paper's table 4: best precision at 32 network calls, orthogonal guidance or not.
 
 Command: python -m experiments.sweep --config=experiments/configs/sweep_table4.py
   --checkpoint=checkpoints/imagenet --inception=INCEPTION --reference=REFERENCE --out=sweeps/table4
-The other rows are of a plain flow network, see sweep_table4_flow.py.
+The other rows use a plain flow network, see sweep_table4_flow.py.
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """The plain flow rows of the paper's table 4: baselines with classifier-free guidance at 32 network calls.
 
-Their network has not been published: train one by imagenet256_gmdit_xl_k1.py.
+Their network has not been published; train one with imagenet256_gmdit_xl_k1.py.
 Command: python -m experiments.sweep --config=experiments/configs/sweep_table4_flow.py --workdir=runs/xl_k1
   --autoencoder=checkpoints/imagenet --inception=INCEPTION --reference=REFERENCE --out=sweeps/table4_flow
 """

@@ -1,4 +1,4 @@
-"""Training a run in its folder: steps, checks before the start, hooks, costs.
+"""Training of a run in its folder: the step, the checks before the start, hooks and costs.
 
-Imports common, tasks, runs and scoring, which scores samples while a run trains.
+Imports common, tasks, runs and scoring; hooks score samples while a run trains.
 """

@@ -1,4 +1,4 @@
-"""What a training run will take: parameters, memory and floating-point operations, told at its start."""
+"""Costs of a training run, which are printed at its start: parameters, memory and operations."""
 
 import math
 from typing import Any
@@ -11,12 +11,22 @@ from gmflow_jax import models, sharding
 
 
 def overview(params: Any) -> str:
-    """A table of all parameters, with their shapes and how they are split over the mesh."""
+    """Return a table of all parameters, with their shapes and shardings."""
     return parameter_overview.get_parameter_overview(params, include_stats="sharding")
 
 
 def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: Any) -> str:
-    """Memory of the state and of the step on each device, and operations of a step."""
+    """Describe the memory of the state and of a step on each device, and the operations of a step.
+
+    Args:
+      config: configuration of the run.
+      parallelism: parallelism of the run.
+      state: training state, of arrays or of shapes with shardings.
+      compiled: the training step; its own memory is reported if it is a `jax.stages.Compiled`.
+
+    Returns:
+      Lines of text.
+    """
     leaves = jax.tree.leaves(state)
     total = sum(_bytes(leaf.shape, leaf) for leaf in leaves)
     stored = sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf) for leaf in leaves)
@@ -32,12 +42,12 @@ def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: An
     flops = _flops_per_image(config)
     if flops:
         step = flops * config.batch_size
-        lines.append(f"A step takes {step / 1e12:,.3g} TFLOP: three forward passes, nothing counted twice.")
+        lines.append(f"A step takes {step / 1e12:,.3g} TFLOP: three forward passes, without recomputation.")
     return "\n".join(lines)
 
 
 def peak_images_per_second(config, parallelism: sharding.Parallelism) -> float | None:
-    """Speed at which the devices would do nothing but the network's operations (MFU 1), if known."""
+    """Return the speed at a model FLOPs utilisation (MFU) of 1, or None if it is not known."""
     flops = _flops_per_image(config)
     peak = models.peak_flops(parallelism.mesh.devices.flat[0].device_kind)
     return peak * parallelism.mesh.size / flops if flops and peak else None

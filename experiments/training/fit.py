@@ -1,4 +1,4 @@
-"""Training a run in its folder, for the programs that do."""
+"""Training of a run in its folder."""
 
 import contextlib
 import enum
@@ -21,13 +21,15 @@ from gmflow_jax import data, sharding, training
 
 
 class Outcome(enum.Enum):
+    """How `fit_run` ended: trained to the end, found nothing to do, or stopped by a signal."""
+
     DONE = enum.auto()
     ALREADY_DONE = enum.auto()
     STOPPED = enum.auto()
 
 
 class _Plan(NamedTuple):
-    """A run whose configuration has been checked."""
+    """The parts of a run whose configuration has been checked."""
 
     task: Any
     score: hooks.Score | None
@@ -40,12 +42,53 @@ class _Plan(NamedTuple):
 def fit_run(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, on_step: Callable[[], None] | None = None
 ) -> Outcome:
-    """Train from the newest checkpoint in `workdir`, if any, to the end.
+    """Train a run to the end, from the newest checkpoint in its folder if there is one.
 
-    `on_step` is called before each step, in place of what is printed. All processes of a multi-host run
-    call this alike; the first one writes.
+    All processes of a multi-host run call this with the same arguments; process 0 writes the folder.
+
+    Args:
+      config: configuration of the run.
+      workdir: folder of the run, which is created.
+      on_step: called before each step; if given, nothing is printed.
+
+    Returns:
+      How the training ended.
+
+    Raises:
+      cli.UserError: if the configuration cannot work, the folder holds another run, or the loss diverged.
     """
-    say = _say if on_step is None and jax.process_index() == 0 else lambda text: None
+    log = tqdm.write if on_step is None and jax.process_index() == 0 else lambda text: None
+    plan, abstract_state = _prepare(config, workdir)
+    with training.Checkpointer(
+        workdir / "checkpoints", config.keep_last, config.keep_every
+    ) as checkpointer, hooks.make_hooks(
+        config, plan.task, plan.score, plan.parallelism, workdir
+    ) as active_hooks:
+        with cluster.fail_together():
+            restored = checkpointer.restore_latest(abstract_state)
+        state = plan.parallelism.init(plan.init) if restored is None else restored[0]
+        start = int(state.step)
+        if start >= config.num_steps:
+            log(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
+            return Outcome.ALREADY_DONE
+        log(costs.overview(state.params))
+        shapes = _global_shapes(plan.batch_fn(start), config.batch_size)
+        compiled = plan.parallelism.compile(plan.train_step, abstract_state, shapes)
+        log(costs.estimate(config, plan.parallelism, abstract_state, compiled))
+        if start:
+            log(f"Resuming after {start:,} steps.")
+        state = _fit(config, plan, state, compiled, workdir, checkpointer, active_hooks, on_step)
+    if int(state.step) == config.num_steps:
+        return Outcome.DONE
+    log(
+        f"Stopped after {int(state.step):,} of {config.num_steps:,} steps; a checkpoint was saved. "
+        "The same command resumes the run."
+    )
+    return Outcome.STOPPED
+
+
+def _prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple[_Plan, Any]:
+    """Check a run and describe it in its folder; return the plan and the shapes of the training state."""
     with cluster.fail_together() as notes:
         notes["config"] = json.loads(config.to_json_best_effort())
         checks.check_numbers(config)
@@ -56,36 +99,11 @@ def fit_run(
     with cluster.fail_together():
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            for name, content in checks.files(notes):
+            for name, content in checks.folder_files(notes):
                 files.write_json(workdir / name, content)
     with cluster.fail_together():
         cluster.check_shared(workdir)
-    with training.Checkpointer(
-        workdir / "checkpoints", config.keep_last, config.keep_every
-    ) as checkpointer, hooks.make_hooks(
-        config, plan.task, plan.score, plan.parallelism, workdir
-    ) as todo:
-        with cluster.fail_together():
-            restored = checkpointer.restore_latest(abstract_state)
-        state = plan.parallelism.init(plan.init) if restored is None else restored[0]
-        start = int(state.step)
-        if start >= config.num_steps:
-            say(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
-            return Outcome.ALREADY_DONE
-        say(costs.overview(state.params))
-        shapes = _global_shapes(plan.batch_fn(start), config.batch_size)
-        compiled = plan.parallelism.compile(plan.train_step, abstract_state, shapes)
-        say(costs.estimate(config, plan.parallelism, abstract_state, compiled))
-        if start:
-            say(f"Resuming after {start:,} steps.")
-        state = _fit(config, plan, state, compiled, workdir, checkpointer, todo, on_step)
-    if int(state.step) == config.num_steps:
-        return Outcome.DONE
-    say(
-        f"Stopped after {int(state.step):,} of {config.num_steps:,} steps; a checkpoint was saved. "
-        "The same command resumes."
-    )
-    return Outcome.STOPPED
+    return plan, abstract_state
 
 
 def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
@@ -102,17 +120,19 @@ def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
         parallelism,
         steps.make_init(config, optimizer),
         steps.make_train_step(config, optimizer, parallelism),
-        functools.partial(batches, rows=rows),  # which processes that read ahead can be sent
+        functools.partial(batches, rows=rows),  # can be pickled for worker processes, unlike a closure
     )
 
 
-def _fit(config, plan: _Plan, state, compiled, workdir, checkpointer, todo, on_step) -> training.TrainState:
-    parallelism, stream = plan.parallelism, _stream(config, plan.batch_fn, int(state.step))
+def _fit(
+    config, plan: _Plan, state, compiled, workdir, checkpointer, active_hooks, on_step
+) -> training.TrainState:
+    parallelism, batches = plan.parallelism, _batches(config, plan.batch_fn, int(state.step))
 
     def batch_fn(step):
         if on_step is not None:
             on_step()
-        return parallelism.put(next(stream), config.batch_size)
+        return parallelism.put(next(batches), config.batch_size)
 
     with contextlib.ExitStack() as stack:
         writer = None
@@ -128,7 +148,7 @@ def _fit(config, plan: _Plan, state, compiled, workdir, checkpointer, todo, on_s
                 config.num_steps,
                 writer=writer,
                 checkpointer=checkpointer,
-                hooks=todo,
+                hooks=active_hooks,
                 portable=parallelism.portable,
                 log_every=config.log_every,
                 checkpoint_every=config.checkpoint_every,
@@ -147,15 +167,10 @@ def _global_shapes(batch, batch_size: int):
     }
 
 
-def _stream(config, batch_fn: Callable, start: int):
+def _batches(config, batch_fn: Callable, start: int):
     c = config.data
     if not c.num_threads and not c.num_workers:
         return map(batch_fn, range(start, config.num_steps))
     return data.prefetch(
         batch_fn, start, config.num_steps, num_threads=c.num_threads, num_workers=c.num_workers
     )
-
-
-def _say(text: str) -> None:
-    """Print above a progress bar, should there be one."""
-    tqdm.write(text)

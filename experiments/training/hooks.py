@@ -1,4 +1,4 @@
-"""What is done now and then while a run trains: pictures, evaluation, stored averages, a profile."""
+"""Hooks of a training run: samples, scores, evaluation, stored averages and a profile."""
 
 import contextlib
 import pathlib
@@ -22,17 +22,17 @@ from gmflow_jax.training import Hook, Snapshots
 
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
-_GRID = 16  # samples in a picture
-_PER_DEVICE = 64  # samples drawn at a time
+_GRID = 16  # samples in a grid
+_PER_DEVICE = 64  # samples that a device draws at a time
 
 
 def check_hooks(config) -> None:
-    """ValueError if a configuration asks for hooks that cannot work."""
+    """Raise ValueError if a configuration has hooks that cannot work."""
     _profiled_steps(config)
     if config.post_hoc_ema.stds and not config.post_hoc_ema.every:
         raise ValueError(
-            f"post_hoc_ema.stds is {config.post_hoc_ema.stds}, but post_hoc_ema.every is 0, so that these "
-            "averages would never be stored; give the number of steps between two of them."
+            f"post_hoc_ema.stds is {config.post_hoc_ema.stds}, but post_hoc_ema.every is 0, so these "
+            "averages would never be stored; give the number of steps between two stored averages."
         )
     if config.post_hoc_ema.every and not config.post_hoc_ema.stds:
         raise ValueError(
@@ -46,9 +46,9 @@ def check_hooks(config) -> None:
 
 
 def load_score(config, task) -> Score | None:
-    """Load what `config.score_every` needs, and return score(samples, labels); None if it is 0.
+    """Return score(samples, labels) for `config.score_every`, or None if that is 0.
 
-    Raises ValueError if the task's samples cannot be scored.
+    Loads Inception and the reference for images. Raises ValueError if the task's samples cannot be scored.
     """
     if not config.score_every:
         return None
@@ -58,8 +58,8 @@ def load_score(config, task) -> Score | None:
         raise ValueError("Random latents have no scores; set score_every to 0.")
     if not (config.autoencoder and config.inception and config.reference):
         raise ValueError(
-            "score_every asks for scores of pictures, which need autoencoder, inception and reference; "
-            "give all three, or score_every = 0."
+            "Scores of images (score_every) need autoencoder, inception and reference; give all three, or "
+            "score_every = 0."
         )
     measurement = measure.load(
         config.inception,
@@ -75,18 +75,27 @@ def load_score(config, task) -> Score | None:
 def make_hooks(
     config, task, score: Score | None, parallelism: sharding.Parallelism, workdir: pathlib.Path
 ) -> Iterator[list[Hook]]:
-    """Make all hooks that a configuration asks for; their files are complete at the end of the context.
+    """Make the hooks of a configuration; when the context ends, their files are complete.
 
-    `score` is what `load_score` returned.
+    Args:
+      config: configuration of the run.
+      task: task of the run.
+      score: result of `load_score`.
+      parallelism: parallelism of the run.
+      workdir: folder of the run.
+
+    Yields:
+      The hooks, for `training.fit`.
     """
     hooks = []
     with contextlib.ExitStack() as stack:
         if config.profile_steps:
-            steps = _profiled_steps(config)
-            profile = stack.enter_context(_Profile(steps, workdir / "profile"))
-            hooks.append(Hook(0, profile, at=steps))
+            first_and_last = _profiled_steps(config)
+            profile = stack.enter_context(_Profile(first_and_last, workdir / "profile"))
+            hooks.append(Hook(0, profile, at=first_and_last))
         if config.sample_every:
-            hooks.append(Hook(config.sample_every, _Samples(config, task, parallelism, workdir / "samples")))
+            grid = _SampleGrid(config, task, parallelism, workdir / "samples")
+            hooks.append(Hook(config.sample_every, grid))
         if config.score_every:
             hooks.append(Hook(config.score_every, _Scores(config, task, score, parallelism)))
         if config.eval_every:
@@ -98,8 +107,8 @@ def make_hooks(
         yield hooks
 
 
-class _Drawing:
-    """Draws samples with the averaged parameters, always from the same noise, shared by all devices."""
+class _Sampler:
+    """Draws samples with the averaged parameters on all devices, always from the same noise."""
 
     def __init__(self, config, task, parallelism: sharding.Parallelism):
         self._parallelism, num_steps = parallelism, 8
@@ -114,7 +123,7 @@ class _Drawing:
         self._draw = jax.jit(draw, out_shardings=parallelism.replicated)
 
     def __call__(self, state: training.TrainState, labels: np.ndarray) -> np.ndarray:
-        """Samples in the network's space, one for each label; the same in all processes."""
+        """Draw a sample in the network's space for each label; all processes get the same."""
         devices = self._parallelism.mesh.size
         size = min(_PER_DEVICE * devices, -(-len(labels) // devices) * devices)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.arange(len(labels)))
@@ -126,11 +135,11 @@ class _Drawing:
         return np.concatenate(parts)[: len(labels)]
 
 
-class _Samples:
-    """Draws a grid of samples."""
+class _SampleGrid:
+    """Writes a grid of samples."""
 
     def __init__(self, config, task, parallelism: sharding.Parallelism, folder: pathlib.Path):
-        self._task, self._folder, self._draw = task, folder, _Drawing(config, task, parallelism)
+        self._task, self._folder, self._draw = task, folder, _Sampler(config, task, parallelism)
         classes = config.network.get("num_classes") or 1
         self._labels = np.arange(_GRID, dtype=np.int32) * max(classes // _GRID, 1) % classes
 
@@ -142,10 +151,10 @@ class _Samples:
 
 
 class _Scores:
-    """Scores samples as reports do, but few of them, which the metrics' names say."""
+    """Scores samples as reports do; the names of the metrics end in the number of samples."""
 
     def __init__(self, config, task, score: Score, parallelism: sharding.Parallelism):
-        self._task, self._score, self._draw = task, score, _Drawing(config, task, parallelism)
+        self._task, self._score, self._draw = task, score, _Sampler(config, task, parallelism)
         self._labels = task.labels_of_samples(config.score_samples)
 
     def __call__(self, state: training.TrainState, step: int) -> dict[str, float]:
@@ -154,14 +163,14 @@ class _Scores:
             return {}
         try:
             scores = self._score(self._task.decode(x), self._labels)
-        except ValueError as error:  # a network that diverges now may recover, and the others go on
+        except ValueError as error:  # a network that diverges may recover, and the other processes go on
             tqdm.write(f"No scores after {step:,} steps: {error}")
             return {}
         return {f"{name}_n{len(x)}": value for name, value in scores.items()}
 
 
 class _Evaluation:
-    """The loss of the averaged parameters on fixed batches and draws; keeps the best parameters."""
+    """Evaluates the averaged parameters on fixed batches and draws, and stores the best ones."""
 
     def __init__(self, config, task, mesh: jax.sharding.Mesh, best: Snapshots):
         self._config, self._batches = config, task.evaluation_batches(config.batch_size, config.seed)
@@ -188,19 +197,19 @@ class _Evaluation:
 
 
 class _PowerAverages:
-    """Stores the power-function averages, from which `experiments.export --ema_std` makes others."""
+    """Stores the power-function averages, from which `experiments.export --ema_std` rebuilds others."""
 
-    def __init__(self, stds: Sequence[float], store: Snapshots):
-        self._stds, self._store = list(stds), store
+    def __init__(self, stds: Sequence[float], snapshots: Snapshots):
+        self._stds, self._snapshots = list(stds), snapshots
 
     def __call__(self, state: training.TrainState, step: int) -> None:
         trees: dict[str, Any] = {f"average_{i}": tree for i, tree in enumerate(state.power_averages)}
-        self._store.save(step, trees, {"step": step, "stds": self._stds})
-        self._store.wait()
+        self._snapshots.save(step, trees, {"step": step, "stds": self._stds})
+        self._snapshots.wait()
 
 
 class _Profile(contextlib.AbstractContextManager):
-    """Profiles the steps between two, for TensorBoard or Perfetto."""
+    """Writes a profile of the steps between two given ones, for TensorBoard or Perfetto."""
 
     def __init__(self, steps: tuple[int, int], folder: pathlib.Path):
         (self._first, self._last), self._folder = steps, folder
@@ -214,7 +223,7 @@ class _Profile(contextlib.AbstractContextManager):
             self._stop()
 
     def __exit__(self, *error) -> None:
-        if self._running:  # the run ended in between
+        if self._running:  # the run ended before the last profiled step
             self._stop()
 
     def _stop(self) -> None:
@@ -229,7 +238,7 @@ def _profiled_steps(config) -> tuple[int, int] | None:
     numbers = [int(part) if part.strip().isdigit() else 0 for part in text.split(":")]
     if len(numbers) != 2 or not 0 < numbers[0] < numbers[1] <= config.num_steps:
         raise ValueError(
-            f"profile_steps is {text!r}; give an earlier and a later one of the {config.num_steps:,} steps, "
+            f"profile_steps is {text!r}; give two steps in increasing order, at most {config.num_steps:,}, "
             "such as 100:110."
         )
     return numbers[0], numbers[1]

@@ -1,4 +1,4 @@
-"""The optimiser, the training step and the evaluation loss that a configuration describes."""
+"""The optimiser, the training step and the evaluation loss of a configuration."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _EMA = {
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> Callable:
-    """The learning rate as a function of the step."""
+    """Return the learning rate as a function of the step."""
     c = config.optimizer
     if c.schedule == "cosine":
         return training.warm_up_cosine_schedule(
@@ -32,6 +32,7 @@ def make_schedule(config: ml_collections.ConfigDict) -> Callable:
 
 
 def make_optimizer(config: ml_collections.ConfigDict):
+    """Make the optimiser of `config.optimizer`."""
     c = config.optimizer
     return training.make_optimizer(
         make_schedule(config),
@@ -45,7 +46,7 @@ def make_optimizer(config: ml_collections.ConfigDict):
 
 
 def make_init(config: ml_collections.ConfigDict, optimizer) -> Callable[[], training.TrainState]:
-    """init() -> the state before the first step, to be compiled with shardings."""
+    """Return init(), which makes the state before the first step; compile it with shardings."""
 
     def init():
         averages = len(config.post_hoc_ema.stds)
@@ -57,6 +58,19 @@ def make_init(config: ml_collections.ConfigDict, optimizer) -> Callable[[], trai
 def make_train_step(
     config: ml_collections.ConfigDict, optimizer, parallelism: sharding.Parallelism
 ) -> Callable:
+    """Make the training step, which the caller compiles.
+
+    Args:
+      config: configuration of the run.
+      optimizer: optimiser from `make_optimizer`.
+      parallelism: parallelism of the run.
+
+    Returns:
+      train_step(state, batch, key) -> (state, metrics), see `training.make_train_step`.
+
+    Raises:
+      ValueError: if an option of `config.loss` or `config.ema` cannot be used.
+    """
     ema = config.ema.to_dict()
     kind = ema.pop("kind")
     if kind not in _EMA:
@@ -76,7 +90,7 @@ def make_train_step(
 
 
 def make_eval_loss(config: ml_collections.ConfigDict, parallelism: sharding.Parallelism) -> Callable:
-    """loss(params, batch, key), the training loss of a batch."""
+    """Return loss(params, batch, key), the training loss of a batch."""
     loss, draws = _loss_options(config)
     loss_fn = training.make_loss(working_copy=parallelism.working_copy, **loss)
 
@@ -87,7 +101,7 @@ def make_eval_loss(config: ml_collections.ConfigDict, parallelism: sharding.Para
 
 
 def _loss_options(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What makes the loss, and what draws its examples."""
+    """Return the arguments of `training.make_loss`, and those of `training.draw_example`."""
     options = config.loss.to_dict()
     spectrum = spectrum_function(config)
     loss = {
@@ -100,7 +114,7 @@ def _loss_options(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], di
     if loss["loss"] == "flow":
         options["transition_ratio"] = 1.0
     draws = {**options, "num_classes": config.network.get("num_classes")}
-    # Options that cannot work are found here, not when the step is compiled.
+    # Trace the draws here, so that wrong options raise before the step is compiled.
     labels = jnp.zeros((1,), jnp.int32) if draws["num_classes"] else None
     draw = functools.partial(training.draw_example, **draws)
     try:
