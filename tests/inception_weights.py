@@ -1,4 +1,4 @@
-"""Weights of FID's Inception that are made up from the names of the tensors; see tests/golden/inception."""
+"""Random weights of FID's Inception, seeded by the names of the tensors; see tests/golden/inception."""
 
 import functools
 import json
@@ -15,19 +15,19 @@ FOLDER = Path(__file__).parent / "golden" / "inception"
 
 @functools.cache
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of the published state dict by name."""
+    """Return the shapes of the tensors of the published state dict by name."""
     listed = json.loads((FOLDER / "weights.json").read_text())["shapes"]
     return {name: tuple(shape) for name, shape in listed.items()}
 
 
 @functools.cache
 def state_dict() -> dict[str, np.ndarray]:
-    """The whole state dict, float32, in PyTorch's names and layouts; made once, in about a second."""
+    """Return the state dict, float32, in PyTorch's names and layouts; it is made once, in about a second."""
     return {name: _tensor(name, shape) for name, shape in shapes().items()}
 
 
 def write(path: Path) -> None:
-    """Writes the state dict to a file that `interop.load_inception` reads, .safetensors or .npz."""
+    """Write the state dict to a file that `interop.load_inception` reads, .safetensors or .npz."""
     if path.suffix == ".npz":
         np.savez(path, **state_dict())
     else:

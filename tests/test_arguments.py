@@ -1,4 +1,4 @@
-"""Promotion, times of the batch's rank, and checks that run only on known values."""
+"""Promotion, expansion of times, and checks that run only if the values are not traced."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Guidance: golden data, the ratio of densities, what it must leave alone, and extremes."""
+"""Guidance: golden data, the ratio of densities, cases in which it changes nothing, and extremes."""
 
 from pathlib import Path
 
@@ -219,7 +219,7 @@ def test_extremes_are_finite(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("num_components", [1, 3])
 def test_point_masses_are_finite(name, num_components):
-    """An exact network at s = 0; with one component its variance, hence the guidance, is 0."""
+    """As an exact network predicts at s = 0; with one component the variance, and so the guidance, is 0."""
     shape = dict(batch=(2, 2, 2), num_components=num_components, log_std=-np.inf)
     cond, uncond = mixture(23, **shape), mixture(24, **shape)
     assert finite_with_gradient(name, cond, uncond)

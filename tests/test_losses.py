@@ -62,7 +62,7 @@ def test_transition_to_the_data_is_the_nll_of_the_velocity(x64):
 def test_transition_loss_is_accurate_in_float32(ratio):
     """Value and gradient within 5e-6 of float64 for the same inputs, down to t = 1e-4.
 
-    With a plausible spread: a likelihood of 100 nats has rounding of its own at any t.
+    The spread is plausible, as a likelihood of 100 nats has large rounding errors at any t.
     """
     t = np.asarray([1e-4, 1e-3, 0.01, 0.1, 0.5, 1.0], np.float32)
     s = (t * np.float32(1 - ratio)).astype(np.float32)
@@ -103,7 +103,7 @@ def test_one_unit_gaussian_is_the_l2_loss():
 
 
 def test_log_weights_are_not_normalised():
-    """Adding c to every log-weight lowers the loss by c: a network must normalise."""
+    """Adding c to every log-weight lowers the loss by c, so a network must normalise its logits."""
     q, x = velocity_mixture(8, 4), jnp.ones((4, 2))
     raised = gm.GaussianMixture(q.means, q.log_weights + 0.5, q.log_std)
     nll = jax.jit(losses.mixture_nll)

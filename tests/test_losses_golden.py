@@ -27,7 +27,7 @@ def golden(request):
 
 
 def network_output(means, logits, log_std):
-    """The mixture a network gives: logits normalised, one log_std a sample."""
+    """Return the mixture that a network predicts: normalised logits, one log_std per sample."""
     log_weights = jax.nn.log_softmax(logits, axis=-1)
     return gm.GaussianMixture(means, log_weights, log_std.reshape(-1, *[1] * (means.ndim - 3)))
 
@@ -65,7 +65,7 @@ def test_golden_nll(golden, precision):
 
 @pytest.mark.parametrize("log_std", [-10.5, -2.0, 3.0])
 def test_nll_is_a_normalised_density(x64, log_std):
-    """So at -10.5 too, where the authors' clamp makes it integrate to more than 3."""
+    """Also at -10.5, where the authors' clamp makes it integrate to more than 3."""
     std = math.exp(log_std)
     q = gm.GaussianMixture(
         std * jnp.asarray([[-1.0], [2.0]]), jnp.log(jnp.asarray([0.3, 0.7])), jnp.asarray(log_std)
@@ -96,7 +96,7 @@ def states_of(x_0, noise_0, noise_1, t, s):
 
 @pytest.mark.parametrize("name", RATIOS)
 def test_golden_transition_loss(golden, precision, name):
-    """With the authors' states and with ours from the same draws, which must be the same."""
+    """With the authors' states; ours from the same draws must equal them."""
     dtype, suffix, tolerance = precision
     t = np.clip(golden["in_t_high"], dtype(1e-4), dtype(1000)).astype(dtype)
     s = np.maximum(np.minimum(t * dtype(1 - RATIOS[name]), t - dtype(1e-4)), dtype(0))
@@ -188,7 +188,7 @@ def spectral_value_and_gradients(params, leaves, state, apply, clip):
 
 @pytest.mark.parametrize(("t", "s"), [(1e-4, 5e-5), (1e-4, 0.0), (0.004, 0.0), (0.9, 0.09)])
 def test_transition_loss_is_a_normalised_density(x64, t, s):
-    """Of x_s, exactly, also at the small times where the authors' floor widens it up to a hundredfold."""
+    """The density of x_s, also at small times, where the authors' floor widens it up to a hundredfold."""
     q = gm.GaussianMixture(
         jnp.asarray([[-0.9], [0.1], [1.2]]), jnp.log(jnp.asarray([0.2, 0.5, 0.3])), jnp.asarray(-1.0)
     )

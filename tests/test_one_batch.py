@@ -1,4 +1,4 @@
-"""Guidance by one call of the network on both conditions: the same as by two."""
+"""Guidance by one call of the network on both conditions equals guidance by two calls."""
 
 import jax.numpy as jnp
 import numpy as np

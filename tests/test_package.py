@@ -1,4 +1,4 @@
-"""What importing costs, what it needs, and that no layer imports from above."""
+"""The time and the dependencies of imports, and that no layer imports from a layer above."""
 
 import ast
 import sys

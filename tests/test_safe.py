@@ -1,4 +1,4 @@
-"""The safe functions: right where defined, and with finite gradients where they are not."""
+"""The safe functions are right where they are defined, and have finite gradients elsewhere."""
 
 import jax
 import jax.numpy as jnp

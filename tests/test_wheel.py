@@ -1,4 +1,4 @@
-"""The package as users install it: built as a wheel, imported from outside the checkout, sampling."""
+"""The package, built and installed as a wheel, samples outside the checkout."""
 
 import importlib.metadata
 import pathlib

@@ -22,7 +22,7 @@ TRUNCATED = "n02/truncated.JPEG"
 
 
 def image_files() -> dict[str, bytes]:
-    """16 files in two classes, by name; all forms that ImageNet has."""
+    """Return 16 files of two classes by name, in all formats that ImageNet has."""
     rng, files = np.random.default_rng(0), {}
 
     def save(name, image, format="JPEG"):
@@ -60,7 +60,7 @@ def small_autoencoder(scaling_factor: float = 0.5) -> models.AutoencoderKL:
 
 
 def likelier_noise(x, mean, std) -> tuple[np.ndarray, np.ndarray]:
-    """Which of two views x [n, ...] was more likely drawn from, [n], and the noise of that [n, ...].
+    """Return which of two views x [n, ...] was more likely drawn from, [n], and the noise for that view.
 
     `mean` and `std` are [n, 2, ...].
     """
@@ -95,7 +95,7 @@ def source(image_folder):
 
 @pytest.fixture(scope="session")
 def image_tar(files, tmp_path_factory):
-    """A tar of a tar for each class, the form of ILSVRC2012_img_train.tar."""
+    """A tar that contains one tar for each class, as ILSVRC2012_img_train.tar does."""
     root, inner = tmp_path_factory.mktemp("tars"), {}
     for folder in ("n02", "n01"):
         own = {name.split("/")[1]: f for name, f in files.items() if name.startswith(folder)}

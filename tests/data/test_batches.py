@@ -1,4 +1,4 @@
-"""The data order: every epoch complete, one stream for all batch sizes, no hidden state."""
+"""The order of the data: complete epochs, and no dependence on the batch size or on earlier calls."""
 
 import time
 
@@ -71,7 +71,7 @@ def test_the_hosts_share_the_whole_batch():
 
 
 def test_the_order_of_an_epoch_is_not_drawn_anew_in_each_step():
-    """1.28 million examples: a permutation takes 30 ms, as many steps a second as there are take less."""
+    """A permutation of 1.28 million examples takes 30 ms; 200 steps must take much less than 200 of them."""
     start = time.process_time()
     for step in range(200):
         data.epoch_indices(0, step, 256, 1_281_167)
@@ -79,5 +79,5 @@ def test_the_order_of_an_epoch_is_not_drawn_anew_in_each_step():
 
 
 def test_the_order_of_examples_is_that_of_earlier_versions():
-    """Runs are resumed with newer versions of this package."""
+    """A run that is resumed with a newer version of this package must see the same examples."""
     assert data.epoch_indices(5, 2, 6, 8).tolist() == [7, 6, 3, 1, 0, 4]

@@ -1,4 +1,4 @@
-"""The centre crop has the pixels that Pillow gave for ADM's recipe, bit for bit."""
+"""The centre crop equals ADM's, computed by Pillow, bit for bit."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ CASES = json.loads((FOLDER / "expected.json").read_text())["cases"]
 
 
 def picture(name):
-    """A photograph, or the picture of the README beside the golden data."""
+    """Return a photograph, or the picture by the formula in the README of the golden data."""
     if name.endswith(".jpg"):
         return load_sample_image(name)
     height, width, seed = map(int, re.fullmatch(r"synth_(\d+)x(\d+)_seed(\d+)", name).groups())

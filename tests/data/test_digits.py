@@ -1,4 +1,4 @@
-"""The digits are scikit-learn's, in the model's range, with the documented levels."""
+"""The digits equal scikit-learn's, scaled to [-1, 1] with the documented levels."""
 
 import sys
 

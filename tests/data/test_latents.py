@@ -1,4 +1,4 @@
-"""Latents are drawn from their moments, in an order and with noise that position and seed decide."""
+"""Latents are drawn from their moments; order and noise depend on position and seed only."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Metadata survives JSON, and tells one autoencoder from another."""
+"""Metadata survives JSON, and its fingerprint distinguishes autoencoders."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from gmflow_jax import data, models
 
 
 def changed(autoencoder, change, **config):
-    """The autoencoder with other parameters, or another configuration."""
+    """Return the autoencoder with changed parameters or another configuration."""
     params = jax.tree.map(change, models.functional(autoencoder)[1])
     config = dataclasses.replace(autoencoder.config, **config)
     return models.from_params(models.AutoencoderKL, config, params)
@@ -33,7 +33,7 @@ def test_a_bfloat16_copy_has_the_same_fingerprint(autoencoder):
 
 
 def test_other_parameters_have_another_fingerprint(autoencoder):
-    """A change of a hundredth in one parameter shows."""
+    """A change of 1 % in one parameter suffices."""
     def nudge(leaf):
         leaf = np.array(leaf)
         if leaf.shape == (3, 3, 3, 4):  # the first convolution

@@ -1,4 +1,4 @@
-"""Prefetched batches come in order, with errors as they are, and leave no thread behind."""
+"""Prefetched batches come in order, errors are raised unchanged, and no thread is left running."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from gmflow_jax import data
 
 
 class OutOfRange(Exception):
-    """An error of the test's own."""
+    """An error that only this test raises."""
 
 
 def batch_fn(step):

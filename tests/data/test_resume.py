@@ -46,7 +46,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def run(image_folder, autoencoder, tmp_path_factory):
-    """run(out, num_files, seconds): how the encoding into `out` ended, which was killed then."""
+    """run(out, num_files, seconds): encode into `out`, kill the process then, and return how it ended."""
     network = tmp_path_factory.mktemp("network") / "autoencoder.pickle"
     network.write_bytes(pickle.dumps((autoencoder.config, models.functional(autoencoder)[1])))
     with subprocess.Popen(

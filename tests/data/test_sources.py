@@ -1,4 +1,4 @@
-"""Folders of images: order, classes, names, and what is refused."""
+"""Folders of images: order, classes and names, and which folders are refused."""
 
 import hashlib
 import os

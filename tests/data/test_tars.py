@@ -1,4 +1,4 @@
-"""Images inside of tars are those of the folder, found without unpacking."""
+"""Images inside tars equal those of the folder, and are found without unpacking."""
 
 import gzip
 import threading

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets: faked ones, and a small one that is prepared for the test."""
+"""TensorFlow Datasets: mock data, and a small data set that is prepared for the test."""
 
 import pickle
 
@@ -46,7 +46,7 @@ def tfds_folder(tiny, monkeypatch):
 
 
 def test_images_are_decoded_from_their_bytes(tfds_folder, image_folder):
-    """So that colours are converted as those of files are."""
+    """Colours are then converted as they are for files."""
     source = data.open_images("tfds:tiny")
     assert source.class_folders == NAMES and source.kind == "tfds" and len(source) == 3
     assert {source.open(int(np.flatnonzero(source.labels == i)[0])).mode for i in (0, 1)} == {"CMYK", "L"}

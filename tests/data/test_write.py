@@ -1,4 +1,4 @@
-"""Latents are what the autoencoder says, whatever the source, devices, processes and container."""
+"""Stored latents equal the autoencoder's for every source, container and number of devices and processes."""
 
 import hashlib
 import json

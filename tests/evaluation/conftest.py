@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "metrics"
 
 @pytest.fixture(scope="session")
 def expected():
-    """What the metrics of the golden features are, by name."""
+    """The metrics of the golden features by name."""
     return json.loads((GOLDEN / "expected.json").read_text())
 
 
@@ -35,7 +35,7 @@ def logits():
 
 
 class SmallInception(nnx.Module):
-    """Features in Inception's names, 8, 5 and 12 numbers wide for images of any size."""
+    """A network for images of any size with Inception's features, 8, 5 and 12 numbers wide."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
@@ -59,7 +59,7 @@ def network():
 
 @pytest.fixture(scope="session")
 def extractor(network):
-    """Features of that network, of 4 images at once on the 4 devices."""
+    """An extractor of the small network's features, for 4 images at once on the 4 devices."""
     return FeatureExtractor(network, batch_size=3)
 
 
@@ -83,7 +83,7 @@ def real_images(pictures):
 
 @pytest.fixture(scope="session")
 def fake_images(pictures):
-    """Pale, and alike: most are near a real one, and few real ones are near them."""
+    """Pale images that resemble each other: most are near a real one, and few real ones are near them."""
     return pictures(1, 37) // 6 + 100
 
 

@@ -1,4 +1,4 @@
-"""Checkerboard scores in cases worked out by hand, and the floor of exact data."""
+"""Checkerboard scores of points with known scores, and the floor that exact samples reach."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Images in another range are refused with the way to convert them."""
+"""Images in another range are refused, and the message says how to convert them."""
 
 import numpy as np
 import pytest

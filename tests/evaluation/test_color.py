@@ -1,4 +1,4 @@
-"""Statistics of colours against the authors' definitions and by hand."""
+"""Statistics of colours against the authors' values and known values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Digit scores: the extremes, the reference rows' known values, and the errors."""
+"""Digit scores: the extremes, the known values of the reference rows, and error messages."""
 
 import numpy as np
 import pytest

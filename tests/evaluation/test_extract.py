@@ -17,7 +17,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def alone(network, images):
-    """Features of each image by itself, without compilation."""
+    """The features of each image alone, without compilation."""
     return [network(jnp.asarray(image[None])) for image in images]
 
 
@@ -47,7 +47,7 @@ def test_batch_size_and_devices_do_not_matter(network, extractor, images):
 
 
 def test_few_programs_are_compiled(network_class, images):
-    """One for a size of image, and one for a half, a quarter, ... of a batch."""
+    """One program for each size of image, and one for a half, a quarter, ... of a batch."""
     compiled = []
 
     class Counted(network_class):

@@ -1,4 +1,4 @@
-"""Frechet distance against golden values, closed forms and its invariances."""
+"""The Frechet distance against golden values, closed forms and invariances."""
 
 from pathlib import Path
 

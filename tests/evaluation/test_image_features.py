@@ -20,7 +20,7 @@ _OF_STATISTICS = {"fid", "sfid", "saturation", "brightness", "contrast"}
 
 
 def assert_same(found: ImageFeatures, expected: ImageFeatures):
-    """Statistics to 1e-12, everything else to the bit."""
+    """Assert that statistics agree within 1e-12 and everything else exactly."""
     for part in ("pool3", "spatial"):
         ours, theirs = getattr(found, part), getattr(expected, part)
         assert ours.num_samples == theirs.num_samples
@@ -98,7 +98,7 @@ def test_wrong_images_are_refused(extractor, fake_images):
 
 
 def test_features_of_inception_equal_golden(tmp_path):
-    """To 2e-5, as its own tests have it; measured 4e-6."""
+    """Within 2e-5, as in tests/models/test_inception.py; measured 4e-6."""
     inception_weights.write(tmp_path / "weights.npz")
     network = load_inception(tmp_path / "weights.npz")
     extractor = FeatureExtractor(network, batch_size=1, devices=jax.devices()[:1])

@@ -50,7 +50,7 @@ def test_scores_are_the_metrics_of_the_features(extractor, real_images, fake_ima
 
 
 def test_precision_is_of_fake_images_and_recall_of_real_ones(extractor, real_images, real, reference):
-    """A few real images that are alike, taken for fakes, are all real, and few real ones are near them."""
+    """If some similar real images are scored as fakes, precision is 1 and recall is low."""
     order = np.argsort(np.linalg.norm(real.rows - real.rows[0], axis=1))
     fake = image_features(extractor, [real_images[order[:6]]])
     found = image_scores(fake, reference, ["precision_recall"])

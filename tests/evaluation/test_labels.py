@@ -1,4 +1,4 @@
-"""Labels of an evaluation against the authors' 50,000."""
+"""The labels of an evaluation against the authors' 50,000 labels."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Precision and recall against golden values and cases worked out by hand."""
+"""Precision and recall against golden values and known values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""References from files of every form and from folders, against features of their images."""
+"""References from files in every format and from folders, against the features of their images."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ NUM = 70  # more than are read at once
 
 
 class Blind(FeatureExtractor):
-    """Fails where an image is looked at."""
+    """An extractor that raises if it is given an image."""
 
     def __call__(self, images):
         raise AssertionError(f"{len(images)} images are looked at.")
@@ -47,7 +47,7 @@ def features(extractor, images):
 
 @pytest.fixture(scope="module")
 def statistics(features):
-    """In ADM's names, and different from those of the images."""
+    """Statistics under ADM's names, different from those of the images."""
     return {
         "mu": features.pool3.mean + 1,
         "sigma": 2 * features.pool3.covariance,
@@ -58,7 +58,7 @@ def statistics(features):
 
 @pytest.fixture
 def save(tmp_path):
-    """save(**arrays): the path of a new file of them."""
+    """save(**arrays): write the arrays to a new file and return its path."""
 
     def write(**arrays):
         path = tmp_path / "reference.npz"
@@ -69,7 +69,7 @@ def save(tmp_path):
 
 
 def assert_same(found, expected):
-    """Moments to 1e-12, for they may have come in other batches; rows to the bit."""
+    """Assert that moments agree within 1e-12, as batches may differ, and rows exactly."""
     for part in ("pool3", "spatial"):
         ours, theirs = getattr(found, part), getattr(expected, part)
         assert (ours is None) == (theirs is None)
@@ -106,7 +106,7 @@ def test_a_reference_from_images_alone(extractor, save, images, features):
 
 
 def test_statistics_stored_beside_images_are_used(extractor, save, images, statistics):
-    """ADM's form. Its statistics are of all images of the training set, `arr_0` are some of them."""
+    """ADM's format: the statistics are of all images of the training set, of which `arr_0` contains some."""
     of_images = load_reference(save(arr_0=images), extractor)
     reference = load_reference(save(arr_0=images, **statistics), extractor)
     np.testing.assert_array_equal(reference.pool3.mean, statistics["mu"])

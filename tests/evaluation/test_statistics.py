@@ -1,4 +1,4 @@
-"""Streamed statistics against those of all samples at once."""
+"""Streamed statistics against those computed from all samples at once."""
 
 import jax
 import numpy as np

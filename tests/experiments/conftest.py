@@ -1,4 +1,4 @@
-"""Programs run inside the test's process, which is quicker than a process for each."""
+"""Fixtures that run programs inside the test's process, which is faster than starting one for each."""
 
 import dataclasses
 import importlib
@@ -16,7 +16,7 @@ _GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture(scope="session")
 def run_main():
-    """run_main(name, *arguments): the main() of a program, its flags parsed from the arguments."""
+    """run_main(name, *arguments): run main() of a program with these flags."""
 
     def run(name, *arguments):
         # absl's flags are global: those of programs that ran before make way.

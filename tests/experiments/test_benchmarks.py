@@ -1,4 +1,4 @@
-"""The benchmarks: their harness by a clock of its own, and each program once, as small as it gets."""
+"""The benchmarks: their harness with a simulated clock, and each program once with the smallest sizes."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ _TINY = ("--network=tiny", "--input_size=4", "--num_components=2")
 
 @pytest.fixture
 def measured(run_main, tmp_path):
-    """measured(name, *arguments): the rows that a benchmark writes, and its module."""
+    """measured(name, *arguments): run a benchmark; return the rows that it writes, and its module."""
 
     def run(name, *arguments):
         out = tmp_path / f"{name}.json"
@@ -43,7 +43,7 @@ def _figures(row):
 
 
 class Clock:
-    """A clock that stands still but for calls which take a known time."""
+    """A simulated clock, which only calls advance, each by a known time."""
 
     def __init__(self):
         self.now, self.calls = 0.0, []
@@ -77,7 +77,7 @@ def test_there_are_five_rounds_at_least():
 
 
 def test_ratios_compare_calls_of_the_same_round():
-    """A machine that slows both by the same factor in the same round leaves their ratio alone."""
+    """A machine that slows both calls of a round by one factor does not change their ratio."""
     slow = np.array([1.0, 8.0, 1.0, 3.0, 1.0])
     timings = timing.Timings({}, {"a": 3 * slow, "b": 2 * slow})
     assert timings.ratio("a", "b") == pytest.approx((1.5, 1.5, 1.5))
@@ -112,7 +112,7 @@ def test_gm_ops_benchmark(measured):
 
 
 def _check_layouts(gm_ops):
-    """All orders of axes are one function: the library's mean of the posterior."""
+    """Check that every order of axes computes the library's mean of the posterior."""
     first, *others = (
         (operation.function(*operation.arguments), operation.arguments)
         for operation in gm_ops.layouts((2, 4, 4, 3, 2))

@@ -1,3 +1,5 @@
+"""Joining processes by flags, environment variables and launchers."""
+
 import jax
 import pytest
 
@@ -8,7 +10,7 @@ ADDRESS = "host0:1234"
 
 @pytest.fixture
 def joined(monkeypatch):
-    """The arguments of each call that would have joined the processes; nothing in the environment."""
+    """The arguments of each call that would have joined the processes, with an empty environment."""
     for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_STEP_NUM_TASKS",
                  "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
         monkeypatch.delenv(name, raising=False)

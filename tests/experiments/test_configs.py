@@ -1,4 +1,4 @@
-"""Configurations too large to run here: that they fit their networks and the authors' numbers."""
+"""Configurations that are too large to run here make the authors' networks and settings."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Scores of pictures as users ask for them: of a checkpoint, a file or a folder, alone or on two hosts."""
+"""experiments.evaluate for images of a checkpoint, a file or a folder, in one process and in two."""
 
 import json
 
@@ -27,7 +27,7 @@ def drawn(checkpoint, run_main, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """An image file in the form of ADM's, whose mean belongs to other images."""
+    """An image file in ADM's format, whose statistics belong to other images."""
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("reference") / "adm.npz"
     noise = rng.integers(0, 256, (12, 16, 16, 3), np.uint8)
@@ -48,7 +48,7 @@ def evaluate(inception, reference, run_main, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """Where the features of the reference are kept."""
+    """The folder in which the features of the reference are kept."""
     return tmp_path_factory.mktemp("reference") / "kept.npz"
 
 
@@ -83,7 +83,7 @@ def test_the_report_records_the_settings(of_checkpoint, reference):
 
 
 def test_two_processes_draw_together(of_checkpoint, checkpoint, inception, kept, tmp_path):
-    """KID is a difference of means near 1, whence its absolute tolerance."""
+    """KID has an absolute tolerance because it is a difference of means near 1."""
     asked = (f"--checkpoint={checkpoint}", f"--inception={inception}", f"--reference={kept}",
              f"--num_samples={_NUM}", "--labels=balanced", "--num_steps=1", "--num_substeps=2", _QUICK,
              f"--out={tmp_path / 'report.json'}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures open, have the expected size and content, and are never left half-written."""
+"""Figures can be opened, have the expected size and content, and are never left half-written."""
 
 import numpy as np
 import pytest

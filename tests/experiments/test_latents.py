@@ -1,4 +1,4 @@
-"""From photographs to latents, to a trained network, to pictures: one command each, and what is refused."""
+"""From photographs to latents, a trained network and images, by one command each, and refused options."""
 
 import csv
 import json
@@ -69,7 +69,7 @@ def test_scores_while_training_name_the_number_of_images(workdir):
 
 
 def test_the_likelihood_of_latents_equals_that_of_the_network(workdir, run_main, tmp_path):
-    """Time-averaged bits/dim of a network that has learned nothing yet are near those of unit noise."""
+    """The time-averaged bits/dim of an untrained network are near those of unit noise."""
     out = tmp_path / "nll.json"
     run_main("evaluate", "--metrics=nll", f"--workdir={workdir}", f"--out={out}")
     report = json.loads(out.read_text())

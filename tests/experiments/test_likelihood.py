@@ -93,7 +93,7 @@ def test_the_right_spectrum_gives_the_joint_likelihood_of_a_stationary_field():
 
 
 def untrained(folder, config, value=0.0):
-    """A run in `folder` whose parameters are all `value`; at 0 it predicts the velocity N(0, I) for any K."""
+    """Write a run to `folder` whose parameters are all `value`; 0 predicts the velocity N(0, I) for any K."""
     folder.mkdir()
     files.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
     params = jax.tree.map(

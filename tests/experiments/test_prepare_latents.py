@@ -1,4 +1,4 @@
-"""The program encodes, goes on where it stopped, and says in a sentence what cannot work."""
+"""experiments.prepare_latents encodes, resumes where it stopped, and refuses impossible options."""
 
 import jax
 import numpy as np

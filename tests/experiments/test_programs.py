@@ -1,4 +1,4 @@
-"""The programs as users run them: train, resume, sample, evaluate, and what they say of bad input."""
+"""The programs in processes of their own: train, resume, sample, evaluate, and their error messages."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run that is killed again and again equals one that never was: losses, parameters, averages, optimiser."""
+"""A run that is killed repeatedly equals an undisturbed run: losses, parameters, averages and optimiser."""
 
 import os
 import random
@@ -63,7 +63,7 @@ def test_sigterm_saves_and_ends_cleanly(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("arguments", [("--config.parallel=pmap",), ("--config.mesh.fsdp=2",)])
 def test_a_run_resumed_on_other_devices_is_equal_to_rounding(undisturbed, tmp_path, arguments):
-    """Begun on one device, resumed on four, with the gradient accumulated and data read ahead."""
+    """The run begins on one device and is resumed on four, with gradient accumulation and prefetching."""
     workdir = _interrupted(tmp_path)
     faster = ("--config.num_microbatches=2", "--config.data.num_threads=2", "--config.eval_every=0")
     finish(start(workdir, *arguments, *faster, devices=4), workdir)

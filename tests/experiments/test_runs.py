@@ -21,7 +21,7 @@ def tiny(config):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run with a spectrum that was saved before its first step, made not white by hand."""
+    """A run that was saved before its first step, with a spectrum that is not white."""
     config, folder = tiny(digits_spectrum.get_config()), tmp_path_factory.mktemp("run")
     params = jax.jit(lambda: networks.init_params(config))()
     bias = params["spectrum"]["mlp"]["layer_2"]["bias"]

@@ -1,4 +1,4 @@
-"""The solver study: its scores and references against closed forms, its verdicts, and the program."""
+"""The solver study: scores and references against closed forms, its verdicts, and the program."""
 
 import csv
 import math
@@ -105,7 +105,7 @@ def test_without_conversion_the_first_step_is_the_same_and_the_second_is_not():
 
 
 def board_records(spread=1.0, edge=1.0, variation=lambda nfe: 0.1):
-    """The same numbers for every solver on every network."""
+    """Return records with the same numbers for every solver and network."""
     metrics = {"spread": lambda nfe: spread, "edge": lambda nfe: edge, "total_variation": variation}
     return [
         Record("checkerboard", problem, name, nfe, nfe, metric, value(nfe))
@@ -117,7 +117,7 @@ def board_records(spread=1.0, edge=1.0, variation=lambda nfe: 0.1):
 
 
 def verdicts(records):
-    """The words of the last column, by the start of the sentence."""
+    """Return the last column of the table of claims, by the first word of the claim and the start of the measure."""
     rows = [line.strip("| ").split(" | ") for line in claims.section(records).splitlines()[4:]]
     return {(sentence.split()[0], meaning.split(",")[0]): word for sentence, meaning, _, word in rows[2:]}
 

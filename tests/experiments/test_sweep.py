@@ -1,4 +1,4 @@
-"""Sweeps as users run them: tables, resuming, extending, and what is refused."""
+"""experiments.sweep: tables, resuming, extending, and refused options."""
 
 import json
 
@@ -15,7 +15,7 @@ _ONE = "{'name': 'A', 'solver': 'gm_sde', 'order': 1}"
 
 @pytest.fixture(scope="module")
 def workdir(run_main, tmp_path_factory):
-    """A digits run too small and short to draw digits."""
+    """A short digits run with a network too small to draw digits."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     run_main(
         "train", "--config=experiments/configs/digits.py", f"--workdir={folder}", "--config.num_steps=4",

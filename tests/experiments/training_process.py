@@ -1,4 +1,4 @@
-"""Programs in processes of their own, and `experiments.train` on a tiny network, which can be killed."""
+"""Start programs in processes of their own, among them `experiments.train` on a tiny network."""
 
 import csv
 import importlib
@@ -32,7 +32,7 @@ _context.set_forkserver_preload(
 
 
 def start(workdir, *arguments, devices=1):
-    """A process that trains, or goes on training, in `workdir`."""
+    """Start a process that trains, or resumes training, in `workdir`."""
     workdir.parent.mkdir(exist_ok=True)
     return start_program(
         workdir.parent, "train", f"--workdir={workdir}", *_CONFIG, *arguments, devices=devices
@@ -40,7 +40,7 @@ def start(workdir, *arguments, devices=1):
 
 
 def start_program(folder, name, *arguments, devices=1):
-    """A process of a program; what it prints goes to output.txt in the folder."""
+    """Start a program in a process whose output goes to output.txt in the folder."""
     process = _context.Process(target=_run, args=(folder, name, arguments, devices))
     process.start()
     return process
@@ -63,7 +63,7 @@ def _run(folder, name, arguments, devices):
 
 
 def joined():
-    """The flags of either of two processes that work together."""
+    """Return the flags of each of two processes that form a cluster."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -72,7 +72,7 @@ def joined():
 
 
 def finish(process, workdir):
-    """Wait for a process that is to end well, and has printed beside `workdir`."""
+    """Wait for a process, whose output is beside `workdir`, and assert that it succeeded."""
     process.join(300)
     assert process.exitcode == 0, output(workdir)[-2000:]
 
@@ -87,13 +87,13 @@ def count_rows(workdir):
 
 
 def wait_for_rows(process, workdir, count):
-    """Until the table of metrics has more than `count` lines, of which the first is its header."""
+    """Wait until the table of metrics has more than `count` lines, the header included."""
     while process.is_alive() and count_rows(workdir) <= count:
         time.sleep(0.002)
 
 
 def read_losses(workdir):
-    """All columns that training decides, by step."""
+    """Return the columns of the table of metrics that do not depend on time, by step."""
     with (workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
@@ -107,7 +107,7 @@ def last_state(workdir):
 
 
 def assert_equal(workdir, expected):
-    """The same losses, states and kept checkpoints, to the last bit."""
+    """Assert that losses, states and kept checkpoints of two runs are equal, bit by bit."""
     assert read_losses(workdir) == read_losses(expected)
     states = last_state(workdir), last_state(expected)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), *states)

@@ -32,7 +32,7 @@ def changes_of_variable(mixture, gaussian, array, x_t, t):
 
 @jax.jit
 def transitions(prediction, point, x_t, x_s, x_0, noise, t, s):
-    """Names and values of the golden transitions, and log_std of x_0 under each reading."""
+    """Return the golden transitions by name, and log_std for each kind of prediction."""
     out, log_std = {}, {}
     for kind in ("x0", "u"):
         read = (lambda p: p) if kind == "x0" else (lambda p: flow.to_data(p, x_t, t))
@@ -89,7 +89,7 @@ def test_golden_step_coefficients(read):
 
 @pytest.mark.parametrize("t", [1.0, 0.3, 1e-3, 1e-5])
 def test_to_velocity_undoes_to_data(t, random_mixture, random_state):
-    """Up to the rounding of x_0, which t divides; of given numbers it is accurate to rounding."""
+    """Within the rounding of x_0 divided by t; for a given x_0 it is accurate to rounding."""
     u, x_t = random_mixture(0, (4,), 3, 2), random_state(1, 4, 2)
     predictions = (u, gm.Gaussian(gm.mean(u), jnp.linspace(0.5, 2.0, 4)), random_state(2, 4, 2))
     there = jax.jit(lambda p: [flow.to_data(v, x_t, t) for v in p])(predictions)

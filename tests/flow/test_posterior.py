@@ -13,7 +13,7 @@ posterior = jax.jit(flow.posterior)
 
 @jax.jit
 def means_at_another_point(stored, x_t, t, x_s, s):
-    """Means of our posterior, of q, and of q times the Gaussian that the authors' clamp makes at s = t."""
+    """Return the means of our posterior, of q, and of q times the Gaussian of the authors' clamp at s = t."""
     # The stored weights are normalised to float32 only; the authors normalise them anew.
     log_weights = jax.nn.log_softmax(stored.log_weights, axis=-1)
     q_x0 = gm.GaussianMixture(stored.means, log_weights, stored.log_std)
@@ -156,7 +156,7 @@ def test_component_order_does_not_matter(random_mixture, random_state):
 
 @pytest.mark.parametrize("num_components", [1, 3, 16, 19, 64])
 def test_posterior_mean_equals_the_mean_of_the_posterior(x64, random_mixture, random_state, num_components):
-    """Also for points, for components of no weight, at s = 0 and s = t, and in the gradient."""
+    """Also for point masses, components of weight 0, s = 0 and s = t, and in the gradient."""
     x_t, x_s = random_state(41, 4, 2), random_state(42, 4, 2)
     t, s = jnp.asarray([0.9, 0.5, 1e-3, 0.7]), jnp.asarray([0.2, 0.0, 1e-4, 0.7])
     q = random_mixture(40, (4,), num_components, 2, np.float64)

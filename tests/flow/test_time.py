@@ -40,7 +40,7 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_golden_time_draws(name):
-    """Theirs are in units of 1000, and t = 1 - U for uniform draws."""
+    """The authors' times are in units of 1000, and t = 1 - U for uniform draws U."""
     kind, arguments = DRAWS[name]
     draws = SCHEDULES[f"tsampler_{kind}_draws"]
     ours = time_from_draw(jnp.asarray(draws), **arguments)

@@ -23,7 +23,7 @@ def golden(request):
 
 @pytest.fixture
 def golden_mixture():
-    """read(arrays, dtype, which) -> mixture `which` ('' or '2') of a golden file, log_std [B, 1, 1]."""
+    """read(arrays, dtype, which): the mixture `which`, '' or '2', of a golden file, log_std [B, 1, 1]."""
 
     def read(arrays, dtype, which="", normalise=True):
         means, log_weights, log_std = (

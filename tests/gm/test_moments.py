@@ -33,7 +33,7 @@ ROUNDING = dict(rtol=2e-6, atol=1e-6)
 
 @jax.jit
 def golden_moments(q, g, x):
-    """Everything that a golden file holds about one mixture and one Gaussian, under its names."""
+    """Return what a golden file contains for one mixture and one Gaussian, under its names."""
     matched = gm.moment_match(q)
     powers = {
         name: gm.mean(gm.GaussianMixture(q.means, jax.nn.log_softmax(p * q.log_weights), q.log_std))
@@ -102,7 +102,7 @@ def test_sample_shapes_and_seeds(random_mixture):
 
 
 def test_kl_divergence_and_entropy(random_mixture):
-    """Of Gaussians within 4 standard errors of the closed form; of a law from itself exactly 0."""
+    """For Gaussians within 4 standard errors of the closed form; exactly 0 from a mixture to itself."""
     entries, n, dim = 64, 512, 3
     ones = jnp.ones((entries, dim))
     p, q = gm.Gaussian(0.3 * ones, jnp.asarray(0.5)), gm.Gaussian(-0.2 * ones, jnp.asarray(0.9))
@@ -199,7 +199,7 @@ def test_zero_samples_are_refused(random_mixture):
 
 
 def test_gradients_of_the_log_density_equal_differences(x64, random_mixture):
-    """Against central differences in float64, forward, backward and twice; also several points for each q."""
+    """In float64, in forward and reverse mode, first and second order, with several points for each q."""
     q = random_mixture(21, (3,), 4, 2, np.float64)
     x = jnp.asarray(np.random.default_rng(22).normal(size=(5, 3, 2)))
     arguments = (q.means, q.log_weights, q.log_std, x)

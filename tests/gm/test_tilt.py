@@ -1,4 +1,4 @@
-"""The tilt and what is built on it: golden data, the ratio of densities, and exact limits."""
+"""The tilt and the operations built on it: golden data, ratios of densities, and exact limits."""
 
 from functools import partial
 
@@ -22,12 +22,12 @@ multiply, product, reweight, tilt = map(jax.jit, (gm.multiply, gm.product, gm.re
 
 
 def gaussian_log_density(x, mean, var):
-    """Up to a constant, in numpy: the factor that a product must have multiplied by."""
+    """Return the log density of a Gaussian in numpy, up to a constant."""
     return -0.5 * np.sum((np.asarray(x) - np.asarray(mean)) ** 2, axis=-1) / np.asarray(var)
 
 
 def ratio_is_constant(result, q, log_factor, x):
-    """log result - log q - log factor does not depend on x [n, *batch, D]; it is known to ~1e-9."""
+    """Return whether log result - log q - log factor is the same for all points x [n, *batch, D], to 1e-9."""
     log_prob = jax.jit(gm.log_prob)
     change = np.asarray(log_prob(result, x)) - np.asarray(log_prob(q, x)) - log_factor(x)
     np.testing.assert_allclose(np.exp(np.asarray(result.log_weights)).sum(-1), 1, rtol=1e-12)
@@ -57,7 +57,7 @@ def test_golden(golden, golden_mixture, precision):
 
 @pytest.mark.parametrize("pixels", ["", "pix_"])
 def test_golden_gaussians(golden, precision, pixels):
-    """Here they return the product itself: powers p and q of two Gaussians."""
+    """For two Gaussians the authors return the product of their powers p and q."""
     dtype, suffix, tolerance = precision
     means = [golden[f"in_gauss{i}_mean"].astype(dtype) for i in ("", "2")]
     variances = [golden[f"in_gauss{i}_{pixels}var"].astype(dtype) for i in ("", "2")]

@@ -1,4 +1,4 @@
-"""The Knothe-Rosenblatt transport: the authors' numbers where theirs converge, and what defines it."""
+"""The Knothe-Rosenblatt transport: the authors' values where their iteration converges, and properties."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def transported(q, z, points, axes):
 
 
 def in_axes(z, axes, mode):
-    """Their coordinates in ours: in the mode 'rotated' theirs belong to the channels."""
+    """Return the authors' coordinates along our axes; in the mode 'rotated' theirs belong to the channels."""
     return np.einsum("bnhwj,bhwji->bnhwi", z, np.broadcast_to(
         axes, (*z.shape[:1], *z.shape[2:], z.shape[-1]))) if mode == "rotated" else z
 

@@ -1,4 +1,4 @@
-"""The two containers: pytrees that refuse arrays that do not fit."""
+"""The containers are pytrees, and functions refuse arrays of shapes that do not fit."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Golden folders to damage, and networks in shards."""
+"""Copies of golden folders that tests may damage, and networks in shards."""
 
 import json
 import shutil

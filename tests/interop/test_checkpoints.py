@@ -14,7 +14,7 @@ SIZE, DEPTH, HEADS, PATCH, CHANNELS, CLASSES, GRID = 16, 2, 2, 2, 3, 5, 4
 
 
 def state_dict(out_channels=CHANNELS, seed=0):
-    """Random tensors with the names and shapes of the original code."""
+    """Return random tensors with the names and shapes of the original code."""
     random = np.random.default_rng(seed)
     shapes = {"x_embedder.proj": (SIZE, CHANNELS, PATCH, PATCH), "t_embedder.mlp.0": (SIZE, 256)}
     shapes |= {"t_embedder.mlp.2": (SIZE, SIZE), "final_layer.adaLN_modulation.1": (2 * SIZE, SIZE)}
@@ -44,7 +44,7 @@ def gelu(x):
 
 
 def original(state, x, t, label):
-    """Prediction [C_out, H, W] for one image [C, H, W], time and label, in float64, as the original code."""
+    """Return the original code's prediction [C_out, H, W] for one image [C, H, W], in float64 by numpy."""
 
     def linear(name, x):
         return x @ state[f"{name}.weight"].astype(float).T + state[f"{name}.bias"]
@@ -96,7 +96,7 @@ def expected(state, times):
 
 @pytest.mark.parametrize("out_channels", [CHANNELS, 2 * CHANNELS])
 def test_dit_predictions_are_kept_for_any_number_of_components(out_channels):
-    """Within 2e-4: the MLP's norm has eps 1e-5 here, 1e-6 there; with learned variance or without."""
+    """Within 2e-4, as the epsilon of the normalisation differs; with and without learned variance."""
     state = state_dict(out_channels)
     x, t, labels = inputs()
     reference = expected(state, 1000 * t)
@@ -110,7 +110,7 @@ def test_dit_predictions_are_kept_for_any_number_of_components(out_channels):
 
 
 def test_sit_becomes_a_velocity_towards_noise_at_our_times():
-    """Its time runs from noise to data and its velocity towards the data; within 2e-4 as above."""
+    """SiT's time runs from noise to data and its velocity points towards the data; within 2e-4 as above."""
     state = state_dict(seed=3)
     x, t, labels = inputs()
     reference = -expected(state, 1 - t)

@@ -1,4 +1,4 @@
-"""Folders of the diffusers layout, in and out."""
+"""Reading and writing folders in the layout of diffusers."""
 
 import dataclasses
 import json
@@ -161,7 +161,7 @@ def test_bfloat16_goes_to_files_of_that_variant(tmp_path):
 
 
 def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
-    """As Python and numpy allocate it; the limit is 1.3 times."""
+    """Memory as allocated by Python and numpy, at most 1.3 times the parameters."""
     config = models.GMDiTConfig(input_size=8, hidden_size=128, depth=8, num_heads=2, num_classes=10)
     network = models.from_params(
         models.GMDiT, config, models.init_params(models.GMDiT, config, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Folders that cannot be loaded: each is a sentence."""
+"""Folders that cannot be loaded are refused with a clear message."""
 
 import json
 from pathlib import Path

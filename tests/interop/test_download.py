@@ -1,4 +1,4 @@
-"""Downloading: what can be seen without the hub is its cache, and the sentences."""
+"""Downloading, as far as it can be tested offline: the cache, and error messages."""
 
 import pytest
 from huggingface_hub import constants

@@ -21,14 +21,14 @@ def params(tmp_path_factory):
 
 
 def write(path, **changes):
-    """A file of the whole state dict with changes; None leaves a tensor out."""
+    """Write the state dict with changes to a file; None leaves a tensor out."""
     state = inception_weights.state_dict() | changes
     interop.save_safetensors(path, {name: tensor for name, tensor in state.items() if tensor is not None})
     return path
 
 
 def test_tensors_are_converted_into_their_layers(params):
-    """The outputs in tests/models cover the rest."""
+    """tests/models/test_inception.py covers the other layers by their outputs."""
     state, name = inception_weights.state_dict(), "Mixed_6b.branch7x7_2"
     block = params["Mixed_6b"]["branch7x7_2"]
     kernel = np.einsum("hwio->oihw", block["conv"]["kernel"])
@@ -39,7 +39,7 @@ def test_tensors_are_converted_into_their_layers(params):
 
 
 def test_both_formats_give_the_same_and_unused_tensors_are_ignored(params, tmp_path):
-    """Published files may carry counters of batches; the bias is in them and plays no role."""
+    """Published files may contain counters of batches, and a bias that is not used."""
     path = write(tmp_path / "weights.safetensors", **{COUNTER: np.array(7), BIAS: None})
     found = functional(interop.load_inception(path))[1]
     jax.tree.map(np.testing.assert_array_equal, found, params)

@@ -28,7 +28,7 @@ def transformer_state(name):
 
 
 def without_memory(shapes):
-    """Arrays of these shapes that all repeat one number."""
+    """Return arrays of these shapes that all repeat one number and so take no memory."""
     return jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes)
 
 

@@ -39,7 +39,7 @@ def graphdef(config):
 
 @functools.cache
 def method(name, config, batch_size=None):
-    """A method as a compiled function of parameters and input."""
+    """Return a method as a compiled function of parameters and input."""
     return compiled(lambda params, x: getattr(nnx.merge(graphdef(config), params), name)(x, batch_size))
 
 
@@ -89,7 +89,7 @@ def test_images_match_diffusers(params, arrays):
     ("name", "param_dtype"), [("encode", "float32"), ("encode", "bfloat16"), ("decode", "bfloat16")]
 )
 def test_bfloat16_is_close_and_outputs_are_float32(params, arrays, name, param_dtype):
-    """Within what diffusers differs by: 0.19 for moments, 0.05 for images."""
+    """Within the error of diffusers in bfloat16: 0.19 for moments, 0.05 for images."""
     config = dataclasses.replace(CONFIG, dtype="bfloat16", param_dtype=param_dtype)
     params = jax.tree.map(lambda p: jnp.asarray(p, param_dtype), params)
     x, reference, tolerance = {
@@ -149,7 +149,7 @@ def test_jitted_and_eager_agree():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_transposed_inputs_and_kernels_give_transposed_outputs(name):
-    """Rows and columns are treated alike, whatever the height and width."""
+    """Rows and columns are treated in the same way for every height and width."""
 
     def transposed(x):
         return x.swapaxes(-4, -3) if x.ndim == 4 and x.shape[0] == x.shape[1] else x

@@ -1,4 +1,4 @@
-"""Configurations: the sizes of the DiT paper and the checks."""
+"""Configurations: the sizes of the DiT paper, and checks of the fields."""
 
 import dataclasses
 

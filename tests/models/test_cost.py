@@ -1,4 +1,4 @@
-"""Counts of operations against XLA's and the literature's."""
+"""Counts of operations against those of XLA and of the DiT paper."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""InceptionV3 against the published graph with made-up weights, and the properties of its input."""
+"""InceptionV3 against the published graph with random weights, and properties of its input."""
 
 import functools
 import hashlib
@@ -81,7 +81,7 @@ def test_input_matches_tensorflow(arrays, case):
 
 
 def test_resizing_keeps_pixels_that_need_no_interpolation():
-    """Pixels themselves at 299 and at twice that, where every second one is read; and one colour."""
+    """Images of 299 pixels are unchanged, of 598 every second pixel is read, and a constant color is kept."""
     images = np.random.default_rng(0).integers(0, 256, (1, 598, 299, 3), np.uint8)
     np.testing.assert_array_equal(network_input(jnp.asarray(images)) * 128 + 128, images[:, ::2])
     for shape in ((1, 1), (7, 400)):
@@ -98,7 +98,7 @@ def test_parameters_are_those_of_the_published_graph():
 
 
 def test_every_product_has_full_precision():
-    """A CPU has no other, so it shows in the program only."""
+    """A CPU always computes in full precision, so the test inspects the program."""
     apply, params = abstract_network()
     program = str(jax.make_jaxpr(apply)(params, jax.ShapeDtypeStruct((1, 299, 299, 3), "uint8")))
     products = program.count("conv_general_dilated[") + program.count("dot_general[")

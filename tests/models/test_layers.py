@@ -1,4 +1,4 @@
-"""Attention: against its definition in float64, in every type, and what 'auto' chooses; 16-bit products."""
+"""Attention against its definition in float64 for every dtype, the choice of 'auto', and 16-bit products."""
 
 import types
 
@@ -20,7 +20,7 @@ def draw(dtype, size=1.0, shape=(2, 5, 3, 8)):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("float16", 1e-3)])
 @pytest.mark.parametrize("size", [1.0, 12.0])
 def test_attention_is_a_softmax_weighted_mean(dtype, tolerance, size):
-    """Also of large queries and keys, whose exponentials overflow float16 and bfloat16's digits."""
+    """Also for large queries and keys, whose exponentials overflow float16 and lose digits in bfloat16."""
     query, key, value = draw(dtype, size)
     q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
     weights = special.softmax(np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8), axis=-1)
@@ -79,7 +79,7 @@ def test_auto_selects_the_fused_kernel_if_it_works(monkeypatch, platform, capabi
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_16_bit_products_are_rounded_once(dtype):
-    """Sums of 2,000 terms, of which each is off by no more than the rounding of the result."""
+    """A sum of 2,000 terms has an error of at most the rounding of its result."""
     rng = np.random.default_rng(1)
     x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in [(3, 5, 2000), (2000, 7)])
     linear = _layers.Linear(2000, 7, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))

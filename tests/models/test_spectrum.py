@@ -27,7 +27,7 @@ def network(networks):
 @pytest.mark.parametrize("size", ["h8w8", "h6w4", "h7w5"])
 @pytest.mark.parametrize("per", ["pixel", "sample"])
 def test_outputs_match_the_authors(network, networks, size, per):
-    """Of the base size and of smaller ones, odd too, which use its low frequencies."""
+    """For the base size and for smaller sizes, also odd ones, which use its low frequencies."""
     arrays = np.load(networks / "tiny_spectrum" / "io.npz")
     mean, var = arrays[f"{size}_mean"], arrays[f"{size}_var_per_{per}"]
     var = var.reshape(var.shape + (1,) * (3 - var.ndim))
@@ -73,7 +73,7 @@ def test_the_output_depends_on_the_mean_variance_only(network, gaussian):
 
 
 def test_one_pixel_is_white_and_has_gradients(network):
-    """Its spatial variance is 0, not the 0 / 0 of an unbiased estimate."""
+    """The spatial variance of one pixel is 0, not 0 / 0 as an unbiased estimate would be."""
     one = Gaussian(jnp.ones((2, 1, 1, 4)), jnp.ones(()))
     np.testing.assert_array_equal(network(one), 0.0)
     gradient = jax.jit(jax.grad(lambda g: jnp.sum(network(g))))(one)

@@ -1,4 +1,4 @@
-"""The notebooks as they are stored, and run from top to bottom with small settings."""
+"""The notebooks: how they are stored, and that they run from top to bottom with small settings."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_begins_with_a_title_and_the_setup_for_colab(path):
 
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
-    """A kernel of this interpreter, on the CPU as jax finds it, with nothing from the user's home."""
+    """A kernel of this interpreter on the CPU, without settings from the user's home."""
     for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PYTHONPATH", "PYTHONSTARTUP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -1,4 +1,4 @@
-"""Sampling is one program: compiled once, started once, and fed nothing on the way."""
+"""Sampling is one program: compiled once, called once, without transfers in between."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def pipe(bundle):
 
 @pytest.fixture
 def programs(pipe, monkeypatch):
-    """The names of compiled functions of the pipeline, in the order of their calls; transfers are errors."""
+    """The names of the pipeline's compiled functions in the order of their calls; transfers raise errors."""
     called = []
     compiled = pipe._compile
 

@@ -1,4 +1,4 @@
-"""The pipeline against the library's parts, and independent of batches, devices and progress."""
+"""The pipeline against the library's parts, and its independence of batches, devices and progress bars."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def latents(single):
 
 
 def draws(seed, num_images, shape):
-    """The noise and the steps' key of each image, as documented: fold_in of the seed's key by the image."""
+    """Return the noise and the key of each image as documented: fold_in of the seed's key by the image."""
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(num_images)]
     noise = jnp.stack([jax.random.normal(jax.random.fold_in(key, 0), shape) for key in keys])
     return noise, jnp.stack([jax.random.fold_in(key, 1) for key in keys])
@@ -70,14 +70,14 @@ def test_images_are_decoded_latents(single, bundle, latents):
 
 @pytest.mark.parametrize("solver", ["gm_ode", "gm_sde"])
 def test_devices_share_a_batch_and_change_nothing(pipe, single, solver):
-    """Within 1e-5; without the spectrum, whose transport magnifies rounding where axes are nearly equal."""
+    """Within 1e-5; without the spectrum, as nearly equal eigenvalues magnify rounding."""
     asked = {**ASKED, "solver": solver, "num_substeps": 1, "spectrum": False}
     labels = ["jay", "5", "magpie", 9, 9, 2]
     np.testing.assert_allclose(pipe(labels, **asked), single(labels, **asked), atol=1e-5)
 
 
 def test_an_image_depends_on_its_seed_number_and_label_alone(single, latents):
-    """Not on the batch: within 1e-5."""
+    """Within 1e-5 it does not depend on the batch."""
     for size in (1, 2):
         np.testing.assert_allclose(single([0, 5, 1], batch_size=size, **ASKED), latents, atol=1e-5)
     more = single([0, 5, 1, 9, 9], batch_size=2, **ASKED)

@@ -1,4 +1,4 @@
-"""Compiles a training step of GM-DiT-XL/2 for 8 devices as (2, 4), and prints its memory as json.
+"""Compile a training step of GM-DiT-XL/2 for 8 devices as (2, 4), and print its memory as JSON.
 
 Run as a program: it needs more simulated devices than the tests have. Nothing is allocated.
 """

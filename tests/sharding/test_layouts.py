@@ -1,4 +1,4 @@
-"""The same training on any layout of the devices, and the memory of the full-size network's."""
+"""Training gives the same losses on any layout of devices; memory of the full-size state."""
 
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""FSDP and pmap: batches, states and steps equal those of one device."""
+
 import contextlib
 import functools
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ PARALLEL = list(PARALLELISMS)[1:]
 
 
 class BlockToy:
-    """The toy network, of which one layer counts as its blocks and so is stored and gathered as they are."""
+    """The toy network with one layer named `blocks`, so that it is stored and gathered as blocks are."""
 
     def __init__(self, toy):
         self._toy = toy
@@ -71,7 +73,7 @@ class Trial:
 
 @contextlib.contextmanager
 def compilations():
-    """Yields a list that gets one entry for each program that XLA compiles."""
+    """Yield a list that gets one entry for each program that XLA compiles."""
     found = []
 
     def listen(event, seconds, **details):
@@ -92,7 +94,7 @@ def block_toy(toy):
 
 @pytest.fixture(scope="module")
 def try_out(block_toy, fast_compile_module):
-    """try_out(name) -> Trial, compiled once for each parallelism."""
+    """try_out(name): a Trial, compiled once for each parallelism."""
 
     @functools.cache
     def make(name):

@@ -1,3 +1,5 @@
+"""Meshes, and how arrays are split over their axes."""
+
 import math
 
 import jax
@@ -96,7 +98,7 @@ def small():
 
 
 def leaves(tree):
-    """The leaves by their names, such as 'blocks.query.bias'."""
+    """Return the leaves by their names, such as 'blocks.query.bias'."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 

@@ -1,4 +1,4 @@
-"""Trains the S-size network, shrunk in width, on each layout of 8 devices, and prints the losses as json.
+"""Train the S-size network, reduced in width, on each layout of 8 devices, and print the losses as JSON.
 
 Run as a program: it needs more simulated devices than the tests have. Arguments: the number of steps, and
 for one process of several the address of the first, their number and this one's.

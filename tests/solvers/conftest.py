@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[1] / "golden" / "solvers"
 
 
 def _loop(body, carry, inputs):
-    """`lax.scan` as a Python loop, sliced by numpy: jax would compile each slice."""
+    """Run `lax.scan` as a Python loop; numpy slices the inputs, as jax would compile each slice."""
     inputs, outputs = jax.tree.map(np.asarray, inputs), []
     for i in range(len(jax.tree.leaves(inputs)[0])):
         carry, output = body(carry, jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), inputs))
@@ -34,14 +34,14 @@ def python_loops():
 
 @pytest.fixture
 def uncompiled():
-    """Run every scan as a Python loop: much quicker than compiling where each program runs once."""
+    """Run every scan as a Python loop, which is much faster than compiling if each program runs once."""
     with python_loops():
         yield
 
 
 @pytest.fixture
 def loops():
-    """The context of `uncompiled`, for a part of a test."""
+    """A context manager that does the same as `uncompiled`, for a part of a test."""
     return python_loops
 
 

@@ -1,4 +1,4 @@
-"""Heun, DPM-Solver++ and UniPC: what each is exact for, orders of convergence, times 1 and 0."""
+"""Heun, DPM-Solver++ and UniPC: cases in which each is exact, orders of convergence, times 1 and 0."""
 
 import itertools
 
@@ -17,7 +17,7 @@ ALL = ODE | {"dpmpp_2m_sde": solvers.dpmpp_2m_sde}
 
 
 def given_mean(x_0):
-    """denoise of a plain flow model that predicts x_0(x_t, t)."""
+    """Return the denoiser of a plain flow model that predicts x_0(x_t, t)."""
 
     def denoise(x, t):
         mean = jnp.broadcast_to(jnp.asarray(x_0(x, t), x.dtype), x.shape)
@@ -120,7 +120,7 @@ def test_heun_does_not_call_the_network_at_0():
 
 
 def grids(num_steps, start, end):
-    """Uniform, shift 3, and steps of lengths 1 and 2 in turns."""
+    """Return a uniform grid, one with shift 3, and one whose steps have the lengths 1 and 2 alternately."""
     turns = np.cumsum([0, *np.tile([1, 2], num_steps // 2)])
     uniform, turns = (start + (end - start) * u / u[-1] for u in (np.arange(num_steps + 1), turns))
     u = np.linspace(start / (3 - 2 * start), end / (3 - 2 * end), num_steps + 1)
@@ -168,7 +168,7 @@ def intervals(plane):
 
 
 def slopes(exact, solver, intervals):
-    """log2 of what doubling the steps gains in root mean square error, [3 intervals, 3 grids]."""
+    """log2 of the ratio of errors when the number of steps doubles, [3 intervals, 3 grids]."""
     longest = 2 * max(interval[3] for interval in intervals) + 1
 
     @jax.jit

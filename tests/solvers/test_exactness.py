@@ -16,7 +16,7 @@ NUM_SAMPLES = 100_000
 
 
 def z_scores(exact, x):
-    """Moments to order 3, component shares and Gaussian windows against their known values."""
+    """Return z-scores of moments to order 3, component shares and Gaussian windows."""
     x = np.asarray(x, np.float64)
     means, weights, var = exact.means, exact.weights, exact.std**2
     mean = weights @ means
@@ -80,7 +80,7 @@ def mean_velocity(exact, x, t):
 
 
 def true_flow(exact, x, num_steps=2000):
-    """Runge-Kutta 4 from t = 1 to 0."""
+    """Integrate the flow from t = 1 to 0 by Runge-Kutta 4."""
     h = -1 / num_steps
     for i in range(num_steps):
         t = 1 + i * h

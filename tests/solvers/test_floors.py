@@ -1,4 +1,4 @@
-"""Where the authors' floors act, ours is the exact value: shown in float64 by numpy code of its own.
+"""Where the authors' floors act, our value is exact: shown in float64 by separate numpy code.
 
 The emulation below follows their formulas with the floor under the variance differences as a
 parameter. With their 1e-6 it gives their trajectories; with 1e-30, which never acts, ours. Nothing else

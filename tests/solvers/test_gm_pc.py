@@ -124,7 +124,7 @@ def test_times_may_differ_within_a_batch(rippled, uncompiled):
 
 
 def _per_sample(denoise):
-    """denoise of a scalar time for times [B]."""
+    """Apply a denoiser of a scalar time to times [B], sample by sample."""
 
     def call(x, t):
         parts = [denoise(x[i : i + 1], t[i]) for i in range(len(t))]

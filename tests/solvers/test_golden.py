@@ -1,4 +1,4 @@
-"""Whole trajectories of the authors' code, their draws injected.
+"""Whole trajectories of the authors' code, with their random draws.
 
 Measured: float32 within 1.2e-5 of their float64 run, float64 within 2e-14, both relative to max(1, |x|),
 but for the cases in FLOORED, where the authors' floors act (tests/solvers/test_floors.py).

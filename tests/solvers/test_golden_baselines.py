@@ -1,7 +1,7 @@
 """Trajectories of Heun, DPM-Solver++ and UniPC by the authors' later adapter: plain flow models.
 
-The adapter takes the first time, 1, for 1 - 1e-4 everywhere but in the network. Told the same, ours
-repeat it: measured float64 within 3e-15, float32 within 1.2e-6, relative to max(1, |x|). With the true
+The adapter replaces the first time, 1, by 1 - 1e-4 everywhere but in the network. With the same first
+time ours agree: measured float64 within 3e-15, float32 within 1.2e-6, relative to max(1, |x|). With the true
 time the first step is 1e-4 |u| further, and that of the SDE leaves out a share of up to 2e-3 of the
 start, as is exact: see TRUE_TIME.
 """
@@ -37,7 +37,7 @@ def family(request, golden):
 
 
 def plain_velocity(golden, common, scale):
-    """The mean velocity with classifier-free guidance; the network sees 1 where the solver sees FIRST."""
+    """The mean velocity with classifier-free guidance; the network gets 1 where the solver gets FIRST."""
     cond, uncond = golden.velocities(common)
 
     def velocity(x, t):

@@ -1,4 +1,4 @@
-"""Gradients through `sample`: right, and finite where numbers are extreme."""
+"""Gradients through `sample` are right, and finite for extreme mixtures."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Euler, Adams-Bashforth and ancestral sampling: what each is exact for, and K = 1 of the GM solvers."""
+"""Euler, Adams-Bashforth and ancestral sampling: cases in which each is exact, and GM solvers with K = 1."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ POINT = np.array([0.7, -0.4])
 
 
 def given_mean(x_0):
-    """denoise of a plain flow model that predicts x_0(x_t, t)."""
+    """Return the denoiser of a plain flow model that predicts x_0(x_t, t)."""
     return flow.denoiser(lambda x, t: (x - x_0(x, t)) / t)
 
 

@@ -1,4 +1,4 @@
-"""The driver: batches, keys, dtypes, trajectories, own loops, recompilation."""
+"""solvers.sample: batches, keys, dtypes, trajectories, loops over steps, and recompilation."""
 
 import jax
 import jax.numpy as jnp

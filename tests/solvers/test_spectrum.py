@@ -1,4 +1,4 @@
-"""GM-SDE whose pixels are drawn together, by a power spectrum."""
+"""GM-SDE with pixels that are drawn jointly by a power spectrum."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def golden_spectrum(arrays):
 
 
 def golden_draws(arrays, name):
-    """Their axes have arbitrary signs: where the largest entry is negative, our axis is the opposite."""
+    """Return the authors' draws along our axes, whose largest entry is positive; theirs have any sign."""
     axes = arrays[f"{name}__kr_eigvecs"]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(-2, keepdims=True), -2)
     normal = arrays[f"{name}__mixture_normal"] * np.sign(largest)[:, :, None]
@@ -82,7 +82,7 @@ def velocity(x, t):
 
 
 def test_one_step_samples_a_correlated_gaussian_exactly():
-    """Data of a known spectrum: a mixture knows the variance of a pixel, the spectrum the rest."""
+    """The mixture gives the variance of a pixel, and the spectrum the correlation of the pixels."""
     n, shape = 20_000, (2, 3, 2)
     power = np.exp(np.random.default_rng(0).normal(size=shape))
     var = power.mean()

@@ -1,4 +1,4 @@
-"""GM-ODE's integrators: their order on an exact network, and their ends."""
+"""GM-ODE's integrators: their order on an exact network, and the ends of the time interval."""
 
 import jax
 import jax.numpy as jnp

@@ -1,3 +1,5 @@
+"""Checkpoints and snapshots are restored exactly, and damaged ones are named."""
+
 import dataclasses
 
 import jax

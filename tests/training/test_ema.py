@@ -1,3 +1,5 @@
+"""Moving averages: the authors' decays and trajectories."""
+
 from pathlib import Path
 
 import jax

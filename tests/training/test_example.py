@@ -1,3 +1,5 @@
+"""Training examples: the distribution of states, times and labels."""
+
 import functools
 
 import jax

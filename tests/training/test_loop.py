@@ -1,3 +1,5 @@
+"""The training loop: resuming, signals, metrics, hooks and skipped steps."""
+
 import csv
 import os
 import signal
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("fast_compile")
 
 @pytest.fixture(scope="module")
 def start(toy):
-    """Builds what a program builds: a fresh state and a jitted step that donates it."""
+    """start(): a new state and a jitted step that donates it, as a program makes them."""
     optimizer = training.make_optimizer(training.warm_up_schedule(1e-2, 3), clip_norm=1.0)
     step = training.make_train_step(
         toy.apply, optimizer, training.ramp_up_decay(1e4, 8), num_classes=toy.num_classes
@@ -30,7 +32,7 @@ def fit(state, step, batch_fn, num_steps, **options):
 
 
 def written(folder, *run, **options):
-    """The rows of metrics.csv after a run."""
+    """Return the rows of metrics.csv after a run."""
     writer = training.MetricWriter(folder)
     fit(*run, writer=writer, **options)
     writer.close()
@@ -155,7 +157,7 @@ def test_time_in_hooks_does_not_count_as_time_of_steps(toy, start, tmp_path):
 
 
 def broken(toy, steps):
-    """The batches of the toy, of which those of some steps have no finite loss."""
+    """Return the toy's batches, with losses that are not finite at some steps."""
 
     def batch_fn(step):
         batch = toy.make_batch(step)
@@ -167,7 +169,7 @@ def broken(toy, steps):
 
 
 def test_steps_skipped_in_a_row_end_the_run(toy, start, tmp_path):
-    """Noticed over two windows; the last checkpoint has the parameters from before."""
+    """The skipped steps span two windows; the last checkpoint has the parameters from before them."""
     good = fit(*start(), toy.make_batch, 3)
     options = dict(log_every=2, checkpoint_every=1, max_skipped_in_row=3)
     with training.Checkpointer(tmp_path) as checkpointer:

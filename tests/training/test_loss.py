@@ -1,3 +1,5 @@
+"""The training loss and its metrics."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +42,7 @@ def test_a_plain_velocity_is_one_component(toy, example):
 
 
 def test_both_networks_are_given_the_working_copy(toy, example):
-    """Parameters that are doubled on the way give the loss at twice them, and twice its gradient."""
+    """A working copy of doubled parameters gives the loss at twice the parameters and twice its gradient."""
     params = {"network": toy.init_params(), "log_power": jnp.full((1, 3, 3, 2), 0.2, jnp.float32)}
 
     def double(tree):

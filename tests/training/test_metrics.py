@@ -1,3 +1,5 @@
+"""The table of metrics and TensorBoard files."""
+
 import csv
 import math
 

@@ -1,3 +1,5 @@
+"""Learning rate schedules, weight decay and clipping."""
+
 from pathlib import Path
 
 import jax

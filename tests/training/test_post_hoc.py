@@ -1,3 +1,5 @@
+"""Post-hoc moving averages against direct averages of the same width."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +12,14 @@ STDS = (0.05, 0.1)
 
 
 def exact_average(walk, num_steps, std):
-    """In float64: the profile's integral over each step, times the parameters after that step."""
+    """Sum the parameters after each step in float64, weighted by the profile's integral over the step."""
     edges = (np.arange(num_steps + 1) / num_steps) ** (training.power_gamma(std) + 1)
     return np.diff(edges) @ walk[:num_steps]
 
 
 @pytest.fixture(scope="module")
 def walk():
-    """Parameters that wander off from where they started, [steps, 2, 50]."""
+    """Parameters after each step of a random walk, [steps, 2, 50]."""
     rng = np.random.default_rng(0)
     moves = 0.05 * rng.normal(size=(NUM_STEPS, 100))
     return rng.normal(size=100) + np.cumsum(moves, axis=0)
@@ -40,7 +42,7 @@ def stored(walk):
 
 
 def error(walk, average, num_steps, std):
-    """Root mean square, relative to the distance between the average and the last parameters."""
+    """Return the RMS error relative to the distance between the average and the last parameters."""
     exact = exact_average(walk, num_steps, std)
     distance = np.sqrt(np.mean(np.square(exact - walk[num_steps - 1])))
     return np.sqrt(np.mean(np.square(average["w"] - exact))) / distance
@@ -82,7 +84,7 @@ def test_a_stored_average_is_returned_as_it_is(stored):
     ],
 )  # fmt: skip
 def test_other_widths_follow_the_direct_average(walk, stored, num_steps, std, tolerance):
-    """Within 1.4 times the errors that were found, which fall as more snapshots are stored."""
+    """Within 1.4 times the measured errors, which fall as more snapshots are stored."""
     names, averages = stored
     weights = training.post_hoc_weights(names, num_steps, std)
     assert weights.dtype == np.float64

@@ -1,3 +1,5 @@
+"""The training state."""
+
 import jax
 import jax.numpy as jnp
 

@@ -1,3 +1,5 @@
+"""Training steps: losses, skipped steps, microbatches and the spectrum."""
+
 import dataclasses
 import functools
 
@@ -135,7 +137,7 @@ def spectral(toy):
 
 
 def test_a_spectrum_trains_beside_the_network(toy, default, spectral):
-    """Its loss adds up, and changes no gradient of the network: here the clip never binds."""
+    """The losses add up, and the spectral loss leaves the network's gradient unchanged without clipping."""
     (plain_step, plain), (step, state) = default, spectral(spectral_loss_weight=0.5, num_microbatches=1)
     batch, key = toy.make_batch(), jax.random.key(0)
     log = []

@@ -39,7 +39,7 @@ def load(name):
 
 
 def given_example(key, x_0, draws, **options):
-    """Takes the place of `draw_example`: the draws come in with the labels."""
+    """Replace `draw_example`; the draws are passed with the labels."""
     del key
     options = {
         k: options[k] for k in ("transition_ratio", "class_dropout_prob", "num_classes")
@@ -71,7 +71,7 @@ def test_draws_become_the_authors_times_and_labels():
 
 
 def test_six_iterations_follow_the_authors(monkeypatch, fast_compile):
-    """Both networks, trained jointly: they meet in the clip of the common gradient norm."""
+    """Both networks are trained jointly and share the clipping of the common gradient norm."""
     monkeypatch.setattr("gmflow_jax.training._step.draw_example", given_example)
     network, _ = models.abstract(models.GMDiT, NETWORK)
     spectrum, _ = models.abstract(models.SpectrumMLP, SPECTRUM)
