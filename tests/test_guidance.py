@@ -57,8 +57,8 @@ def test_golden(file, precision):
             ours = jax.tree.map(np.asarray, guide(cond, uncond, w, orthogonal))
             assert relative_error(ours.surrogate.mean, arrays[f"out_cond_mean{suffix}"]) < tolerance
             assert relative_error(ours.surrogate.var[:, 0, 0], arrays[f"out_cond_var{suffix}"]) < tolerance
-            # The last entry has cond == uncond: their direction, and ours here, where one is normalised
-            # anew, is rounding noise, amplified up to a thousandfold by the floor 1e-6.
+            # In the last entry cond == uncond up to rounding. The direction is then rounding noise, which the
+            # floor 1e-6 amplifies up to a thousandfold.
             log_std = ours.mixture.log_std[:, 0, 0]
             for value, key in (
                 (ours.bias, "bias"),
@@ -88,7 +88,7 @@ def test_the_mask_is_a_ratio_of_gaussians(x64, w, log_std):
     shifted = np.sum((x - m - b) ** 2, axis=-1) / (2 * (1 - w**2) * v)
     mask = np.sum((x - m) ** 2, axis=-1) / (2 * v) - shifted
     assert np.max(np.ptp(change - mask, axis=0)) < 1e-9
-    # It moves a mixture of one as it says, and the shift has w standard deviations in root mean square.
+    # A mixture of one component moves by the shift, whose root mean square is w standard deviations.
     one = gm.GaussianMixture(jnp.asarray(m)[..., None, :], jnp.zeros((*m.shape[:-1], 1)), jnp.log(v) / 2)
     moved = guide(one, uncond, w, sample_axes=(1, 2))
     np.testing.assert_allclose(gm.mean(moved.mixture), m + moved.bias, rtol=1e-9, atol=1e-12)
@@ -125,7 +125,7 @@ def test_guidance_is_off_at_scale_zero_and_where_predictions_agree():
         cond, gm.Gaussian(same.surrogate.mean, 0.64 * same.surrogate.var), same.surrogate
     )
     assert_trees_close(same.mixture, narrowed, **ROUNDING)
-    # Nearly equal predictions fade out instead of shouting: the difference is below the floor 1e-3.
+    # Nearly equal predictions give almost no guidance: the difference is below the floor 1e-3.
     nearly = gm.GaussianMixture(cond.means + 1e-5, cond.log_weights, cond.log_std)
     full = np.sqrt(0.6**2 * np.asarray(same.surrogate.var))[..., None]
     assert np.max(np.abs(guide(nearly, cond, 0.6, 0.0).bias) / full) < 0.02

@@ -166,7 +166,7 @@ def test_eager_jitted_looped_and_vmapped_agree(case):
     assert all(value.shape == (3,) for value in batched.values())
     assert_trees_close(call_each(FUNCTIONS, *case), batched, **ROUNDING)
     for i in range(3):
-        # One time for all is a scalar.
+        # A time that all samples share is a scalar.
         *alone, t, s = jax.tree.map(lambda v, i=i: v[i : i + 1], case)
         of_batch = jax.tree.map(lambda v, i=i: v[i : i + 1], batched)
         assert_trees_close(all_losses(*alone, t[0], s[0]), of_batch, **ROUNDING)

@@ -13,8 +13,9 @@ import pytest
 
 from gmflow_jax import data, models
 
-# Imports once; for each line it starts a child that encodes, kills it some time after the folder has
-# so many files, and tells how it ended: 0, or the signal. No device is used before there is a child.
+# A program that imports once. For each line of its input it starts a child process that encodes, kills it
+# some time after the folder has the given number of files, and prints how it ended: 0, or the signal. The
+# parent uses no device, so that it can fork.
 PROGRAM = """
 import os, pickle, signal, sys, time
 import jax
@@ -78,7 +79,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(run, tmp_path):
         ended = run(tmp_path / "killed", num_files, rng.uniform(0, 0.01))
         kills += ended == 9
         left = contents(tmp_path / "killed")
-        # What is not hidden is whole.
+        # Files that are not hidden are complete.
         assert all(left[name] == expected[name] for name in left if name[0] != ".")
     assert kills >= 3  # unless it was quicker
     assert run(tmp_path / "killed", 1000, 0) == 0

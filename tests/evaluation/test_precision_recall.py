@@ -25,7 +25,7 @@ def test_float16_equals_the_rule_of_adm(features, expected, k):
     values = precision_recall(*features, k=k, dtype="float16")
     exact = expected[f"fp16sq_numpy_precision_k{k}"], expected[f"fp16sq_numpy_recall_k{k}"]
     assert values == exact
-    # The evaluator itself, whose sums were in float16: precision is the same, recall but for one point.
+    # The evaluator itself sums in float16: precision is equal, and recall differs by one point.
     assert values[0] == expected[f"adm_fp16_precision_k{k}"]
     assert values[1] == pytest.approx(expected[f"adm_fp16_recall_k{k}"], abs=1.001 / 420)
 

@@ -19,7 +19,7 @@ def run_main():
     """run_main(name, *arguments): run main() of a program with these flags."""
 
     def run(name, *arguments):
-        # absl's flags are global: those of programs that ran before make way.
+        # absl's flags are global, so the flags of programs that ran before are removed.
         for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
             if module.startswith("experiments."):
                 for flag in list(defined):
@@ -29,7 +29,7 @@ def run_main():
                 delattr(flags.FLAGS, flag)
         sys.modules.pop(f"experiments.{name}", None)
         program = importlib.import_module(f"experiments.{name}")
-        # The fields of a configuration are looked for in sys.argv, whatever is parsed.
+        # ml_collections looks for the fields of a configuration in sys.argv.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [name, *arguments])
             flags.FLAGS(sys.argv)

@@ -114,7 +114,7 @@ def test_samples_are_decoded(workdir, run_main, tmp_path):
 def test_export_writes_folders_of_final_best_and_rebuilt_averages(workdir, run_main, tmp_path):
     run_main("export", f"--workdir={workdir}", f"--autoencoder={_GOLDEN}", f"--out={tmp_path / 'final'}")
     run_main("export", f"--workdir={workdir}", "--average=best", f"--out={tmp_path / 'best'}")
-    # A stored width is rebuilt as it is.
+    # For a stored width the stored average is returned.
     run_main("export", f"--workdir={workdir}", "--ema_std=0.1", f"--out={tmp_path / 'width'}")
     final, best, width = (interop.load_diffusers(tmp_path / name) for name in ("final", "best", "width"))
     assert set(final.networks) == {"model", "spectrum", "autoencoder"}

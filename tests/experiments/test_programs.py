@@ -19,7 +19,7 @@ _TINY = (
 
 def _run(program, *arguments, check=True):
     command = [sys.executable, "-m", f"experiments.{program}", *arguments]
-    # What runs once compiles for longer than it runs.
+    # Programs that run once take longer to compile than to run.
     env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
     if check:

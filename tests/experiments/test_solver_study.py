@@ -117,7 +117,7 @@ def board_records(spread=1.0, edge=1.0, variation=lambda nfe: 0.1):
 
 
 def verdicts(records):
-    """Return the last column of the table of claims, by the first word of the claim and the start of the measure."""
+    """Return the verdicts in the table of claims by the first words of claim and measure."""
     rows = [line.strip("| ").split(" | ") for line in claims.section(records).splitlines()[4:]]
     return {(sentence.split()[0], meaning.split(",")[0]): word for sentence, meaning, _, word in rows[2:]}
 

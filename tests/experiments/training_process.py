@@ -25,7 +25,7 @@ _CONFIG = (
 )  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")
-# Imported once for all.
+# The server imports these modules once for all processes.
 _context.set_forkserver_preload(
     ["experiments.training.fit", "experiments.scoring.run_report", "sklearn.datasets"]
 )

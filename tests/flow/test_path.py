@@ -151,7 +151,7 @@ def test_limits_of_the_time_interval(random_mixture, random_state):
         jax.tree.leaves(flow.reverse_transition(q, x_t, 0.6, 0.0)), jax.tree.leaves(q), strict=True
     ):
         same(leaf, expected)
-    # s = t leaves x_t where it is: in the limit, and at t = 0 where every step ends.
+    # At s = t the state does not move: in the limit, and at t = 0, where every step ends.
     reverse = jax.jit(flow.reverse_transition)
     for t in (0.0, 0.6, 1.0 - 1e-6):
         stay = reverse(q, x_t, t, t)
@@ -182,7 +182,7 @@ def test_eager_jitted_looped_and_vmapped_agree(case):
     batched = all_functions(*case)
     assert_trees_close(call_each(FUNCTIONS, *case), batched, **ROUNDING)
     for i in range(3):
-        # One time for all is a scalar.
+        # A time that all samples share is a scalar.
         *alone, t, s = jax.tree.map(lambda v, i=i: v[i : i + 1], case)
         of_batch = jax.tree.map(lambda v, i=i: v[i : i + 1], batched)
         assert_trees_close(all_functions(*alone, t[0], s[0]), of_batch, **ROUNDING)

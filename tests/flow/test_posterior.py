@@ -70,7 +70,7 @@ def test_agrees_with_the_likelihood_of_known_data(x64, random_mixture, random_st
     data, x_t, x_s = random_mixture(4, (4,), 3, 2, np.float64), random_state(5, 4, 2), random_state(6, 4, 2)
 
     def law(x, r):
-        # p(x | x_0) in the manner of a tilt of x_0, which r = 1 does not stop.
+        # The tilt by p(x | x_0) as a function of x_0, which is also defined at r = 1.
         return gm.tilt(data, (1 - r) * x, (1 - r) ** 2, r**2)
 
     ours, expected = posterior(law(x_t, t), x_t, t, x_s, s), law(x_s, s)

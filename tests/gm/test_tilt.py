@@ -73,7 +73,7 @@ def test_golden_gaussians(golden, precision, pixels):
         var = np.exp(2 * np.asarray(ours.log_std)) / p
         expected = golden[f"out_iso_mul_iso_{pixels}{name}_mean{suffix}"]
         expected_var = spread_out(golden[f"out_iso_mul_iso_{pixels}{name}_var{suffix}"])
-        # Where the denominator of a quotient is the narrower one, the authors clamp what does not exist.
+        # A quotient by a narrower Gaussian is not a Gaussian; there the authors clamp.
         exists = p * spread[1] + q * spread[0] > 1e-6
         if exists.any():
             assert relative_error(mean[exists], expected[exists]) < tolerance, name

@@ -6,8 +6,8 @@ import pytest
 
 from gmflow_jax.models import PEAK_FLOPS, GMDiT, GMDiTConfig, abstract, forward_flops, peak_flops
 
-# Wide for its few tokens, so that XLA's count is nearly all of matrix products. It counts a loop's body
-# once, so the blocks are not in one.
+# A wide network for few tokens, so that matrix products are nearly all of XLA's count. The blocks are not
+# in a loop, as XLA counts the body of a loop once.
 SMALL = {"hidden_size": 256, "num_heads": 2, "depth": 2, "num_classes": 10, "scan_layers": False}
 
 

@@ -15,7 +15,7 @@ from gmflow_jax.models._embeddings import (
 def test_features_match_the_authors_in_float64(mlp_arrays):
     t = batch_time(mlp_arrays["t"] / np.float32(1000), 6)
     points = point_features(mlp_arrays["x"].reshape(-1, 2), 4, 0.005, 50.0)
-    # Angles reach 1000 for the time, of which float32 keeps 6e-5; whole periods of points come off.
+    # Angles of the time reach 1000, where float32 resolves 6e-5; for points whole periods are removed.
     np.testing.assert_allclose(
         time_features(t, 16, 1), mlp_arrays["dbg_time_embedding_f64"], atol=5e-5
     )

@@ -34,7 +34,7 @@ def test_shapes_and_types(num_dims):
     q = apply(params, x_t, 0.5)
     assert (q.means.shape, q.log_weights.shape, q.log_std.shape) == ((7, 3, num_dims), (7, 3), (7,))
     assert {leaf.dtype for leaf in jax.tree.leaves(q)} == {jnp.dtype("float32")}
-    # Uniform weights and unit variance at first, but components that differ.
+    # Initially the weights are uniform and the variance is 1, but the components differ.
     np.testing.assert_allclose(q.log_weights, -np.log(3), rtol=1e-6)
     np.testing.assert_array_equal(q.log_std, 0.0)
     assert np.std(q.means, axis=1).min() > 0

@@ -51,7 +51,7 @@ def test_the_backward_pass_of_16_bit_attention_multiplies_values_in_16_bits():
     text = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(query, key, value).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     operands = [line.split(":")[-1].split("->")[0] for line in products]
-    # The logits, and the two that go back through the values; float32 meets 16 bits in the logits' two.
+    # 16 bits: the logits and both products behind the values. The gradients of the logits are float32.
     assert len(operands) == 5 and sum("f32" not in pair for pair in operands) == 3
 
 

@@ -125,7 +125,7 @@ def assert_lies_as(tree, abstract):
 
 @pytest.mark.parametrize("name", PARALLELISMS)
 def test_rows_are_the_whole_batch_in_order(name):
-    # This process has all devices; those of several are tested with the programs.
+    # This process has all devices; tests/experiments/test_multihost.py has several processes.
     np.testing.assert_array_equal(PARALLELISMS[name]().rows(BATCH_SIZE), np.arange(BATCH_SIZE))
 
 

@@ -74,7 +74,7 @@ def test_unipc_corrects_a_prediction_quadratic_in_log_snr_exactly(uncompiled, x6
         return 0.7 - 0.5 * log_snr + 0.3 * log_snr**2
 
     def corrected(times):
-        # A last step of no length shows the corrected state, which is that step's start.
+        # A last step of length 0 returns its start, which is the corrected state.
         times = jnp.asarray([*times, times[-1] - 1e-11])
         denoise = given_mean(lambda x, t: prediction(t))
         return np.asarray(solvers.sample(None, denoise, jnp.ones((1, 1)), solvers.unipc(), times))
@@ -250,7 +250,7 @@ def pixels(rippled):
 
 @pytest.mark.parametrize("name", ALL)
 def test_times_may_differ_within_a_batch(rippled, name, loops, x64):
-    # Compiled in a scan, against sample by sample in a Python loop: jit equals eager besides.
+    # A compiled scan of the batch against a Python loop for each sample, without jit.
     times = jnp.asarray([UNEVEN[:5], UNEVEN[:5] ** 2, np.linspace(1, 0, 5)])
     x_init, noise, solver = normal(3, 2, 2, 2), normal(4, 3, 2, 2, 2, seed=1), ALL[name]()
     denoise = pixels(rippled)

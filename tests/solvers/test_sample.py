@@ -73,7 +73,7 @@ def test_one_key_is_folded_with_the_index_of_the_sample(rippled, x_init, uncompi
 
 
 def test_every_step_draws_new_noise(rippled, x_init):
-    # With x_0 = 0 what a step adds is its noise alone, and two steps' must not be proportional.
+    # With x_0 = 0 a step adds only noise; the noise of two steps must not be proportional.
     denoise = flow.denoiser(lambda x, t: x / t)
     t = np.array([1.0, 0.9, 0.8])
     x = solvers.sample(jax.random.key(0), denoise, x_init, solvers.ddpm(), t, True)
@@ -210,7 +210,7 @@ def test_guidance_of_scale_0_is_no_guidance(guided, rippled, x_init, uncompiled)
 
 
 def test_guidance_interval_keeps_one_structure(rippled, x_init):
-    # Outside the interval the prediction is still `Guided`, so that one scan serves.
+    # Outside the interval the prediction is still `Guided`, so that one scan contains both.
     uncond = flow.denoiser(lambda x, t: x)
     denoise = guidance.guided_denoiser(rippled.denoiser(), uncond, 0.5, interval=(0.5, 0.8))
     states = solvers.sample(None, denoise, x_init, solvers.gm_ode(1, 2), times(), True)
