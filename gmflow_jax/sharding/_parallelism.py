@@ -4,57 +4,94 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gmflow_jax.sharding._rules import AXES, MIN_SHARDED_SIZE, make_mesh, state_shardings, working_copy
 
 Batch = Mapping[str, np.ndarray]
+GlobalBatch = Mapping[str, jax.Array | np.ndarray]
 
 
 class Parallelism(Protocol):
-    """What a training program needs of a way to run in parallel.
+    """A way to run a training step on many devices.
 
-    `mesh` has all devices of all processes. `axis_name` is to be given to
-    `training.make_train_step`. A state is *portable* if it consists of arrays on `mesh`, which
-    can be checkpointed and jitted; `init` and checkpoints give such states, and a step accepts them.
-    `replicated` is the sharding of what is whole on every device of `mesh`.
+    A state is *portable* if it consists of arrays on `mesh`, which can be checkpointed and used under jit.
+    `init` and checkpoints return portable states, and a compiled step accepts them.
+
+    Attributes:
+      mesh: mesh of all devices of all processes.
+      axis_name: to be given to `training.make_train_step`.
+      replicated: sharding of arrays that are whole on every device of `mesh`.
     """
 
-    mesh: Mesh
-    axis_name: str | None
-    replicated: NamedSharding
+    @property
+    def mesh(self) -> Mesh: ...
+
+    @property
+    def axis_name(self) -> str | None: ...
+
+    @property
+    def replicated(self) -> NamedSharding: ...
 
     def working_copy(self, params: Any) -> Any:
-        """To be called on the parameters within a step, before they are used."""
+        """Return the parameters as networks use them; called within a step."""
+        ...
 
     def abstract(self, init: Callable[[], Any]) -> Any:
-        """Shapes, dtypes and shardings of the portable state that `init()` makes."""
+        """Return shapes, dtypes and shardings of the portable state that `init()` makes."""
+        ...
 
     def init(self, init: Callable[[], Any]) -> Any:
-        """Makes the portable state, each shard on its own device."""
+        """Make the portable state, each shard on its own device."""
+        ...
 
     def rows(self, batch_size: int) -> np.ndarray:
-        """The rows of a global batch that this process has to provide, in order."""
+        """Return the numbers of the rows of a global batch that this process provides, in order."""
+        ...
 
-    def put(self, batch: Batch, batch_size: int) -> dict[str, jax.Array]:
-        """Turns this process's rows into what a step accepts as the global batch."""
+    def put(self, batch: Batch, batch_size: int) -> GlobalBatch:
+        """Convert this process's rows to the global batch that a step accepts.
+
+        Args:
+          batch: rows of this process, as given by `rows`, by name.
+          batch_size: rows of the global batch.
+
+        Returns:
+          The global batch.
+        """
+        ...
 
     def replicate(self, tree: Any) -> Any:
-        """Puts arrays, the same in every process, on all devices."""
+        """Put arrays, which are the same in every process, on all devices."""
+        ...
 
     def compile(self, train_step: Callable, state: Any, batch: Any) -> Callable:
-        """Compiles train_step(state, batch, key), whose state is donated.
+        """Compile a training step. It donates its state.
 
-        Only shapes and shardings of the arguments count. Metrics come out whole on each device.
+        Args:
+          train_step: train_step(state, batch, key) -> (state, metrics).
+          state: a portable state; only its shapes, dtypes and shardings are used.
+          batch: a global batch; only its shapes, dtypes and shardings are used.
+
+        Returns:
+          The compiled step. Its metrics are whole on each device.
         """
+        ...
 
     def portable(self, state: Any) -> Any:
-        """The portable form of a state that a step returned; copies nothing."""
+        """Return the portable form of a state that a step returned; nothing is copied."""
+        ...
 
 
 class JitParallelism:
-    """`jax.jit` over a ('data', 'fsdp') mesh; the state stored in shards, see `state_shardings`."""
+    """`jax.jit` over a ('data', 'fsdp') mesh, with a sharded state, see `state_shardings`.
+
+    Args:
+      mesh: mesh of `make_mesh`.
+      min_sharded_size: arrays of fewer numbers are not sharded.
+    """
 
     axis_name = None
 
@@ -64,23 +101,28 @@ class JitParallelism:
         self._by_rows = NamedSharding(mesh, PartitionSpec(AXES))
 
     def working_copy(self, params: Any) -> Any:
+        """See `Parallelism.working_copy`."""
         return working_copy(params, self.mesh, self._min_size)
 
     def abstract(self, init: Callable[[], Any]) -> Any:
+        """See `Parallelism.abstract`."""
         state = jax.eval_shape(init)
         shardings = state_shardings(state, self.mesh, self._min_size)
         return jax.tree.map(lambda x, s: x.update(sharding=s), state, shardings)
 
     def init(self, init: Callable[[], Any]) -> Any:
+        """See `Parallelism.init`."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract(init))
         return jax.jit(init, out_shardings=shardings)()
 
     def rows(self, batch_size: int) -> np.ndarray:
+        """See `Parallelism.rows`."""
         _check_batch_size(batch_size, self.mesh.size)
         slices = self._by_rows.addressable_devices_indices_map((batch_size,)).values()
         return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
     def put(self, batch: Batch, batch_size: int) -> dict[str, jax.Array]:
+        """See `Parallelism.put`."""
         rows = self.rows(batch_size)
 
         def place(local):
@@ -94,9 +136,11 @@ class JitParallelism:
         return {name: place(np.asarray(local)) for name, local in batch.items()}
 
     def replicate(self, tree: Any) -> Any:
+        """See `Parallelism.replicate`."""
         return _replicate(tree, self.replicated)
 
     def compile(self, train_step: Callable, state: Any, batch: Any) -> jax.stages.Compiled:
+        """See `Parallelism.compile`."""
         shardings = jax.tree.map(lambda x: x.sharding, state)
         jitted = jax.jit(
             train_step,
@@ -105,10 +149,11 @@ class JitParallelism:
             donate_argnums=0,
         )
         key = jax.eval_shape(lambda: jax.random.key(0))
-        with jax.set_mesh(self.mesh):  # tells the networks to gather their blocks one by one
+        with jax.set_mesh(self.mesh):  # so networks gather their blocks one by one
             return jitted.lower(state, batch, key).compile()
 
     def portable(self, state: Any) -> Any:
+        """See `Parallelism.portable`."""
         return state
 
 
@@ -120,26 +165,31 @@ class PmapParallelism:
     def __init__(self) -> None:
         self.mesh = make_mesh()
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        # What pmap returns lies on the devices of this process.
+        # pmap returns arrays on the devices of this process.
         local_mesh = Mesh(np.asarray(jax.local_devices()), (self.axis_name,))
         self._local = NamedSharding(local_mesh, PartitionSpec())
 
     def working_copy(self, params: Any) -> Any:
+        """See `Parallelism.working_copy`."""
         return params
 
     def abstract(self, init: Callable[[], Any]) -> Any:
+        """See `Parallelism.abstract`."""
         return jax.tree.map(lambda x: x.update(sharding=self.replicated), jax.eval_shape(init))
 
     def init(self, init: Callable[[], Any]) -> Any:
+        """See `Parallelism.init`."""
         return jax.jit(init, out_shardings=self.replicated)()
 
     def rows(self, batch_size: int) -> np.ndarray:
+        """See `Parallelism.rows`."""
         _check_batch_size(batch_size, self.mesh.size)
         of_device = np.arange(batch_size).reshape(self.mesh.size, -1)
         places = {device: i for i, device in enumerate(jax.devices())}  # the order of pmap's axis
         return np.concatenate([of_device[places[device]] for device in jax.local_devices()])
 
     def put(self, batch: Batch, batch_size: int) -> dict[str, np.ndarray]:
+        """See `Parallelism.put`."""
         per_device = batch_size // self.mesh.size
         return {
             name: np.asarray(local).reshape(-1, per_device, *local.shape[1:])
@@ -147,23 +197,26 @@ class PmapParallelism:
         }
 
     def replicate(self, tree: Any) -> Any:
+        """See `Parallelism.replicate`."""
         return _replicate(tree, self.replicated)
 
     def compile(self, train_step: Callable, state: Any, batch: Any) -> Callable:
-        # Compiled at its first call: what pmap compiles ahead of time refuses the rows of one process.
+        # Compiled at the first call: ahead of time, pmap would not accept the rows of one process.
+        """See `Parallelism.compile`. It compiles at the first call of the step."""
         del state, batch
         pmapped = jax.pmap(
             train_step, self.axis_name, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
         )
-        # A portable state would be compiled for apart.
+        # A portable state has another sharding, for which pmap would compile again.
         return lambda state, batch, key: pmapped(_relabel(state, self._local), batch, key)
 
     def portable(self, state: Any) -> Any:
+        """See `Parallelism.portable`."""
         return _relabel(state, self.replicated)
 
 
 def _relabel(tree: Any, sharding: NamedSharding) -> Any:
-    """Replicated arrays with another name for where they lie; copies nothing."""
+    """Give replicated arrays another sharding with the same layout; nothing is copied."""
 
     def relabel(leaf):
         shards = [shard.data for shard in leaf.addressable_shards]
@@ -173,9 +226,18 @@ def _relabel(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def make_parallelism(parallel: str = "jit", data: int = -1, fsdp: int = 1) -> Parallelism:
-    """The `Parallelism` called 'jit' or 'pmap'; `data` and `fsdp` are the sizes of the mesh, see `make_mesh`.
+    """Make a `Parallelism` by name.
 
-    Raises ValueError for another name, for sizes that do not fit, or fsdp with pmap.
+    Args:
+      parallel: 'jit' or 'pmap'.
+      data: size of the mesh axis 'data', see `make_mesh`.
+      fsdp: size of the mesh axis 'fsdp'; 1 with 'pmap'.
+
+    Returns:
+      The parallelism.
+
+    Raises:
+      ValueError: if the name is unknown, the sizes do not match the devices, or pmap gets an fsdp size.
     """
     if parallel == "jit":
         return JitParallelism(make_mesh(data, fsdp))
@@ -191,8 +253,8 @@ def make_parallelism(parallel: str = "jit", data: int = -1, fsdp: int = 1) -> Pa
 
 def _replicate(tree: Any, sharding: NamedSharding) -> Any:
     def put(leaf):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            # device_put takes no keys where there are several processes.
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # With several processes, device_put does not accept keys.
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
         return jax.device_put(np.asarray(leaf), sharding)
 
@@ -202,5 +264,5 @@ def _replicate(tree: Any, sharding: NamedSharding) -> Any:
 def _check_batch_size(batch_size: int, devices: int) -> None:
     if batch_size < 1 or batch_size % devices:
         raise ValueError(
-            f"A batch of {batch_size} cannot be split over {devices} devices; give a multiple of that."
+            f"A batch of {batch_size} cannot be split over {devices} devices; give a multiple of {devices}."
         )

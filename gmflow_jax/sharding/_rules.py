@@ -1,10 +1,10 @@
-"""Which axis of which array is split over which axis of the mesh.
+"""The rules by which the axes of arrays are split over the axes of the mesh.
 
-The mesh has two axes. A batch is split over all devices. The training state (parameters, EMA,
-optimiser) is stored in shards over all devices too; a step works on a copy of the parameters that is
-whole along 'data' and, within the blocks of a network, still in shards along 'fsdp': each block's are
-gathered when it is their turn. So fsdp = 1 is data parallelism with a sharded state (ZeRO,
-arXiv 1910.02054), and data = 1 is fully sharded data parallelism.
+The mesh has two axes. A batch is split over all devices. The training state (parameters, averages,
+optimiser) is stored in shards over all devices too. A step works on a copy of the parameters that is
+whole along 'data'; the parameters of a network's blocks stay split along 'fsdp', and each block gathers
+its own when it is computed. So fsdp = 1 is data parallelism with a sharded state (ZeRO, arXiv
+1910.02054), and data = 1 is fully sharded data parallelism.
 """
 
 import math
@@ -16,15 +16,29 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
-# Gathering less than this many numbers costs latency and saves no memory.
+# Arrays of fewer numbers stay whole: gathering them would cost latency and save no memory.
 MIN_SHARDED_SIZE = 2**16
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes 'data' and 'fsdp' over all devices, or those given.
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]  # no stubs
+) -> Mesh:
+    """Make a mesh with the axes 'data' and 'fsdp'.
 
-    One of the sizes may be -1, for what is left. Neighbouring devices share the axis 'fsdp', which
-    communicates most. Raises ValueError if data x fsdp is not the number of devices.
+    Neighbouring devices share the axis 'fsdp', which communicates most.
+
+    Args:
+      data: size of the axis 'data'; -1 uses all remaining devices.
+      fsdp: size of the axis 'fsdp'; -1 uses all remaining devices.
+      devices: the devices; None is all devices of all processes.
+
+    Returns:
+      The mesh.
+
+    Raises:
+      ValueError: if data x fsdp is not the number of devices.
     """
     count = jax.device_count() if devices is None else len(devices)
     sizes = {"data": data, "fsdp": fsdp}
@@ -35,7 +49,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
     if min(sizes.values()) < 1 or math.prod(sizes.values()) != count:
         raise ValueError(
             f"A mesh of data = {data} and fsdp = {fsdp} was asked for, but there are {count} devices; "
-            "give sizes whose product that is, or -1 for one of them."
+            "give sizes with that product, or -1 for one of them."
         )
     shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
     if devices is None:
@@ -49,11 +63,19 @@ def partition_spec(
     stacked: bool = False,
     min_size: int = MIN_SHARDED_SIZE,
 ) -> PartitionSpec:
-    """How an array of this shape is split over the mesh axes `mesh_sizes`, the first one first.
+    """Return how an array is split over the axes of a mesh.
 
-    Each mesh axis takes the largest axis of the array that it divides, of equals the last; an array of
-    fewer than `min_size` numbers stays whole. `stacked` arrays keep their first axis whole, along which
-    layers are scanned.
+    Each mesh axis, in the given order, splits the largest axis of the array that it divides, the last one of
+    equal axes.
+
+    Args:
+      shape: shape of the array.
+      mesh_sizes: sizes of the mesh axes by name.
+      stacked: whether the first axis enumerates layers that are scanned; it stays whole.
+      min_size: arrays of fewer numbers stay whole.
+
+    Returns:
+      The partition.
     """
     names: list[tuple[str, ...]] = [()] * len(shape)
     left = list(shape)
@@ -67,7 +89,16 @@ def partition_spec(
 
 
 def state_shardings(tree: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> Any:
-    """Where the leaves of a training state, or of a part of it, are stored: a tree of shardings."""
+    """Return the shardings by which a training state, or a part of it, is stored.
+
+    Args:
+      tree: a pytree of arrays or `jax.ShapeDtypeStruct`s.
+      mesh: mesh of `make_mesh`.
+      min_size: arrays of fewer numbers stay whole.
+
+    Returns:
+      A pytree of shardings.
+    """
     sizes = {"fsdp": mesh.shape["fsdp"], "data": mesh.shape["data"]}
 
     def place(path, leaf):
@@ -77,13 +108,21 @@ def state_shardings(tree: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> 
 
 
 def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> Any:
-    """The parameters as a step works on them, to be called within jit; gradients return in shards.
+    """Return the parameters as a step works on them, within jit; their gradients come back in shards.
 
-    Whole on each device, but for those of the blocks, which stay split along 'fsdp'.
+    Parameters are whole on each device, except those of blocks, which stay split along 'fsdp'.
+
+    Args:
+      params: stored parameters.
+      mesh: mesh of `make_mesh`.
+      min_size: arrays of fewer numbers are stored whole.
+
+    Returns:
+      The parameters with sharding constraints.
     """
     sizes = {"fsdp": mesh.shape["fsdp"]}
     stored = state_shardings(params, mesh, min_size)
-    params = jax.lax.with_sharding_constraint(params, stored)  # for what flows back: the gradients
+    params = jax.lax.with_sharding_constraint(params, stored)  # shards the gradients, too
 
     def gather(path, leaf):
         stacked = _is_stacked(path)
@@ -94,5 +133,5 @@ def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> A
 
 
 def _is_stacked(path) -> bool:
-    """Whether a leaf belongs to the blocks of a network, which are stacked along the first axis."""
+    """Tell whether a leaf belongs to the blocks of a network, which are stacked along the first axis."""
     return any(getattr(entry, "key", None) == "blocks" for entry in path)

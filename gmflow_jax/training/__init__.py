@@ -1,6 +1,6 @@
-"""Training: state, draws, step, EMA, optimiser, checkpoints, metrics and the loop around them.
+"""Training: state, random draws, step, EMA, optimiser, checkpoints, metrics and the training loop.
 
-Pure functions without a configuration object; the caller owns jit, pmap and shardings.
+The functions are pure and take no configuration object. The caller applies jit, pmap and shardings.
 """
 
 from gmflow_jax.training._checkpoint import Checkpointer, Snapshots

@@ -1,4 +1,4 @@
-"""Checkpoints of the training state, a thin wrapper around Orbax."""
+"""Checkpoints of the training state, on top of Orbax."""
 
 import json
 import os
@@ -16,11 +16,11 @@ _ARRAY_ITEMS = {"params": "params", "ema": "ema_params", "opt_state": "opt_state
 
 
 class Snapshots:
-    """Trees of arrays and json values by number of steps, in a `folder` that holds nothing else.
+    """Trees of arrays and JSON values, stored by the number of steps in a folder of their own.
 
-    Saving returns once the arrays are off the devices, and writes in the background; a snapshot is
-    whole or not there. With several processes all of them call every method, on one shared folder.
-    Use it as a context manager, or call `close`, which waits.
+    A save returns when the arrays are copied from the devices, and continues in the background. A snapshot
+    appears when it is complete. With several processes, all of them call every method, on one shared folder.
+    Use it as a context manager, or call `close`, which waits for the saves.
     """
 
     def __init__(
@@ -30,17 +30,25 @@ class Snapshots:
         keep_every: int | None = None,
         read_only: bool = False,
     ):
-        """The newest `keep` snapshots stay (None: all), and those of multiples of `keep_every` steps.
+        """Open a folder of snapshots.
 
-        Unless `read_only`, what a killed save has left in the folder is removed.
+        Args:
+          folder: the folder, which may hold nothing else.
+          keep: number of snapshots that are kept, the newest ones; None keeps all.
+          keep_every: snapshots of multiples of this number of steps are kept too.
+          read_only: whether the folder is only read. If False, it is made if it does not exist, and what an
+            interrupted save left is removed.
+
+        Raises:
+          ValueError: if `keep` is below 1, or the folder is a file or holds other things.
         """
-        self.folder = Path(folder).absolute()  # Orbax takes no relative path
+        self.folder = Path(folder).absolute()  # Orbax needs an absolute path
         if keep is not None and keep < 1:
             raise ValueError(
                 f"keep is {keep}, so no checkpoint would remain to resume from; give at least 1."
             )
         _check_folder(self.folder)
-        # Processes wait for each other by names, which those of another folder must not answer.
+        # Processes wait for each other at barriers with names, which must differ between folders.
         barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -53,9 +61,17 @@ class Snapshots:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, trees: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Saves named trees of arrays, and json values.
+        """Save named trees of arrays, and JSON values.
 
-        Nothing is done for a step that is saved already, or is older than the newest one.
+        Nothing is done if the step is already saved, or is older than the newest one.
+
+        Args:
+          step: number of steps.
+          trees: trees of arrays by name.
+          meta: what `json` can write.
+
+        Raises:
+          ValueError: if `meta` cannot be written as JSON.
         """
         if step in self.steps():
             return
@@ -67,54 +83,63 @@ class Snapshots:
                 "lists, strings, numbers, booleans and None."
             ) from error
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        items["meta"] = ocp.args.JsonSave(dict(meta))
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        items_and_meta = ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta)))
+        self._manager.save(step, args=items_and_meta)
 
     def steps(self) -> list[int]:
-        """Returns the steps of all snapshots, in order, also of one that is still being written."""
+        """Return the steps of all snapshots in order, including one that is still being written."""
         return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """Returns the number of steps of the newest snapshot, or None."""
+        """Return the step of the newest snapshot, or None."""
         return self._manager.latest_step()
 
     def restore(self, step: int | None = None, **targets: Any) -> dict[str, Any]:
-        """Returns the asked trees, and 'meta', of a snapshot, by default of the newest.
+        """Read trees of a snapshot.
 
-        A target has the wanted structure, shapes, dtypes and, where given, shardings: arrays, or
-        `jax.ShapeDtypeStruct`s. Leaves without a sharding go to one device.
+        Args:
+          step: number of steps; None is the newest snapshot.
+          **targets: for each tree, by name, a tree of the same structure with the wanted shapes, dtypes and
+            optionally shardings: arrays or `jax.ShapeDtypeStruct`s. Leaves without a sharding go to one
+            device.
+
+        Returns:
+          The trees by name, and 'meta'.
+
+        Raises:
+          ValueError: if there is no such snapshot, or it cannot be read as these targets.
         """
         step = self._existing(step)
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in targets.items()}
-        items["meta"] = ocp.args.JsonRestore()
+        items_and_meta = ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
         self.wait()
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            restored = self._manager.restore(step, args=items_and_meta)
         except Exception as error:
             # Orbax raises many types, some with pages of text.
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"The checkpoint of step {step} in {self.folder} could not be read as "
-                f"{', '.join(items)}: it is damaged, or belongs to a model or optimiser of another "
-                "shape. Restore it with the configuration it was trained with, or remove the "
-                f"folder of that step to go on from an earlier one. ({reason})"
+                f"{', '.join([*items, 'meta'])}: it is damaged, or belongs to a model or optimiser of "
+                "another shape. Restore it with the configuration it was trained with, or remove the "
+                f"folder of that step to resume from an earlier one. ({reason})"
             ) from error
-        return {name: restored[name] for name in items}
+        return {name: restored[name] for name in (*items, "meta")}
 
     def read_meta(self, step: int | None = None) -> dict:
-        """Returns the json part of a snapshot, by default of the newest."""
+        """Return the JSON values of a snapshot, by default of the newest."""
         return dict(self.restore(step)["meta"])
 
     def reached_preemption(self, step: int) -> bool:
-        """Says whether a multi-process run is being preempted: all processes agree on the step."""
+        """Tell whether a multi-process run is being preempted at this step; all processes return the same."""
         return self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Waits until all that was saved is whole on the disk."""
+        """Wait until all saves are complete on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for the snapshots under way and closes the folder."""
+        """Wait for the saves and close the folder."""
         self.wait()
         self._manager.close()
 
@@ -136,27 +161,46 @@ class Snapshots:
 
 
 class Checkpointer(Snapshots):
-    """Saves and restores training states: snapshots with the items `params`, `ema`, `opt_state`,
-    where there are any `power_averages`, and `meta`.
+    """Snapshots of training states.
+
+    Their items are `params`, `ema`, `opt_state`, `meta`, and `power_averages` if the state has any.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 3, keep_every: int | None = None):
+        """Open a folder of checkpoints.
+
+        Args:
+          folder: the folder, which may hold nothing else.
+          keep: number of checkpoints that are kept, the newest ones.
+          keep_every: checkpoints of multiples of this number of steps are kept too.
+
+        Raises:
+          ValueError: as `Snapshots`.
+        """
         super().__init__(folder, keep, keep_every)
 
     def save_state(self, state: TrainState, meta: Mapping[str, Any] | None = None) -> None:
-        """Saves `state` under its number of steps, with `meta` (json values, e.g. the config).
+        """Save `state` under its number of steps.
 
-        `step` and `num_skipped` are added to `meta`. A step that is already saved is left alone.
+        `step` and `num_skipped` are added to `meta`. Nothing is done if the step is already saved.
+
+        Args:
+          state: the training state.
+          meta: what `json` can write, for instance the configuration.
         """
         step = int(state.step)
         meta = {**(meta or {}), "step": step, "num_skipped": int(state.num_skipped)}
         self.save(step, _trees(state), meta)
 
     def restore_latest(self, abstract_state: TrainState) -> tuple[TrainState, dict] | None:
-        """Returns the newest state and its meta, or None where there is no checkpoint yet.
+        """Read the newest state.
 
-        `abstract_state` is a target in the sense of `restore`: a state, or `jax.eval_shape` of what
-        makes one.
+        Args:
+          abstract_state: a target as for `restore`: a state, or `jax.eval_shape` of a function that makes
+            one.
+
+        Returns:
+          The state and its meta, or None if there is no checkpoint yet.
         """
         if self.latest_step() is None:
             return None
@@ -171,18 +215,26 @@ class Checkpointer(Snapshots):
         return TrainState(**fields, **counters, power_averages=tuple(averages)), dict(meta)
 
     def restore_ema(self, abstract_params: Any, step: int | None = None) -> Any:
-        """Returns only the averaged parameters, by default the newest; for sampling."""
+        """Read the averaged parameters alone, for sampling.
+
+        Args:
+          abstract_params: a target as for `restore`.
+          step: number of steps; None is the newest checkpoint.
+
+        Returns:
+          The averaged parameters.
+        """
         return self.restore(step, ema=abstract_params)["ema"]
 
 
 def _trees(state: TrainState) -> dict[str, Any]:
     trees = {item: getattr(state, field) for item, field in _ARRAY_ITEMS.items()}
-    # Orbax saves no empty tree.
+    # Orbax cannot save an empty tree.
     return trees | ({"power_averages": state.power_averages} if state.power_averages else {})
 
 
 def _abstract(tree: Any) -> Any:
-    """Describes the arrays to restore, on one device where nothing else is said."""
+    """Describe the arrays to restore, on one device unless they have a sharding."""
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def describe(leaf):
@@ -205,5 +257,5 @@ def _check_folder(folder: Path) -> None:
     if foreign:
         raise ValueError(
             f"{folder} holds other things than checkpoints ({', '.join(sorted(foreign)[:3])}); "
-            "old ones are deleted there, so give a folder of its own."
+            "old checkpoints are deleted there, so give a folder for checkpoints alone."
         )

@@ -1,4 +1,4 @@
-"""Exponential moving average of the parameters, with decays that depend on the iteration."""
+"""Exponential moving averages (EMA) of the parameters, with decays that depend on the iteration."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,25 @@ Decay = Callable[[ArrayLike], jax.Array]
 
 
 def update_ema(ema_params: Any, params: Any, decay: ArrayLike) -> Any:
-    """Returns `decay * ema_params + (1 - decay) * params`, leaf by leaf."""
+    """Update an average of the parameters.
+
+    Args:
+      ema_params: the average, a pytree.
+      params: the new parameters, of the same structure.
+      decay: weight of the old average, in [0, 1].
+
+    Returns:
+      `decay * ema_params + (1 - decay) * params`.
+    """
     return optax.incremental_update(params, ema_params, 1.0 - decay)
 
 
 def constant_decay(decay: float) -> Decay:
-    """Returns the decay that is the same at every iteration."""
+    """Return a decay that is the same at every iteration.
+
+    Raises:
+      ValueError: if `decay` is outside [0, 1].
+    """
     _check_unit(decay, "decay")
     return lambda iteration: jnp.full(jnp.shape(iteration), decay, jnp.float32)
 
@@ -25,11 +38,24 @@ def constant_decay(decay: float) -> Decay:
 def ramp_up_decay(
     half_life_images: float, global_batch_size: int, ramp_up: float | None = 0.05
 ) -> Decay:
-    """Returns the decay with a half life in images that grows with the images seen.
+    r"""Return a decay whose half life, in images, grows with the images seen.
 
-    At the 0-based iteration i the half life is the smaller of `half_life_images` and `ramp_up`
-    times the images seen after it, (i + 1) * global_batch_size; `ramp_up` None keeps it constant.
-    Source: Karras et al. 2020 (StyleGAN2-ADA), as used for ImageNet in GMFlow (3e7 images, 0.05).
+    At the 0-based iteration i, with B images in a batch, the decay is $2^{-B / h}$ with the half life
+    $h = \min(\mathrm{half\_life\_images},\ \mathrm{ramp\_up} \cdot (i + 1) B)$.
+
+    Args:
+      half_life_images: largest half life, in images.
+      global_batch_size: images in a batch over all devices.
+      ramp_up: half life as a fraction of the images seen; None keeps the largest half life throughout.
+
+    Returns:
+      A function from the iteration to the decay.
+
+    Raises:
+      ValueError: if a number is not positive.
+
+    Source:
+      Karras et al. 2020 (StyleGAN2-ADA, arXiv 2006.06676). GMFlow uses 3e7 images and 0.05 for ImageNet.
     """
     if half_life_images <= 0 or global_batch_size <= 0:
         raise ValueError(
@@ -52,19 +78,34 @@ def ramp_up_decay(
 
 
 def karras_decay(gamma: float) -> Decay:
-    """Returns the decay (1 - 1 / (i + 1)) ** (gamma + 1), 0 at the first iteration.
+    r"""Return the decay of a power-function EMA, $(1 - 1 / (i + 1))^{\gamma + 1}$; it is 0 at iteration 0.
 
-    The average then has a fixed relative width. Source: Karras et al. 2024 (EDM2), power-function
-    EMA; GMFlow uses gamma 7 for the checkerboard.
+    The average has a width that is a fixed fraction of the iterations, see `power_std`.
+
+    Args:
+      gamma: exponent of the profile, above -1.
+
+    Returns:
+      A function from the 0-based iteration to the decay.
+
+    Raises:
+      ValueError: if `gamma` is -1 or less.
+
+    Source:
+      Karras et al. 2024 (EDM2, arXiv 2312.02696). GMFlow uses gamma = 7 for the checkerboard.
     """
     if gamma <= -1:
-        raise ValueError(f"gamma is {gamma}, but the power gamma + 1 must be positive.")
-    # Through log1p: the power of a float32 near 1 would lose the rate that is left to 1.
+        raise ValueError(f"gamma is {gamma}, but the power gamma + 1 must be positive; give more than -1.")
+    # With log1p, since a power of a float32 near 1 would lose the digits of 1 - decay.
     return lambda iteration: jnp.exp((gamma + 1.0) * jnp.log1p(-1.0 / (_float(iteration) + 1.0)))
 
 
 def warm_up_decay(max_decay: float) -> Decay:
-    """Returns the decay min(max_decay, (1 + i) / (10 + i)), common for short runs."""
+    """Return the decay min(max_decay, (1 + i) / (10 + i)) of the 0-based iteration i, common for short runs.
+
+    Raises:
+      ValueError: if `max_decay` is outside [0, 1].
+    """
     _check_unit(max_decay, "max_decay")
     return lambda iteration: jnp.minimum(
         max_decay, (1.0 + _float(iteration)) / (10.0 + _float(iteration))

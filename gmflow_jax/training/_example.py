@@ -1,4 +1,4 @@
-"""The random draws that turn a batch of data into training examples."""
+"""Random draws that turn a batch of data into training examples."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from gmflow_jax import flow
 
-# Below this time the noise in x_t is under 1e-4 of the data, and float32 keeps less than three
-# digits of it. The authors' floor is 1e-7 in [0, 1], with t - s >= 1e-7.
+# Below this time the noise in x_t is less than 1e-4 of the data, and float32 keeps fewer than three
+# of its digits. The authors' floor is 1e-7 in [0, 1], with t - s >= 1e-7.
 MIN_TRAINING_TIME = 1e-4
 
 
@@ -17,8 +17,14 @@ MIN_TRAINING_TIME = 1e-4
 class TransitionExample:
     """A batch of transitions from time s to the noisier time t (algorithm 1 of GMFlow).
 
-    `x_0`, `x_s`, `x_t` and `noise` (the one that led from x_s to x_t) are [B, ..., C]; `s` and `t`
-    are [B] with 0 <= s < t <= 1; `labels` is int [B], or None for unconditional data.
+    Attributes:
+      x_0: data [B, ..., C].
+      x_s: noisy data at time s, [B, ..., C].
+      x_t: noisy data at time t, [B, ..., C].
+      noise: standard normals of the transition from x_s to x_t, [B, ..., C].
+      s: times [B], with 0 <= s < t.
+      t: times [B], with t <= 1.
+      labels: int [B]; None for unconditional data.
     """
 
     x_0: jax.Array
@@ -42,12 +48,25 @@ def make_example(
     class_dropout_prob: float = 0.0,
     num_classes: int | None = None,
 ) -> TransitionExample:
-    """Builds examples from given draws; `draw_example` makes the draws.
+    """Make training examples from given draws; `draw_example` makes the draws.
 
-    `x_0` and the standard normals `noise_0` (from x_0 to x_s) and `noise_1` (from x_s to x_t) are
-    [B, ..., C]. `t` [B] in [0, 1] is raised to MIN_TRAINING_TIME; s = (1 - transition_ratio) t.
-    Labels become the null label `num_classes` where `label_uniform` [B] is at least
-    1 - class_dropout_prob.
+    Args:
+      x_0: data [B, ..., C].
+      labels: int [B], or None for unconditional data.
+      t: times [B] in [0, 1], raised to MIN_TRAINING_TIME if they are below it.
+      noise_0: standard normals of the step from x_0 to x_s, [B, ..., C].
+      noise_1: standard normals of the step from x_s to x_t, [B, ..., C].
+      label_uniform: uniform numbers [B]; a label is dropped where this is at least 1 - class_dropout_prob.
+        None if no labels are to be dropped.
+      transition_ratio: (t - s) / t, in (0, 1].
+      class_dropout_prob: probability with which a label is replaced by the null label.
+      num_classes: the null label.
+
+    Returns:
+      The examples.
+
+    Raises:
+      ValueError: if an option is out of range, or dropping labels lacks `num_classes` or `label_uniform`.
     """
     _check_options(labels, transition_ratio, class_dropout_prob, num_classes)
     t = jnp.clip(t, MIN_TRAINING_TIME, 1.0)
@@ -55,6 +74,8 @@ def make_example(
     x_s = flow.interpolate(x_0, noise_0, s)
     x_t = flow.forward_transition(x_s, noise_1, s, t)
     if labels is not None and class_dropout_prob > 0:
+        if label_uniform is None or num_classes is None:
+            raise ValueError("label_uniform is None, but labels are to be dropped; give uniform numbers [B].")
         labels = jnp.where(label_uniform >= 1.0 - class_dropout_prob, num_classes, labels)
     return TransitionExample(x_0=x_0, x_s=x_s, x_t=x_t, noise=noise_1, s=s, t=t, labels=labels)
 
@@ -73,11 +94,32 @@ def draw_example(
     mean: float = 0.0,
     std: float = 1.0,
 ) -> TransitionExample:
-    """Draws times, noises and dropped labels for `x_0` [B, ..., C] and `labels` [B] or None.
+    """Draw times, noise and dropped labels for a batch.
 
-    Sample i is drawn with `fold_in(key, first_index + i)`, so a part of a batch gets what it would
-    get within the whole. `shift`, `logit_normal`, `mean` and `std` are those of
-    `flow.sample_time`, the rest those of `make_example`.
+    Sample i is drawn with `fold_in(key, first_index + i)`, so a part of a batch gets the same draws as within
+    the whole batch.
+
+    Args:
+      key: random key.
+      x_0: data [B, ..., C].
+      labels: int [B], or None for unconditional data.
+      first_index: index of the first sample in the whole batch.
+      transition_ratio: (t - s) / t, in (0, 1]; 1 is the plain loss, the paper uses 0.5.
+      class_dropout_prob: probability with which a label is replaced by the null label.
+      num_classes: the null label; needed if labels are dropped.
+      shift: shift of the times, see `flow.sample_time`.
+      logit_normal: whether times before the shift are logit-normal instead of uniform.
+      mean: mean of the logits.
+      std: standard deviation of the logits.
+
+    Returns:
+      The examples.
+
+    Raises:
+      ValueError: if an option is out of range, or labels are dropped without `num_classes`.
+
+    Source:
+      GMFlow (arXiv 2504.05304), algorithm 1.
     """
     _check_options(labels, transition_ratio, class_dropout_prob, num_classes)
 

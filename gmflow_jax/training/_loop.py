@@ -1,4 +1,4 @@
-"""The loop around a training step: progress, metrics, checkpoints, interruption."""
+"""The training loop: progress, metrics, checkpoints and interruption by signals."""
 
 import contextlib
 import signal
@@ -18,11 +18,14 @@ from gmflow_jax.training._state import TrainState
 
 @dataclass(frozen=True)
 class Hook:
-    """Something to do with the state every so many steps, and after the last one; 0 is never.
+    """A function of the state that `fit` calls every so many steps, and after the last one.
 
-    `run(state, step)` sees the state after `step` steps, and may return scalars to be written. What it
-    saves should be whole when it returns, for it is not run again once its step has a checkpoint.
-    `at` are further steps.
+    Attributes:
+      every: steps between two calls; 0 calls it only at the steps `at`.
+      run: run(state, step) is called with the state after `step` steps, and may return scalars to write.
+        Its files should be complete when it returns, since it is not called again once a checkpoint of its
+        step exists.
+      at: further steps at which it is called.
     """
 
     every: int
@@ -30,6 +33,7 @@ class Hook:
     at: tuple[int, ...] = ()
 
     def is_due(self, step: int, num_steps: int) -> bool:
+        """Tell whether to call it after `step` of `num_steps` steps."""
         regularly = bool(self.every) and (step % self.every == 0 or step == num_steps)
         return regularly or step in self.at
 
@@ -53,33 +57,44 @@ def fit(
     meta: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> TrainState:
-    """Trains from `state.step` up to `num_steps` steps in all and returns the last state.
+    """Train up to `num_steps` steps in all, starting from `state.step`.
 
-    `train_step(state, batch, key)` is already jitted (donating the state is safe here), and
-    `batch_fn(step)` gives the batch of the 0-based step as a function of the step alone: a run
-    that stops and resumes then equals one that never stopped. Metrics are averaged over
-    `log_every` steps, and only then fetched from the devices. Checkpoints carry `meta` and are
-    made every `checkpoint_every` steps and at the end. Hooks and checkpoints see
-    `portable(state)`, see `sharding.Parallelism`. With `global_batch_size` the speed is written too, and
-    with `peak_images_per_second`, that of the devices at their peak, their utilisation (`mfu`).
+    SIGTERM or Ctrl-C end the loop after the current step, with a checkpoint. A second signal acts as it would
+    without the loop. A run that stops and resumes equals one that never stopped.
 
-    SIGTERM or Ctrl-C end the loop after the step under way, with a checkpoint; the state returned
-    then has made fewer than `num_steps` steps. A second signal acts as it would without the loop.
-    Raises FloatingPointError when `max_skipped_in_row` steps in a row were skipped because the loss
-    or a gradient was not finite (noticed when metrics are averaged); skipped steps change no
-    parameter, and no checkpoint is made then.
+    Args:
+      state: the state to start from; its buffers may be donated to `train_step`.
+      train_step: compiled train_step(state, batch, key) -> (state, metrics), see `make_train_step`.
+      batch_fn: batch_fn(step) returns the batch of the 0-based step; it must depend on the step only.
+      key: random key, which `train_step` combines with `state.step`.
+      num_steps: steps in all, including those that `state` has already made.
+      writer: writes the metrics; None writes none.
+      checkpointer: saves the checkpoints; None saves none.
+      hooks: functions that are called every so many steps.
+      portable: maps the state to the form that hooks and checkpoints get, see `sharding.Parallelism`.
+      log_every: steps over which metrics are averaged. They are fetched from the devices only then.
+      checkpoint_every: steps between two checkpoints; one is made at the end too.
+      max_skipped_in_row: number of steps in a row that may be skipped because the loss or a gradient was not
+        finite. It is checked when metrics are averaged. None is no limit.
+      global_batch_size: images in a batch over all devices, from which the metric `images_per_second` is
+        computed; None leaves it out.
+      peak_images_per_second: speed of the devices at their peak, from which the metric `mfu` (model FLOPs
+        utilisation) is computed; None leaves it out.
+      meta: JSON values that are saved with each checkpoint.
+      progress: whether to show a progress bar.
+
+    Returns:
+      The last state. After a signal it has made fewer than `num_steps` steps.
+
+    Raises:
+      ValueError: if `log_every` or `checkpoint_every` is below 1.
+      FloatingPointError: if `max_skipped_in_row` steps in a row were skipped. Skipped steps change no
+        parameter, and no checkpoint is made then.
     """
-    if log_every < 1 or checkpoint_every < 1:
-        raise ValueError(
-            f"log_every is {log_every} and checkpoint_every {checkpoint_every}, but both count "
-            "steps between two events; give at least 1."
-        )
+    _check_intervals(log_every, checkpoint_every)
     start = int(state.step)
-    show = progress and jax.process_index() == 0
     meter = _Meter(global_batch_size, peak_images_per_second, max_skipped_in_row)
-    with _stop_flag() as stop, tqdm(
-        total=num_steps, initial=start, unit="step", disable=not show, dynamic_ncols=True
-    ) as bar:
+    with _stop_flag() as stop, _progress_bar(num_steps, start, progress) as bar:
         for step in range(start, num_steps):
             state, metrics = train_step(state, batch_fn(step), key)
             done = step + 1
@@ -87,7 +102,7 @@ def fit(
             bar.update()
             stopping = _must_stop(stop, checkpointer, done)
             last = stopping or done == num_steps
-            scalars = {}
+            scalars: dict[str, float] = {}
             if done % log_every == 0 or last:
                 scalars = meter.summarise()
                 bar.set_postfix_str(_summary(scalars))
@@ -107,6 +122,14 @@ def fit(
     return state
 
 
+def _check_intervals(log_every: int, checkpoint_every: int) -> None:
+    if log_every < 1 or checkpoint_every < 1:
+        raise ValueError(
+            f"log_every is {log_every} and checkpoint_every {checkpoint_every}, but both are numbers of "
+            "steps between two events; give at least 1."
+        )
+
+
 class _Meter:
     """Averages the metrics of a window of steps, measures its speed, and counts skipped steps in a row."""
 
@@ -120,11 +143,11 @@ class _Meter:
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         self._window.append(metrics)
         if len(self._window) > 2:
-            # Running further ahead of the devices would only pile up batches in their memory.
+            # Queuing more steps than this would only fill the devices' memory with batches.
             jax.block_until_ready(self._window[-3])
 
     def summarise(self) -> dict[str, float]:
-        """Scalars of the window of steps up to now; then a new one starts."""
+        """Return scalars of the steps since the last call, and start a new window."""
         window = jax.device_get(self._window)
         scalars = average_metrics(window)
         seconds = time.perf_counter() - self._start
@@ -140,20 +163,25 @@ class _Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent in here is not the steps'."""
+        """Exclude the time spent in this context from the speed."""
         jax.block_until_ready(self._window)
         start = time.perf_counter()
         yield
         self._start += time.perf_counter() - start
 
     def check_skipped(self, step: int) -> None:
-        """Raises FloatingPointError if too many steps in a row were skipped."""
+        """Raise FloatingPointError if too many steps in a row were skipped."""
         if self._max_skipped and self._longest >= self._max_skipped:
             raise FloatingPointError(
                 f"The loss or its gradient was not finite in {self._longest} steps in a row, up to about "
-                f"step {step}. The parameters are still those of before, and the checkpoints are kept. Lower "
+                f"step {step}. The parameters are those from before, and the checkpoints are kept. Lower "
                 "the learning rate, clip the gradient or compute in float32, and resume; or look at the data."
             )
+
+
+def _progress_bar(num_steps: int, start: int, shown: bool) -> tqdm:
+    disable = not shown or jax.process_index() > 0
+    return tqdm(total=num_steps, initial=start, unit="step", disable=disable, dynamic_ncols=True)
 
 
 def _summary(scalars: Mapping[str, float]) -> str:
@@ -173,7 +201,7 @@ def _must_stop(stop: threading.Event, checkpointer: Checkpointer | None, step: i
 
 @contextlib.contextmanager
 def _stop_flag() -> Iterator[threading.Event]:
-    """Yields an event that the first SIGTERM or SIGINT sets instead of interrupting a step."""
+    """Yield an event that the first SIGTERM or SIGINT sets instead of interrupting a step."""
     stop = threading.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     # Only the main thread may set handlers. In a multi-process run the handler of

@@ -23,10 +23,28 @@ def make_loss(
     spectral_loss_weight: float = 1.0,
     working_copy: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[Any, TransitionExample], tuple[jax.Array, tuple[Metrics, Metrics]]]:
-    """Returns `loss_fn(params, example) -> (loss, (parts, time bins))`, as `make_train_step` uses it.
+    """Make the loss function of a batch, as `make_train_step` uses it.
 
-    `parts` has the terms of the loss where there are two, the time bins `time_bin_sum` and
-    `time_bin_count`. The arguments are those of `make_train_step`.
+    Args:
+      apply: apply(params, x_t, t, labels), or apply(params, x_t, t) without labels, returns the predicted
+        mixture over velocity.
+      loss: 'transition' is `losses.transition_loss`; 'flow' is `losses.flow_matching_loss` of the mean
+        velocity, the L2 baseline.
+      loss_weight: factor of that loss.
+      spectrum_apply: spectrum_apply(params, gaussian) returns the log power [B, H, W, C] for the Gaussian
+        that is moment-matched to the prediction of x_0; None trains no spectrum.
+      spectral_loss_weight: factor of `losses.spectral_loss`.
+      working_copy: maps the parameters to the form in which the networks use them, see
+        `sharding.Parallelism`.
+
+    Returns:
+      loss_fn(params, example) -> (loss, (parts, time_bins)). The loss is in nats, a mean over samples of the
+      mean over pixels. `parts` has the weighted terms `loss_transition` and `loss_spectral` if a spectrum is
+      trained. `time_bins` has `time_bin_sum` and `time_bin_count` [4], the summed losses and numbers of
+      samples in each quarter of the time axis.
+
+    Raises:
+      ValueError: if the loss is unknown, or a spectrum is given with the loss 'flow'.
     """
     if loss not in ("transition", "flow"):
         raise ValueError(
@@ -62,7 +80,9 @@ def _loss(prediction, example: TransitionExample, loss: str) -> jax.Array:
     return losses.flow_matching_loss(velocity, example.x_0, example.noise)
 
 
-def _spectral_loss(spectrum: Callable, prediction, example: TransitionExample) -> jax.Array:
+def _spectral_loss(
+    spectrum: Callable, prediction: gm.GaussianMixture, example: TransitionExample
+) -> jax.Array:
     q = jax.lax.stop_gradient(flow.to_data(prediction, example.x_t, example.t))
     return losses.spectral_loss(spectrum(gm.moment_match(q)), q, example.x_0)
 

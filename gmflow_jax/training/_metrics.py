@@ -1,4 +1,4 @@
-"""Averages of step metrics and their files: a CSV table and TensorBoard events."""
+"""Averages of step metrics, and their files: a CSV table and TensorBoard events."""
 
 import csv
 import os
@@ -12,11 +12,17 @@ from gmflow_jax._files import write_whole
 
 
 def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Summarises the metrics of several steps, given as host arrays, in one dict of floats.
+    """Summarise the metrics of several steps.
 
-    Losses and gradient norms are averaged over the steps that were not skipped, the time bins over
-    their samples (an empty bin is left out: `loss_t_0.25_0.50` is the loss of samples with t in
-    [0.25, 0.5)); `num_skipped`, `ema_decay` and `learning_rate` are those of the last step.
+    Losses and gradient norms are averaged over the steps that were not skipped, and the time bins over their
+    samples: `loss_t_0.25_0.50` is the mean loss of samples with t in [0.25, 0.5); empty bins are left out.
+    `num_skipped`, `ema_decay` and `learning_rate` are those of the last step.
+
+    Args:
+      window: metrics of each step, as host arrays.
+
+    Returns:
+      Floats by name.
     """
     kept = [metrics for metrics in window if not metrics["skipped"]]
     last = window[-1]
@@ -28,8 +34,8 @@ def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, flo
     for name in ("learning_rate", "ema_decay", "num_skipped"):
         if name in last:
             result[name] = float(last[name])
-    sums = np.sum([m["time_bin_sum"] for m in window], axis=0, dtype=np.float64)
-    counts = np.sum([m["time_bin_count"] for m in window], axis=0, dtype=np.float64)
+    sums = np.array([m["time_bin_sum"] for m in window], np.float64).sum(axis=0)
+    counts = np.array([m["time_bin_count"] for m in window], np.float64).sum(axis=0)
     edges = np.linspace(0.0, 1.0, len(counts) + 1)
     for low, high, total, count in zip(edges[:-1], edges[1:], sums, counts, strict=True):
         if count > 0:
@@ -38,12 +44,18 @@ def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, flo
 
 
 class MetricWriter:
-    """Writes scalars to `metrics.csv` and to TensorBoard files in `folder`.
+    """Writes scalars to `metrics.csv` and to TensorBoard files.
 
-    `resume_step` is the number of steps the run has already made: rows of later steps, left by a
-    run that got further than its last checkpoint, are dropped, so that no step appears twice. The
-    table has a column `step` and one per name ever written; cells without a value stay empty.
-    Create it in one process only.
+    The table has a column `step` and one for each name ever written; cells without a value stay empty. Create
+    a writer in one process only.
+
+    Args:
+      folder: the folder of the files; it is made if it does not exist.
+      resume_step: number of steps that the run has already made. Rows of later steps, left by a run that got
+        further than its last checkpoint, are dropped, so that no step appears twice.
+
+    Raises:
+      ValueError: if `metrics.csv` is not a table of metrics.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int = 0):
@@ -56,7 +68,12 @@ class MetricWriter:
         self._tensorboard = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds one row: the values of some scalars after `step` steps."""
+        """Add one row.
+
+        Args:
+          step: number of steps made.
+          scalars: values by name.
+        """
         new = [name for name in scalars if name not in self._columns]
         if new:
             self._file.close()
@@ -70,12 +87,12 @@ class MetricWriter:
             self._tensorboard.add_scalar(name, value, int(step))
 
     def flush(self) -> None:
-        """Makes everything written so far visible to readers."""
+        """Make everything written so far visible to readers."""
         self._file.flush()
         self._tensorboard.flush()
 
     def close(self) -> None:
-        """Writes what is left and closes the files."""
+        """Write the rest and close the files."""
         self._file.close()
         self._tensorboard.close()
 
@@ -92,7 +109,7 @@ class MetricWriter:
 
 
 def _read_rows(path: Path, last_step: int | None = None) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns the columns and the rows up to `last_step` of a table that may not exist yet."""
+    """Return the columns and the rows up to `last_step` of a table that may not exist yet."""
     if not path.exists():
         return ["step"], []
     text = path.read_text()

@@ -17,13 +17,29 @@ def make_optimizer(
     eps: float = 1e-8,
     mu_dtype: str = "float32",
 ) -> optax.GradientTransformation:
-    """Returns AdamW with decoupled weight decay and an optional clip of the global gradient norm.
+    """Make AdamW with an optional clip of the global gradient norm.
 
-    Parameters whose last name is 'bias' do not decay, all others do. With `clip_norm`, gradients
-    are scaled to that norm from the update number `clip_begin_step` (0-based) on; earlier ones
-    pass unchanged. Schedules and `clip_begin_step` count updates made, so a skipped step does not
-    advance them. `mu_dtype` 'bfloat16' halves the memory of the first moment.
-    Source: the authors' released training configuration.
+    Parameters whose last name is 'bias' do not decay, all others do. Schedules and `clip_begin_step` count
+    updates, so a skipped step does not advance them.
+
+    Args:
+      learning_rate: a number or a schedule.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      weight_decay: decoupled weight decay.
+      clip_norm: gradients of a larger global norm are scaled to it; None does not clip.
+      clip_begin_step: number of the first update (0-based) that is clipped.
+      eps: term in the denominator.
+      mu_dtype: dtype of the first moment, 'float32' or 'bfloat16', which halves its memory.
+
+    Returns:
+      The optimiser.
+
+    Raises:
+      ValueError: if `clip_norm` is not positive or `mu_dtype` is unknown.
+
+    Source:
+      The authors' released training configuration.
     """
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(
@@ -39,7 +55,7 @@ def make_optimizer(
     if clip_norm is None:
         return _with_standard_promotion(adamw)
     clip = optax.conditionally_transform(
-        _clip_by_global_norm(clip_norm), lambda step: step >= clip_begin_step
+        _clip_by_global_norm(clip_norm), lambda step, **_: jnp.asarray(step) >= clip_begin_step
     )
     return _with_standard_promotion(optax.chain(clip, adamw))
 
@@ -47,7 +63,19 @@ def make_optimizer(
 def warm_up_schedule(
     peak: float, warm_up_steps: int, start_ratio: float = 0.001
 ) -> optax.Schedule:
-    """Returns the rate that rises linearly from start_ratio * peak at step 0 to peak and stays."""
+    """Make a learning rate that rises linearly and then stays constant.
+
+    Args:
+      peak: the rate after the warm-up.
+      warm_up_steps: steps of the warm-up; 0 is none.
+      start_ratio: rate at step 0, as a fraction of the peak.
+
+    Returns:
+      The schedule.
+
+    Raises:
+      ValueError: if `warm_up_steps` is negative.
+    """
     _check_steps(warm_up_steps)
     if warm_up_steps == 0:
         return optax.constant_schedule(peak)
@@ -61,9 +89,22 @@ def warm_up_cosine_schedule(
     start_ratio: float = 0.001,
     end_ratio: float = 0.0,
 ) -> optax.Schedule:
-    """Returns the warm-up above, then half a cosine down to end_ratio * peak at step `num_steps`.
+    """Make a learning rate that rises linearly and then falls along half a cosine.
 
-    Not the authors': it serves short runs, which end before an average of the parameters helps.
+    The authors do not use it. It serves short runs, which end before an average of the parameters helps.
+
+    Args:
+      peak: the rate after the warm-up.
+      warm_up_steps: steps of the warm-up; 0 is none.
+      num_steps: step at which the cosine ends.
+      start_ratio: rate at step 0, as a fraction of the peak.
+      end_ratio: rate at step `num_steps`, as a fraction of the peak.
+
+    Returns:
+      The schedule.
+
+    Raises:
+      ValueError: if `warm_up_steps` is negative, or `num_steps` is not above it.
     """
     _check_steps(warm_up_steps)
     if num_steps <= warm_up_steps:
@@ -87,7 +128,7 @@ def _decay_mask(params: Any) -> Any:
 def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     def clip(updates, params=None):
         del params
-        # The 1e-6 is torch's; optax's own clip has none, which is enough to miss golden updates.
+        # torch adds 1e-6 and optax's own clip does not; the golden updates show the difference.
         factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 

@@ -1,8 +1,10 @@
-"""Averages of the parameters of any width, rebuilt after training from a few that were stored.
+r"""Post-hoc EMA: averages of the parameters of any width, rebuilt after training from a few stored ones.
 
-Source: the post-hoc EMA of Karras et al. 2024 (EDM2, arXiv 2312.02696). Its profiles are powers: of t
-steps, step tau has the weight (gamma + 1) tau^gamma / t^(gamma + 1). So their shape is the same at
-every t, and `std`, the standard deviation of tau / t, is their relative width.
+The profiles are powers: in an average of t steps, step $\tau$ has the weight
+$(\gamma + 1) \tau^\gamma / t^{\gamma + 1}$. So the shape is the same at every t. The relative width `std`
+is the standard deviation of $\tau / t$.
+
+Source: Karras et al. 2024 (EDM2, arXiv 2312.02696).
 """
 
 import itertools
@@ -21,22 +23,38 @@ _LARGEST_STD = 12**-0.5
 
 
 def power_std(gamma: float) -> float:
-    """Relative width of the profile with exponent `gamma` >= 0: from 12 ** -0.5, the mean, down to 0."""
+    """Return the relative width of the profile with exponent `gamma` >= 0.
+
+    It falls from 12 ** -0.5 at gamma = 0, the plain mean, to 0.
+
+    Raises:
+      ValueError: if `gamma` is negative or not finite.
+
+    Source:
+      Karras et al. 2024 (EDM2, arXiv 2312.02696).
+    """
     if not 0.0 <= gamma < math.inf:
         raise ValueError(
-            f"gamma is {gamma}, but a profile must favour late steps; give a number from 0, the mean of all."
+            f"gamma is {gamma}, but profiles have finite exponents from 0 on; give 0 for the mean."
         )
     return ((gamma + 1.0) / ((gamma + 2.0) ** 2 * (gamma + 3.0))) ** 0.5
 
 
 def power_gamma(std: float) -> float:
-    """Exponent >= 0 of the profile with relative width `std`, in (0, 12 ** -0.5]; inverts `power_std`."""
+    """Return the exponent of the profile with relative width `std`, in (0, 12 ** -0.5]; inverts `power_std`.
+
+    Raises:
+      ValueError: if `std` is outside this range.
+
+    Source:
+      Karras et al. 2024 (EDM2, arXiv 2312.02696).
+    """
     if not 0.0 < std <= _LARGEST_STD:
         raise ValueError(
             f"std is {std}, but relative widths lie above 0 and up to {_LARGEST_STD:.4f}, the mean of all "
             "steps; common ones are 0.05 and 0.1."
         )
-    # power_std's square as a cubic in gamma, which has no other root from 0 on.
+    # std**2 from power_std as a cubic equation in gamma, which has one root from 0 on.
     precision = std**-2
     return max(0.0, float(np.roots([1.0, 7.0, 16.0 - precision, 12.0 - precision]).real.max()))
 
@@ -44,10 +62,21 @@ def power_gamma(std: float) -> float:
 def update_power_averages(
     averages: Sequence[Any], params: Any, step: ArrayLike, stds: Sequence[float]
 ) -> tuple[Any, ...]:
-    """Returns the averages after one more step, one for each relative width in `stds`.
+    """Update the averages after one more step.
 
-    `step` counts from 0, so the new averages are of step + 1 steps; the first ones are `params`,
-    whatever was given. EDM2 keeps the widths 0.05 and 0.1, of which a snapshot is stored now and then.
+    EDM2 tracks the widths 0.05 and 0.1, and stores a snapshot of these averages now and then.
+
+    Args:
+      averages: one average of the parameters for each width.
+      params: the new parameters.
+      step: number of the step, from 0. The new averages are of step + 1 steps; at step 0 they are `params`.
+      stds: relative widths.
+
+    Returns:
+      The new averages.
+
+    Raises:
+      ValueError: if the numbers of averages and widths differ.
     """
     if len(averages) != len(stds):
         raise ValueError(
@@ -60,15 +89,28 @@ def update_power_averages(
 
 
 def post_hoc_weights(snapshots: Sequence[Snapshot], num_steps: int, std: float) -> np.ndarray:
-    """Weights with which stored averages add up to one of relative width `std` at `num_steps`.
+    """Return the weights with which stored averages add up to one of another width.
 
-    `snapshots` are (number of steps, std) of each stored average. The weights, float64 [snapshots],
-    minimise the mean square difference of the profiles; unlike EDM2's they sum to 1, so parameters that
-    do not change are kept exactly. See `post_hoc_residual` for what is left. Raises ValueError where no
-    snapshot has `num_steps` steps or more.
+    The weights minimise the mean squared difference of the profiles. Unlike EDM2's they sum to 1, so
+    parameters that do not change are kept exactly. `post_hoc_residual` measures the remaining difference.
+
+    Args:
+      snapshots: (number of steps, relative width) of each stored average.
+      num_steps: steps of the wanted average.
+      std: its relative width.
+
+    Returns:
+      float64 [snapshots].
+
+    Raises:
+      ValueError: if no snapshot has `num_steps` steps or more, or a number is out of range.
+
+    Source:
+      Karras et al. 2024 (EDM2, arXiv 2312.02696), section 3.
     """
     gram, target, norm = _inner_products(snapshots, num_steps, std)
-    # Profiles of norm 1, since steps and widths may differ by orders of magnitude, bordered by the sum.
+    # The profiles are normalised, since steps and widths may differ by orders of magnitude. The last row
+    # and column constrain the sum of the weights.
     norms = np.sqrt(np.diag(gram))
     ones = norm / norms
     system = np.block([[gram / np.outer(norms, norms), ones[:, None]], [ones, 0.0]])
@@ -78,11 +120,20 @@ def post_hoc_weights(snapshots: Sequence[Snapshot], num_steps: int, std: float) 
 def post_hoc_residual(
     snapshots: Sequence[Snapshot], weights: np.ndarray, num_steps: int, std: float
 ) -> float:
-    """Root mean square error of the rebuilt profile, relative to the wanted one: 0 exact, 1 useless.
+    """Return the root mean square error of a rebuilt profile, relative to the wanted one: 0 is exact.
 
-    Values under 1e-7 are rounding. Below 0.05, averages of a random walk came within 2 % of their
-    distance to its end. A large value means that the stored averages are too few, or too wide, for this
-    one, or that none was stored at `num_steps`.
+    Values below 1e-7 are rounding. With values below 0.05, rebuilt averages of a random walk were within
+    2 % of their distance to its end. A value near 1 means that the stored averages are too few or too wide,
+    or that none was stored at `num_steps`.
+
+    Args:
+      snapshots: (number of steps, relative width) of each stored average.
+      weights: weights of `post_hoc_weights`.
+      num_steps: steps of the wanted average.
+      std: its relative width.
+
+    Returns:
+      The relative error.
     """
     gram, target, norm = _inner_products(snapshots, num_steps, std)
     square = norm**2 - 2.0 * weights @ target + weights @ gram @ weights
@@ -90,10 +141,17 @@ def post_hoc_residual(
 
 
 def combine(snapshots: Iterable[Any], weights: Sequence[float]) -> Any:
-    """Returns the sum of pytrees times weights, float32, in one pass.
+    """Return the weighted sum of pytrees, in float32 and in one pass.
 
-    `snapshots` may be a generator that loads one at a time, in the order of the weights. Raises
-    ValueError where their numbers or structures differ.
+    Args:
+      snapshots: the pytrees, in the order of the weights; may be a generator that loads one at a time.
+      weights: one weight for each.
+
+    Returns:
+      The sum.
+
+    Raises:
+      ValueError: if the numbers or the structures differ.
     """
     total = None
     for weight, snapshot in itertools.zip_longest(weights, snapshots):
@@ -110,12 +168,16 @@ def combine(snapshots: Iterable[Any], weights: Sequence[float]) -> Any:
 def _inner_products(
     snapshots: Sequence[Snapshot], num_steps: int, std: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of the stored profiles [N, N], of these with the wanted one [N], and the norm of the latter."""
+    """Return inner products of profiles.
+
+    Returns:
+      The products of the stored profiles [N, N], their products with the wanted profile [N], and its norm.
+    """
     stored = [steps for steps, _ in snapshots]
     if not 1 <= num_steps <= max(stored, default=0):
         raise ValueError(
-            f"The {len(stored)} snapshots reach step {max(stored, default=0)}, which cannot give an average "
-            f"at step {num_steps}; ask for a step from 1 on, and not after the last snapshot."
+            f"The {len(stored)} snapshots reach step {max(stored, default=0)}, so they cannot give an "
+            f"average at step {num_steps}; give a step from 1 to that of the last snapshot."
         )
     if min(stored) < 1:
         raise ValueError("A snapshot was stored before step 1, when there was no average; leave it out.")
@@ -127,7 +189,7 @@ def _inner_products(
 
 
 def _profile_product(t_1, gamma_1, t_2, gamma_2) -> np.ndarray:
-    """Integral over the steps of the product of two profiles, which end at t_1 and t_2."""
+    """Return the integral over the steps of the product of two profiles, which end at t_1 and t_2."""
     first, last = np.minimum(t_1, t_2), np.maximum(t_1, t_2)
     factor = (gamma_1 + 1.0) * (gamma_2 + 1.0) / (gamma_1 + gamma_2 + 1.0)
     return factor * (first / t_1) ** gamma_1 * (first / t_2) ** gamma_2 / last

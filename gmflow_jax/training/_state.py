@@ -1,4 +1,4 @@
-"""What training carries from one step to the next."""
+"""The state that training carries from one step to the next."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,16 @@ import optax
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes; the randomness is a function of the seed and `step`.
+    """Everything that a step changes. The random draws depend on the key and `step` only.
 
-    `params` and `ema_params` are nested dicts of arrays of the same structure, `opt_state` is
-    optax's. `step` (int32 scalar) counts all steps made, `num_skipped` (int32 scalar) those among
-    them that changed nothing because the loss or a gradient was not finite. `power_averages` are
-    further averages of the parameters, see `post_hoc_weights`.
+    Attributes:
+      params: parameters, a nested dict of arrays.
+      ema_params: their average, of the same structure.
+      opt_state: state of the optimiser.
+      step: int32 scalar, number of steps made.
+      num_skipped: int32 scalar, number of steps that changed nothing because the loss or a gradient was not
+        finite.
+      power_averages: further averages of the parameters, see `post_hoc_weights`.
     """
 
     params: Any
@@ -33,13 +37,22 @@ def init_state(
     ema_params: Any = None,
     num_power_averages: int = 0,
 ) -> TrainState:
-    """Returns the state before the first step; all averages start from the parameters.
+    """Make the state before the first step.
 
-    A jitted step that donates its state takes over the arrays of `params`: keep a copy if they
-    are needed elsewhere. Traceable, so that `jax.eval_shape` and jit with `out_shardings` work.
+    It can be traced, so `jax.eval_shape` and jit with `out_shardings` work. A jitted step that donates its
+    state takes over the arrays of `params`: keep a copy if they are needed elsewhere.
+
+    Args:
+      params: initial parameters.
+      optimizer: the optimiser.
+      ema_params: initial average; None starts from the parameters.
+      num_power_averages: number of further averages, which start from the parameters.
+
+    Returns:
+      The state.
     """
 
-    def copy(tree):  # one buffer in two places of the state could not be donated
+    def copy(tree):  # a buffer that the state holds twice cannot be donated
         return jax.tree.map(jnp.copy, tree)
 
     return TrainState(

@@ -31,60 +31,62 @@ def make_train_step(
     working_copy: Callable[[Any], Any] = lambda params: params,
     **draw_options: Any,
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
-    """Returns `train_step(state, batch, key) -> (state, metrics)`, to be jitted by the caller.
+    """Make the training step, which the caller compiles.
 
-    `apply(params, x_t, t, labels)`, or `apply(params, x_t, t)` where the batch has no labels,
-    gives the mixture over velocity. `batch` is {'x_0': [B, ..., C], 'labels': int [B]}, labels
-    optional; B counts the whole batch. The draws depend on `key` and `state.step` alone;
-    `draw_options` (`transition_ratio`, `class_dropout_prob`, `num_classes`, `shift`,
-    `logit_normal`, `mean`, `std`) are those of `draw_example`.
+    The draws depend on `key` and `state.step` only. If the loss or the gradient norm is not finite,
+    parameters, averages and optimiser stay unchanged, and the step is counted in `num_skipped`. A spectrum is
+    trained by its own loss, whose gradient does not reach the mixture.
 
-    The loss, in nats, is `loss_weight` times the mean over samples of the mean over pixels of
-    `losses.transition_loss`, or of `losses.flow_matching_loss` on the mean velocity when `loss`
-    is 'flow' (the L2 baseline, for which the transition ratio is 1 whatever is given).
-    With `spectrum_apply(params, gaussian)`, which gives the log power [B, H, W, C] for the Gaussian
-    matched to the prediction of x_0, `spectral_loss_weight` times the mean of `losses.spectral_loss`
-    is added. It trains the spectrum alone: its gradient does not reach the mixture. Both functions get
-    all of `params`, of which each takes its part.
-    Where the loss or the gradient norm is not finite, parameters, EMA and optimiser stay as they
-    are and the step is counted in `num_skipped`.
+    Args:
+      apply: apply(params, x_t, t, labels), or apply(params, x_t, t) if the batch has no labels, returns the
+        predicted mixture over velocity.
+      optimizer: the optimiser.
+      ema_decay: function from the iteration to the decay of the average.
+      loss: 'transition' is `losses.transition_loss`; 'flow' is `losses.flow_matching_loss` of the mean
+        velocity, the L2 baseline, whose transition ratio is always 1.
+      loss_weight: factor of that loss.
+      spectrum_apply: spectrum_apply(params, gaussian) returns the log power [B, H, W, C] for the Gaussian
+        that is moment-matched to the prediction of x_0; it gets all of `params`. None trains no spectrum.
+      spectral_loss_weight: factor of `losses.spectral_loss`.
+      learning_rate: schedule that is reported as a metric; None reports none.
+      power_stds: relative widths of `state.power_averages`, see `update_power_averages`.
+      num_microbatches: number of parts of the batch over which the gradient is accumulated; it must divide
+        the batch. More parts need less memory and change only rounding.
+      axis_name: name of the axis under `jax.pmap`; each device passes its part of the batch, and draws what
+        a single device would draw for it. None without pmap.
+      working_copy: gathers sharded parameters before they are used, see `sharding.Parallelism`.
+      **draw_options: `transition_ratio`, `class_dropout_prob`, `num_classes`, `shift`, `logit_normal`,
+        `mean` and `std` of `draw_example`.
 
-    Metrics: `loss`, with a spectrum also its weighted parts `loss_transition` and `loss_spectral`,
-    `grad_norm` (before clipping), `ema_decay`, `skipped` (0 or 1), `num_skipped`,
-    `learning_rate` if that schedule is given (it only serves the metric), and per quarter of the
-    time axis `time_bin_sum` and `time_bin_count` [4], the summed losses and numbers of samples.
+    Returns:
+      train_step(state, batch, key) -> (state, metrics). The batch is {'x_0': [B, ..., C], 'labels': int [B]},
+      where labels are optional and B counts the whole batch. The metrics are
+        `loss`, in nats, the mean over samples of the mean over pixels;
+        `loss_transition` and `loss_spectral`, its weighted terms, with a spectrum;
+        `grad_norm`, before clipping; `ema_decay`; `learning_rate`, with a schedule;
+        `skipped`, 0 or 1, and `num_skipped`;
+        `time_bin_sum` and `time_bin_count` [4], the summed losses and numbers of samples in each quarter of
+        the time axis.
 
-    The gradient is accumulated over `num_microbatches` parts of the batch, which must divide it: less
-    memory, the same numbers up to rounding. `power_stds` are the relative widths of the averages that
-    `state.power_averages` holds, see `update_power_averages`.
+    Raises:
+      ValueError: if an option is unknown or out of range.
 
-    Under `jax.pmap`, name the mapped axis in `axis_name`: each device passes its part of the batch
-    and draws what a single device would have drawn for it. Under jit with a sharded state,
-    `working_copy` gathers parameters before they are used, see `gmflow_jax.sharding`.
-    Source: algorithm 1 of GMFlow.
+    Source:
+      GMFlow (arXiv 2504.05304), algorithm 1.
     """
     if num_microbatches < 1:
         raise ValueError(f"num_microbatches is {num_microbatches}; give 1 for the whole batch at once.")
     if loss == "flow":
         draw_options["transition_ratio"] = 1.0
 
-    def draw(key, batch):
-        x_0, labels = batch["x_0"], batch.get("labels")
-        first_index = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x_0.shape[0]
-        return draw_example(key, x_0, labels, first_index=first_index, **draw_options)
-
     loss_fn = make_loss(
-        apply,
-        loss=loss,
-        loss_weight=loss_weight,
-        spectrum_apply=spectrum_apply,
-        spectral_loss_weight=spectral_loss_weight,
-        working_copy=working_copy,
+        apply, loss=loss, loss_weight=loss_weight, spectrum_apply=spectrum_apply,
+        spectral_loss_weight=spectral_loss_weight, working_copy=working_copy,
     )
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def train_step(state, batch, key):
-        example = draw(jax.random.fold_in(key, state.step), batch)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        example = _draw(jax.random.fold_in(key, state.step), batch, axis_name, draw_options)
         (value, (parts, bins)), grads = _accumulate(grad_fn, state.params, example, num_microbatches)
         if axis_name is not None:
             value, parts, grads = jax.lax.pmean((value, parts, grads), axis_name)
@@ -104,8 +106,14 @@ def make_train_step(
     return train_step
 
 
+def _draw(key, batch, axis_name: str | None, draw_options: dict[str, Any]) -> TransitionExample:
+    x_0, labels = batch["x_0"], batch.get("labels")
+    first_index = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x_0.shape[0]
+    return draw_example(key, x_0, labels, first_index=first_index, **draw_options)
+
+
 def _accumulate(grad_fn: Callable, params, example: TransitionExample, num_parts: int):
-    """grad_fn(params, example) as the mean over equal parts of the example, its time bins as sums."""
+    """Average grad_fn(params, part) over equal parts of the example; time bins are summed."""
     if num_parts == 1:
         return grad_fn(params, example)
     batch_size = example.t.shape[0]
@@ -114,7 +122,7 @@ def _accumulate(grad_fn: Callable, params, example: TransitionExample, num_parts
             f"A batch of {batch_size} samples on a device cannot be cut into {num_parts} microbatches; "
             "give a number that divides it."
         )
-    # Every num_parts-th sample is of one part: so each part is spread over all devices as the batch is.
+    # A part has every num_parts-th sample, so it is split over all devices as the batch is.
     parts = jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1), example)
 
     def add(total, part):
