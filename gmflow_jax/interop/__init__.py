@@ -1,4 +1,4 @@
-"""Weights to and from other programs."""
+"""Loading and saving of weights: diffusers folders, PyTorch state dicts, safetensors files."""
 
 from gmflow_jax.interop._bundle import Bundle, init_bundle
 from gmflow_jax.interop._checkpoints import load_dit, load_training

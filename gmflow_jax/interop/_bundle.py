@@ -1,11 +1,10 @@
-"""The networks that make pictures together."""
+"""The networks that draw images together, as one object."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-from flax import nnx
 
 from gmflow_jax.models import (
     AutoencoderKL,
@@ -19,17 +18,19 @@ from gmflow_jax.models import (
     init_params,
 )
 
+Network = GMDiT | SpectrumMLP | AutoencoderKL
+
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """The parts of a diffusers folder; None for those that it does not hold.
+    """The networks of a diffusers folder. Networks that it does not hold are None.
 
     Attributes:
-      model: The transformer.
-      spectrum: The network for the power spectrum of GM-SDE's noise.
-      autoencoder: From latents to images.
-      id2label: The words of each class, comma-separated, by id; empty if they are not known.
-      shift: Shift of the time grid, see `flow.time_grid`.
+      model: transformer that predicts the mixture over the velocity.
+      spectrum: network for the power spectrum of GM-SDE's noise.
+      autoencoder: autoencoder between images and latents.
+      id2label: names of each class, comma-separated, by class id; empty if they are not known.
+      shift: shift of the time grid, see `flow.time_grid`.
     """
 
     model: GMDiT | None = None
@@ -40,18 +41,18 @@ class Bundle:
 
     @property
     def config(self) -> GMDiTConfig | None:
-        """The transformer's configuration."""
+        """The transformer's configuration, or None."""
         return None if self.model is None else self.model.config
 
     @property
-    def networks(self) -> dict[str, nnx.Module]:
-        """Those that there are, by the names of their attributes."""
+    def networks(self) -> dict[str, Network]:
+        """The networks that are not None, by the names of their attributes."""
         named = {"model": self.model, "spectrum": self.spectrum, "autoencoder": self.autoencoder}
         return {name: network for name, network in named.items() if network is not None}
 
     @property
     def params(self) -> dict[str, Any] | None:
-        """The transformer's parameters as a nested dict of arrays."""
+        """The transformer's parameters as a nested dict of arrays, or None."""
         return None if self.model is None else functional(self.model)[1]
 
 
@@ -62,13 +63,24 @@ def init_bundle(
     autoencoder_config: AutoencoderKLConfig | None = None,
     **fields: Any,
 ) -> Bundle:
-    """Networks with random weights, drawn as for training; `fields` are the other ones of `Bundle`."""
+    """Make networks with random initial weights.
+
+    Args:
+      key: PRNG key.
+      config: the transformer's configuration.
+      spectrum_config: the spectrum network's configuration; None makes none.
+      autoencoder_config: the autoencoder's configuration; None makes none.
+      **fields: further fields of `Bundle`: id2label and shift.
+
+    Returns:
+      The networks.
+    """
     parts = {
         "model": (GMDiT, config),
         "spectrum": (SpectrumMLP, spectrum_config),
         "autoencoder": (AutoencoderKL, autoencoder_config),
     }
-    draw = jax.jit(init_params, static_argnums=(0, 1))  # not drawn one by one, which takes longer
+    draw = jax.jit(init_params, static_argnums=(0, 1))  # one program draws faster than one per parameter
     networks = {
         name: from_params(network, c, draw(network, c, jax.random.fold_in(key, i)))
         for i, (name, (network, c)) in enumerate(parts.items())

@@ -1,4 +1,4 @@
-"""Networks from checkpoints that are not diffusers folders: plain DiT or SiT, and GMFlow's training."""
+"""Networks from other checkpoints than diffusers folders: plain DiT or SiT, and GMFlow's training."""
 
 import dataclasses
 import math
@@ -44,47 +44,41 @@ def load_dit(
     input_size: int | None = None,
     param_dtype: str = "float32",
 ) -> Bundle:
-    """A plain DiT or SiT as the start of a GMFlow network, to be trained further.
+    """Initialise a GMFlow network from a plain DiT or SiT, to train it further.
 
-    Every component's mean is the network's prediction plus an offset; the offsets, drawn for each
-    channel of a pixel of a patch, sum to 0 over components, so the mixture's mean is the prediction. Weights
-    are uniform and the standard deviation is 1, which makes the loss of K = 1 that of flow matching.
+    The mean of every component is the network's prediction plus an offset. The offsets are drawn for each
+    component and each channel of each pixel of a patch, and sum to 0 over the components, so the
+    mixture's mean is the prediction. The weights are uniform and the standard deviation is 1, so that
+    the loss of K = 1 is that of flow matching.
 
     Args:
-      source: A safetensors file with the names of the original code (`blocks.0.attn.qkv.weight`), or
-        those tensors by name. Channels of a learned variance are left out.
-      kind: 'sit' for a velocity towards the data at times from noise to data. It is turned into ours and
-        equal to it, but for the eps of the norm before the MLP, 1e-5 here; its configuration has
-        time_scale 1, which `save_diffusers` cannot write. 'dit' for a prediction of the noise at steps
-        of 1000, which is taken as it is: a start only, for velocity is another thing.
-      num_components: Mixture components K.
-      offset_std: Standard deviation of the offsets of the component means.
-      key: For the offsets and the network of the standard deviation; `jax.random.key(0)` by default.
-      num_heads: Attention heads, known by default for the published widths.
-      input_size: Height and width that positions refer to; by default from `pos_embed`, or 32.
-      param_dtype: Type of the parameters.
+      source: a safetensors file with the names of the original code, such as `blocks.0.attn.qkv.weight`,
+        or a mapping of these names to arrays. Channels of a learned variance are left out.
+      kind: 'sit' or 'dit'. A SiT predicts the velocity towards the data at times from noise to data; its
+        time and sign are reversed, so that the predictions agree, except that the norm before the MLP has
+        epsilon 1e-5 here. Its configuration has time_scale 1, which `save_diffusers` cannot write. A DiT
+        predicts the noise at 1000 time steps; its weights are copied unchanged, so its predictions are
+        no velocities before further training.
+      num_components: number of mixture components K.
+      offset_std: standard deviation of the offsets of the component means.
+      key: PRNG key for the offsets and the MLP of the standard deviation; `jax.random.key(0)` by default.
+      num_heads: number of attention heads; by default that of the published network of the same width.
+      input_size: height and width that positions refer to; by default from `pos_embed`, or 32.
+      param_dtype: type of the parameters.
+
+    Returns:
+      A bundle with the transformer only.
 
     Raises:
-      ValueError: If a tensor is missing, left over or of a wrong shape, or the positions are learned.
+      ValueError: if a tensor is missing, left over or of a wrong shape, or the positions are learned.
+
+    Source:
+      Peebles and Xie 2023 (arXiv 2212.09748); Ma et al. 2024 (SiT, arXiv 2401.08740).
     """
     if kind not in ("dit", "sit"):
         raise ValueError(f"kind is {kind!r}; give 'sit' for a flow model, or 'dit' for a noise prediction.")
     state = source if isinstance(source, Mapping) else TensorFiles([source])
-    try:
-        config = _config_of(state, kind, num_heads, input_size)
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"This is no DiT or SiT in its original naming ({error}).") from error
-    out_channels = state["final_layer.linear.weight"].shape[0] // config.patch_size**2
-    if out_channels < config.in_channels:
-        raise ValueError(
-            f"final_layer.linear predicts {out_channels} channels of a pixel, but the input has "
-            f"{config.in_channels}; this is no DiT or SiT."
-        )
-    named = Renamed(state, {name: name for name in state if name != "pos_embed"})
-    params = from_torch(named, _dit(config, out_channels), abstract(GMDiT, config)[1])
-    if kind == "sit":
-        _reverse_time(params["time_mlp"]["layer_0"])
-        params["means"] = jax.tree.map(np.negative, params["means"])
+    config, params = _single_component(state, kind, num_heads, input_size)
     config = dataclasses.replace(
         config, num_components=num_components, constant_log_std=None, param_dtype=param_dtype
     )
@@ -93,23 +87,52 @@ def load_dit(
     return Bundle(from_params(GMDiT, config, params))
 
 
+def _single_component(
+    state: Mapping[str, np.ndarray], kind: str, num_heads: int | None, input_size: int | None
+) -> tuple[GMDiTConfig, Params]:
+    """Convert a DiT or SiT to a mixture of one component with a constant standard deviation."""
+    try:
+        config = _config_of(state, kind, num_heads, input_size)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"The tensors are not those of a DiT or SiT ({error}); give a checkpoint with the names of "
+            "the original code."
+        ) from error
+    out_channels = state["final_layer.linear.weight"].shape[0] // config.patch_size**2
+    if out_channels < config.in_channels:
+        raise ValueError(
+            f"final_layer.linear predicts {out_channels} channels of a pixel, but the input has "
+            f"{config.in_channels}; give a checkpoint of a DiT or SiT."
+        )
+    named = Renamed(state, {name: name for name in state if name != "pos_embed"})
+    params = from_torch(named, _dit(config, out_channels), abstract(GMDiT, config)[1])
+    if kind == "sit":
+        _reverse_time(params["time_mlp"]["layer_0"])
+        params["means"] = jax.tree.map(np.negative, params["means"])
+    return config, params
+
+
 def load_training(
     path: str | os.PathLike[str],
     config: GMDiTConfig,
     spectrum_config: SpectrumMLPConfig | None = None,
     prefix: str = "diffusion_ema.",
 ) -> Bundle:
-    """Networks of a checkpoint of the authors' training code, once that is converted to safetensors.
+    """Load the networks of a checkpoint of the authors' training code.
+
+    Convert the checkpoint to safetensors first.
 
     Args:
-      path: The safetensors file, with names such as `diffusion_ema.denoising.pos_embed.proj.weight`.
-      config: The transformer's configuration, which such a file does not hold.
-      spectrum_config: That of the spectrum network, if there is one.
-      prefix: Which of the copies: 'diffusion_ema.' for the averaged parameters, 'diffusion.' for those
-        being trained.
+      path: the safetensors file, with names such as `diffusion_ema.denoising.pos_embed.proj.weight`.
+      config: the transformer's configuration, which the file does not hold.
+      spectrum_config: the spectrum network's configuration; None loads no spectrum network.
+      prefix: 'diffusion_ema.' for the averaged parameters, 'diffusion.' for the current ones.
+
+    Returns:
+      A bundle with the transformer and, if asked for, the spectrum network.
 
     Raises:
-      ValueError: If a tensor is missing or of a wrong shape, or one of that prefix is left over.
+      ValueError: if a tensor is missing or of a wrong shape, or a tensor with this prefix is left over.
     """
     tensors = TensorFiles([path])
     parts: dict[str, dict[str, str]] = {"denoising": {}, "spectrum_net": {}}
@@ -117,7 +140,9 @@ def load_training(
         if key.startswith(prefix):
             network, _, name = key.removeprefix(prefix).partition(".")
             if network not in parts:
-                raise ValueError(f"{path} holds {key}, of neither {' nor '.join(parts)}; leave it out.")
+                raise ValueError(
+                    f"{path} holds {key}, which belongs to neither {' nor '.join(parts)}; leave it out."
+                )
             parts[network][name] = key
     if not parts["denoising"]:
         raise ValueError(f"{path} has no names that start with {prefix}denoising; give another prefix.")
@@ -135,7 +160,8 @@ def _config_of(
     for name in ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight"):
         if name not in state:
             raise ValueError(
-                f"There is no {name}, so this is not a class-conditional DiT or SiT in its original naming."
+                f"There is no {name}, so this is not a class-conditional DiT or SiT; give a checkpoint with "
+                "the names of the original code."
             )
     embedder = state["x_embedder.proj.weight"].shape
     if len(embedder) != 4:
@@ -143,7 +169,7 @@ def _config_of(
     hidden_size, channels, patch_size, _ = embedder
     num_heads = num_heads or _HEADS.get(hidden_size)
     if num_heads is None:
-        raise ValueError(f"The width {hidden_size} is of no published DiT, so give num_heads.")
+        raise ValueError(f"No published DiT has the width {hidden_size}, so give num_heads.")
     if "pos_embed" in state:
         input_size = _checked_positions(state["pos_embed"], patch_size, input_size)
     return GMDiTConfig(
@@ -163,14 +189,16 @@ def _config_of(
 
 
 def _checked_positions(table: np.ndarray, patch_size: int, input_size: int | None) -> int:
-    """The input size of a table of positions, which must be the sines and cosines that ours are."""
+    """Return the input size of a table of positions, which must hold the same features as ours."""
     side = math.isqrt(table.shape[1])
     known = position_table((side, side), (side, side), table.shape[2])
-    # Rounded to bfloat16 it is off by 2e-3.
+    # A table that was rounded to bfloat16 is off by 2e-3.
     if side**2 != table.shape[1] or np.abs(np.asarray(table[0], np.float32) - known).max() > 1e-2:
         raise ValueError("pos_embed is not the fixed table of a DiT; learned positions cannot be loaded.")
     if input_size not in (None, side * patch_size):
-        raise ValueError(f"pos_embed is for input_size {side * patch_size}, but {input_size} was given.")
+        raise ValueError(
+            f"pos_embed is for input_size {side * patch_size}, but {input_size} was given; leave it out."
+        )
     return side * patch_size
 
 
@@ -192,7 +220,7 @@ def _dit(config: GMDiTConfig, out_channels: int) -> Iterator[Entry]:
 
 
 def _reverse_time(layer: Params) -> None:
-    """Lets the first layer on features of t act as it did on those of 1 - t.
+    """Change the first layer so that its output at time t is its former output at time 1 - t.
 
     cos(f - f t) and sin(f - f t) are linear in cos(f t) and sin(f t).
     """
@@ -205,7 +233,7 @@ def _reverse_time(layer: Params) -> None:
 
 
 def _with_components(params: Params, config: GMDiTConfig, offset_std: float, key: jax.Array) -> Params:
-    """Parameters of K components that differ by offsets, from those of one."""
+    """Extend the parameters of one component to K components that differ by offsets."""
     shapes = abstract(GMDiT, config)[1]
     offset_key, log_std_key = jax.random.split(key)
     pixels, channels = config.patch_size**2, config.in_channels
@@ -220,7 +248,7 @@ def _with_components(params: Params, config: GMDiTConfig, offset_std: float, key
 
     kernel, bias = (repeated(params["means"][name]) for name in ("kernel", "bias"))
     means = {"kernel": kernel, "bias": bias + offsets}
-    # Compiled, only what is asked for is drawn, not the whole network.
+    # Compiling removes the draws of all other parameters.
     log_std = jax.jit(lambda key: init_params(GMDiT, config, key)["log_std"])(log_std_key)
     return params | {
         "means": {name: leaf.reshape(leaf_at(shapes, ("means", name)).shape) for name, leaf in means.items()},

@@ -1,7 +1,7 @@
-"""Moves tensors between PyTorch state dicts and our nested dicts of parameters.
+"""Conversion between PyTorch state dicts and nested dicts of parameters.
 
-A network is a list of entries: which tensor, or which of its rows, is which parameter, or which layer
-of a stacked one. Both directions follow from the list.
+A network is described by a list of entries. Each maps a tensor, or some of its rows, to a parameter, or
+to one layer of a stacked parameter. Both directions of the conversion use the same list.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,11 +13,16 @@ import numpy as np
 Tensors = dict[str, np.ndarray]
 Params = dict[str, Any]
 
-_ALIGNMENT = 64  # bytes; jax on a CPU can then use the memory as it is, without a copy
+_ALIGNMENT = 64  # bytes; with this alignment jax uses numpy's memory on a CPU without a copy
 
 
 class Layout(NamedTuple):
-    """How a parameter is laid out here and in PyTorch; both functions return views where they can."""
+    """Conversion between the layouts of a parameter here and in PyTorch.
+
+    Attributes:
+      to_ours: maps the tensor to the parameter, as a view if possible.
+      to_torch: maps the parameter to the tensor, as a view if possible.
+    """
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -29,7 +34,15 @@ CONV = Layout(lambda tensor: tensor.transpose(2, 3, 1, 0), lambda leaf: leaf.tra
 
 
 def patches(size: int, channels: int) -> Layout:
-    """A convolution whose stride is its size: here a matrix, its inputs (row, column, channel)."""
+    """Make the layout of a convolution whose stride is its size; here its kernel is a matrix.
+
+    Args:
+      size: height and width of the kernel.
+      channels: channels of the input.
+
+    Returns:
+      The layout. The rows of the matrix are in the order (row, column, channel).
+    """
     return Layout(
         lambda tensor: tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0]),
         lambda leaf: leaf.reshape(size, size, channels, leaf.shape[-1]).transpose(3, 2, 0, 1),
@@ -37,7 +50,14 @@ def patches(size: int, channels: int) -> Layout:
 
 
 class Rows(NamedTuple):
-    """A part of a tensor: rows `start` to `stop` of each of `groups` groups of `size` rows."""
+    """Some rows of a tensor whose rows form groups.
+
+    Attributes:
+      groups: number of groups.
+      start: first row of the part in each group.
+      stop: row after the last one of the part in each group.
+      size: number of rows in each group.
+    """
 
     groups: int
     start: int
@@ -45,12 +65,20 @@ class Rows(NamedTuple):
     size: int
 
     def of(self, tensor: np.ndarray) -> np.ndarray:
-        """The part, [groups, stop - start, ...], a view."""
+        """Select the rows of a tensor, as a view [groups, stop - start, ...]."""
         return tensor.reshape(self.groups, self.size, *tensor.shape[1:])[:, self.start : self.stop]
 
 
 class Entry(NamedTuple):
-    """One tensor: its PyTorch name, the path of our parameter, and the layer if that is stacked."""
+    """Correspondence of a tensor, or some of its rows, to a parameter or one layer of it.
+
+    Attributes:
+      name: name of the tensor in PyTorch.
+      path: keys of the parameter.
+      layer: index of the layer if the parameter is stacked over layers, else None.
+      layout: conversion between the layouts.
+      rows: rows of the tensor; None for all.
+    """
 
     name: str
     path: tuple[str, ...]
@@ -59,6 +87,7 @@ class Entry(NamedTuple):
     rows: Rows | None = None
 
     def torch_shape(self, leaf_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the whole tensor, given the shape of the parameter without layers."""
         shape = self.layout.to_torch(np.broadcast_to(np.float32(0), leaf_shape)).shape
         return shape if self.rows is None else (self.rows.groups * self.rows.size, *shape[1:])
 
@@ -66,15 +95,35 @@ class Entry(NamedTuple):
 def linear(
     name: str, *path: str, layer: int | None = None, layout: Layout = MATRIX, rows: Rows | None = None
 ) -> Iterator[Entry]:
-    """Weight and bias of a linear layer, or of a convolution with another layout."""
+    """Make the entries for weight and bias of a linear layer, or of a convolution.
+
+    Args:
+      name: name of the layer in PyTorch.
+      *path: keys of the layer's parameters.
+      layer: index of the layer if the parameters are stacked over layers, else None.
+      layout: layout of the weight.
+      rows: rows of both tensors; None for all.
+
+    Yields:
+      The two entries.
+    """
     yield Entry(f"{name}.weight", (*path, "kernel"), layer, layout, rows)
     yield Entry(f"{name}.bias", (*path, "bias"), layer, SAME, rows)
 
 
 def from_torch(state: Mapping[str, np.ndarray], entries: Iterable[Entry], shapes: Params) -> Params:
-    """Our parameters, of the shapes and types of `shapes`; every tensor is read once, one at a time.
+    """Convert a state dict to parameters. Each tensor is read once, one at a time.
 
-    Raises ValueError if a tensor is missing, left over or of a wrong shape.
+    Args:
+      state: tensors by name.
+      entries: the correspondence of tensors and parameters.
+      shapes: nested dict of the parameters' shapes and types.
+
+    Returns:
+      Nested dict of arrays with these shapes and types.
+
+    Raises:
+      ValueError: if a tensor is missing, left over or of a wrong shape.
     """
     by_name: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -94,9 +143,18 @@ def from_torch(state: Mapping[str, np.ndarray], entries: Iterable[Entry], shapes
 
 
 def to_torch(params: Params, entries: Iterable[Entry], shapes: Params) -> Tensors:
-    """The state dict of our parameters; tensors may be views of them.
+    """Convert parameters to a state dict, whose tensors may be views of the parameters.
 
-    Raises ValueError if a parameter is missing, left over or of a wrong shape.
+    Args:
+      params: nested dict of arrays.
+      entries: the correspondence of tensors and parameters.
+      shapes: nested dict of the shapes that the parameters must have.
+
+    Returns:
+      Tensors by name.
+
+    Raises:
+      ValueError: if a parameter is missing, left over or of a wrong shape.
     """
     entries = list(entries)
     wanted = {".".join(entry.path): leaf_at(shapes, entry.path).shape for entry in entries}
@@ -120,17 +178,19 @@ def to_torch(params: Params, entries: Iterable[Entry], shapes: Params) -> Tensor
 
 
 def to_device(params: Params) -> Params:
-    """As jax arrays; on a CPU these are the same memory."""
+    """Convert numpy arrays to JAX arrays; on a CPU both use the same memory."""
     return jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=True), params)
 
 
 def leaf_at(tree: Params, path: tuple[str, ...]) -> Any:
+    """Return the leaf of a nested dict at a path of keys."""
     for key in path:
         tree = tree[key]
     return tree
 
 
-def paths(tree: Params, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def paths(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Iterate over the paths of keys to all leaves of a nested dict, each after `prefix`."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from paths(value, (*prefix, key))
@@ -139,6 +199,7 @@ def paths(tree: Params, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 
 def nest(leaves: Mapping[tuple[str, ...], Any]) -> Params:
+    """Make a nested dict of leaves by their paths of keys."""
     tree: Params = {}
     for path, leaf in leaves.items():
         node = tree
@@ -165,7 +226,7 @@ def _copy(target: np.ndarray, source: np.ndarray) -> None:
     if source.ndim != 2:
         target[...] = source
         return
-    # A large matrix transposed in one go misses the cache at every number: 5 times slower.
+    # Copying a large transposed matrix at once misses the cache at every number and is 5 times slower.
     for start in range(0, source.shape[1], 64):
         target[:, start : start + 64] = source[:, start : start + 64]
 
@@ -177,14 +238,14 @@ def _checked(name: str, tensor: np.ndarray, expected: tuple[int, ...]) -> np.nda
     return tensor
 
 
-def _check_names(given: Mapping[str, Any], needed: Mapping[str, tuple], what: str = "state dict") -> None:
+def _check_names(given: Mapping[str, Any], needed: Mapping[str, tuple], what: str = "tensors") -> None:
     missing = sorted(needed.keys() - set(given))
     extra = sorted(set(given) - needed.keys())
     if missing or extra:
         raise ValueError(
-            f"The {what} do not belong to this configuration: missing are "
-            f"{_some(missing, needed.get)}, left over are {_some(extra, lambda n: tuple(given[n].shape))}; "
-            "check its settings, such as the depth."
+            f"The {what} do not match the configuration: missing are {_some(missing, needed.get)}, left "
+            f"over are {_some(extra, lambda n: tuple(given[n].shape))}; check the configuration, such as the "
+            "depth."
         )
 
 
@@ -199,5 +260,5 @@ def _check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -
     if tuple(shape) != tuple(expected):
         raise ValueError(
             f"{name} has shape {tuple(shape)}, but the configuration needs {tuple(expected)}; "
-            "check its sizes, such as the number of components."
+            "check the configuration, such as the number of components."
         )

@@ -1,5 +1,6 @@
-"""Folders of the diffusers layout: the form in which the authors publish their networks."""
+"""Folders in the layout of diffusers, in which the authors publish their networks."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,8 +13,8 @@ from flax import nnx
 
 from gmflow_jax.interop import _diffusers_config as configs
 from gmflow_jax.interop import _torch_params as names
-from gmflow_jax.interop._bundle import Bundle
-from gmflow_jax.interop._convert import to_device
+from gmflow_jax.interop._bundle import Bundle, Network
+from gmflow_jax.interop._convert import Params, Tensors, to_device
 from gmflow_jax.interop._safetensors import TensorFiles, save_safetensors
 from gmflow_jax.models import (
     AutoencoderKL,
@@ -33,17 +34,29 @@ _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class _Part(NamedTuple):
-    """One network of a folder: its field of the bundle, and how it is read and written."""
+    """Description of one network of a folder.
+
+    Attributes:
+      field: name of the network's attribute of `Bundle`.
+      class_name: its class in PyTorch.
+      library: the module that holds this class.
+      model_class: its class here.
+      config_class: class of its configuration.
+      read: maps config.json and its path to fields of the configuration.
+      write: maps the configuration to config.json.
+      from_torch: maps tensors and the configuration to parameters.
+      to_torch: maps parameters and the configuration to tensors.
+    """
 
     field: str
     class_name: str
     library: str
-    model_class: type[nnx.Module]
+    model_class: Callable[[Any, nnx.Rngs], Network]
     config_class: type
     read: Callable[[Mapping[str, Any], str], dict[str, Any]]
     write: Callable[[Any], configs.Json]
-    from_torch: Callable
-    to_torch: Callable
+    from_torch: Callable[[Mapping[str, np.ndarray], Any], Params]
+    to_torch: Callable[[Params, Any], Tensors]
 
 
 _LIBRARY = "lib.models.architecture.gmflow"
@@ -66,57 +79,79 @@ _PARTS = {
 
 
 def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
-    """Loads a folder that diffusers wrote, such as the authors' `Lakonik/gmflow_imagenet_k8_ema`.
+    """Load a folder that diffusers wrote, such as the authors' `Lakonik/gmflow_imagenet_k8_ema`.
 
-    Reads `transformer/`, `spectrum_net/`, `vae/` and `scheduler/`, those that there are, or a folder of
-    one network with its config.json. Weights are safetensors, whole or sharded with an index. Every
-    tensor is used once and every parameter filled. Tensors are read one at a time, so that the peak of
-    memory is little above the parameters.
+    Reads the subfolders `transformer/`, `spectrum_net/`, `vae/` and `scheduler/`, where each may be
+    missing, or the folder of a single network with its config.json. Weights are safetensors, in one file
+    or in shards with an index. Tensors are read one at a time, so the peak of memory is little above the
+    size of the parameters.
 
     Args:
-      folder: The folder with model_index.json, or that of one network.
-      dtype: 'float32', 'bfloat16' or 'float16': the type of the parameters. None keeps the type that
-        is stored; of several files, the float32 one is read. The networks compute in float32 unless
-        their configurations are changed.
+      folder: the folder with model_index.json, or the folder of one network.
+      dtype: type of the parameters, 'float32', 'bfloat16' or 'float16'. None keeps the stored type; if
+        there are several files, it reads the float32 one. The networks compute in float32 unless you
+        change their configurations.
+
+    Returns:
+      The networks.
 
     Raises:
-      ValueError: If the folder is not of this layout, a file is not whole, or a tensor is missing, left
-        over or of a wrong shape.
+      ValueError: if the folder does not have this layout, a file is incomplete, or a tensor is missing,
+        left over or of a wrong shape.
+
+    Source:
+      diffusers' folder layout; the module names of the authors' code.
+
+    Example:
+      >>> import tempfile
+      >>> import jax
+      >>> from gmflow_jax import interop, models
+      >>> config = models.GMDiTConfig(input_size=4, hidden_size=16, depth=1, num_heads=2, num_classes=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     interop.save_diffusers(folder, interop.init_bundle(jax.random.key(0), config))
+      ...     bundle = interop.load_diffusers(folder)
+      >>> bundle.config.num_heads, bundle.spectrum, bundle.params["class_embed"]["embedding"].shape
+      (2, None, (3, 16))
     """
-    folder, dtype = pathlib.Path(folder), _checked_dtype(dtype)
+    folder, param_dtype = pathlib.Path(folder), _checked_dtype(dtype)
     if not folder.is_dir():
         raise ValueError(
-            f"There is no folder {folder}. Download one first, "
-            "python -m experiments.download --help, and give its path."
+            f"There is no folder {folder}. Download one (python -m experiments.download --help) "
+            "and give its path."
         )
     if (folder / "model_index.json").is_file():
         index = _read_json(folder / "model_index.json")
         found = {name: part for name, part in _PARTS.items() if (folder / name).is_dir()}
-        networks = {part.field: _load_part(part, folder / name, dtype) for name, part in found.items()}
+        networks = {part.field: _load_part(part, folder / name, param_dtype) for name, part in found.items()}
         if not networks:
             raise ValueError(f"{folder} has none of the folders {', '.join(_PARTS)}; download it again.")
-        return Bundle(**networks, id2label=_id2label(index, folder), shift=_shift(folder / "scheduler"))
+        bundle = Bundle(id2label=_id2label(index, folder), shift=_shift(folder / "scheduler"))
+        return dataclasses.replace(bundle, **networks)
     if (folder / "config.json").is_file():
         part = _part_of(_read_json(folder / "config.json"), folder)
-        return Bundle(**{part.field: _load_part(part, folder, dtype)})
+        return dataclasses.replace(Bundle(), **{part.field: _load_part(part, folder, param_dtype)})
     raise ValueError(
-        f"{folder} holds neither model_index.json nor config.json, so it is not a diffusers folder; give "
-        f"the one that does, or one of {', '.join(_PARTS)} inside it."
+        f"{folder} holds neither model_index.json nor config.json, so it is not a diffusers folder; give the "
+        f"folder that holds model_index.json, or one of {', '.join(_PARTS)} inside it."
     )
 
 
 def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
-    """Writes a folder that the authors' PyTorch pipeline and `load_diffusers` read.
+    """Write a folder that the authors' PyTorch pipeline and `load_diffusers` can read.
 
-    Names, shapes and types are the authors'; bfloat16 parameters go to `.bf16.` files as diffusers'
-    variants do. The folder appears when all of it is written.
+    Names, shapes and types of the tensors are the authors'. bfloat16 parameters are written to `.bf16.`
+    files, as diffusers names this variant. The folder appears under its name when it is complete.
+
+    Args:
+      folder: the folder to write, new or empty.
+      bundle: the networks.
 
     Raises:
-      ValueError: If the folder exists and is not empty, or a network has no form in PyTorch.
+      ValueError: if the folder exists and is not empty, or the authors' code has no such network.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty; give a new folder, so that nothing is lost.")
+        raise ValueError(f"{folder} exists and is not empty; give a new folder; nothing is overwritten.")
     networks = {n: bundle.networks[p.field] for n, p in _PARTS.items() if p.field in bundle.networks}
     if not networks:
         raise ValueError("The bundle holds no network, so there is nothing to save.")
@@ -144,13 +179,13 @@ def _index(files: Mapping[str, configs.Json], bundle: Bundle) -> configs.Json:
     return index | {name: [_PARTS[name].library, config["_class_name"]] for name, config in files.items()}
 
 
-def _save_weights(folder: pathlib.Path, part: _Part, network: nnx.Module) -> None:
+def _save_weights(folder: pathlib.Path, part: _Part, network: Network) -> None:
     state = part.to_torch(functional(network)[1], network.config)
     variant = _VARIANTS[network.config.param_dtype]
     save_safetensors(folder / f"{_WEIGHTS}{variant}.safetensors", state)
 
 
-def _load_part(part: _Part, folder: pathlib.Path, dtype: str | None) -> nnx.Module:
+def _load_part(part: _Part, folder: pathlib.Path, dtype: str | None) -> Network:
     where = folder / "config.json"
     content = _read_json(where)
     tensors = TensorFiles(_weight_files(folder, dtype))
@@ -159,11 +194,11 @@ def _load_part(part: _Part, folder: pathlib.Path, dtype: str | None) -> nnx.Modu
         config = part.config_class(**part.read(content, str(where)), param_dtype=param_dtype)
         abstract(part.model_class, config)
     except TypeError as error:  # such as a null for a number
-        raise ValueError(f"{where} holds a value that is none for its name ({error}); mend it.") from error
+        raise ValueError(f"{where} holds a value of a wrong type ({error}); correct it.") from error
     try:
         params = part.from_torch(tensors, config)
     except ValueError as error:
-        raise ValueError(f"The weights in {folder} do not fit its config.json. {error}") from error
+        raise ValueError(f"The weights in {folder} do not match its config.json. {error}") from error
     return from_params(part.model_class, config, to_device(params))
 
 
@@ -173,7 +208,10 @@ def _part_of(config: Mapping[str, Any], folder: pathlib.Path) -> _Part:
         if name.startswith(part.class_name):
             return part
     known = ", ".join(part.class_name for part in _PARTS.values())
-    raise ValueError(f"{folder} holds a {name or 'network without _class_name'}; known are {known}.")
+    raise ValueError(
+        f"{folder} holds a {name or 'network without _class_name'}; known are {known}. Give a folder of one "
+        "of these."
+    )
 
 
 def _weight_files(folder: pathlib.Path, dtype: str | None) -> list[pathlib.Path]:
@@ -204,8 +242,8 @@ def _stored_dtype(tensors: TensorFiles) -> str:
     stored = tensors.dtypes()
     if not stored <= _STORED.keys():
         raise ValueError(
-            f"The weights are stored as {', '.join(sorted(stored))}; known are {', '.join(_STORED)}. Ask "
-            "for a dtype."
+            f"The weights are stored as {', '.join(sorted(stored))}, which includes other types than "
+            f"{', '.join(_STORED)}; pass the dtype to load them in."
         )
     return _STORED[stored.pop()] if len(stored) == 1 else "float32"
 
@@ -215,14 +253,14 @@ def _checked_dtype(dtype: Any) -> str | None:
         return None
     name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
     if name not in _VARIANTS:
-        raise ValueError(f"dtype is {name}; give one of {', '.join(_VARIANTS)}, or None for that stored.")
+        raise ValueError(f"dtype is {name}; give one of {', '.join(_VARIANTS)}, or None for the stored type.")
     return name
 
 
 def _id2label(index: Mapping[str, Any], folder: pathlib.Path) -> dict[int, str]:
     labels = index.get("id2label") or {}
     if not isinstance(labels, dict) or not all(key.isdecimal() for key in labels):
-        raise ValueError(f"id2label in {folder / 'model_index.json'} does not map ids to words; mend it.")
+        raise ValueError(f"id2label in {folder / 'model_index.json'} does not map ids to names; correct it.")
     return {int(key): str(words) for key, words in labels.items()}
 
 
@@ -230,7 +268,7 @@ def _shift(folder: pathlib.Path) -> float:
     path = folder / "scheduler_config.json"
     shift = _read_json(path).get("shift", 1.0) if path.is_file() else 1.0
     if not isinstance(shift, (int, float)) or not shift > 0:
-        raise ValueError(f"{path} says shift = {shift!r}, but it must be a positive number; mend it.")
+        raise ValueError(f"{path} says shift = {shift!r}, but it must be a positive number; correct it.")
     return float(shift)
 
 

@@ -1,4 +1,4 @@
-"""The networks' configurations as the config.json files of diffusers."""
+"""Conversion between the networks' configurations and the config.json files of diffusers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ Json = dict[str, Any]
 HEADS = {"joint": "_GMDiTTransformer2DModel", "separate": "_GMDiTTransformer2DModelV2"}
 VERSION = "0.30.0.dev0"
 
-# Their name and ours, of what may differ between networks.
+# The fields that may differ between networks: their names in config.json, and ours.
 _TRANSFORMER = {
     "num_gaussians": "num_components",
     "constant_logstd": "constant_log_std",
@@ -32,7 +32,7 @@ _AUTOENCODER = {
     "norm_num_groups": "num_groups",
     "scaling_factor": "scaling_factor",
 }
-# What our networks always do; a file may leave these out, but not say otherwise.
+# The values that our networks are fixed to. A file may leave these fields out, but not give other values.
 _TRANSFORMER_FIXED = {
     "attention_bias": True,
     "activation_fn": "gelu-approximate",
@@ -50,18 +50,29 @@ _AUTOENCODER_FIXED = {
     "latents_mean": None,
     "latents_std": None,
 }
-# What does not change the network's function, or only while training in PyTorch.
+# Fields that are written but not used: they change nothing, or only training in PyTorch.
 _TRANSFORMER_UNUSED = {"class_dropout_prob": 0.0, "dropout": 0.0, "norm_num_groups": 32, "out_channels": None}
 
 
 def read_transformer(json: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields of `GMDiTConfig`."""
+    """Convert a config.json to fields of `GMDiTConfig`.
+
+    Args:
+      json: content of the file.
+      where: path of the file, for error messages.
+
+    Returns:
+      The fields without the types.
+
+    Raises:
+      ValueError: if a field is missing, or describes a network that `GMDiT` cannot be.
+    """
     _check_fixed(json, _TRANSFORMER_FIXED, where)
     fields = _renamed(json, _TRANSFORMER, where)
     if json.get("out_channels") not in (None, fields["in_channels"]):
         raise ValueError(
             f"{where} says out_channels {json['out_channels']}, but a mixture over the velocity has the "
-            f"{fields['in_channels']} channels of its input; these weights are of another network."
+            f"{fields['in_channels']} channels of its input; these weights belong to another network."
         )
     fields["hidden_size"] = fields["num_heads"] * _value(json, "attention_head_dim", where)
     heads = {name.strip("_"): head for head, name in HEADS.items()}
@@ -70,12 +81,17 @@ def read_transformer(json: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def write_transformer(config: GMDiTConfig) -> Json:
+    """Convert a configuration to the content of config.json.
+
+    Raises:
+      ValueError: if the authors' code has no such network.
+    """
     height, width = config.input_height_width
     if config.time_scale != 1000 or config.mlp_ratio != 4 or height != width:
         raise ValueError(
             f"The network has time_scale {config.time_scale}, mlp_ratio {config.mlp_ratio} and input_size "
-            f"{height} x {width}, but the authors' PyTorch code knows 1000, 4 and squares only; keep such "
-            "a network as a checkpoint."
+            f"{height} x {width}, but the authors' PyTorch code supports only time_scale 1000, mlp_ratio 4 "
+            "and square images; save this network as a training checkpoint instead."
         )
     fields = {theirs: getattr(config, ours) for theirs, ours in _TRANSFORMER.items()}
     fields["sample_size"] = height
@@ -84,10 +100,12 @@ def write_transformer(config: GMDiTConfig) -> Json:
 
 
 def read_spectrum(json: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields of `SpectrumMLPConfig`."""
+    """Convert a config.json to fields of `SpectrumMLPConfig`; see `read_transformer`."""
     base_size = _value(json, "base_size", where)
     if not isinstance(base_size, list) or len(base_size) != 3:
-        raise ValueError(f"{where} says base_size = {base_size!r}, but it lists channels, height, width.")
+        raise ValueError(
+            f"{where} says base_size = {base_size!r}, but must list channels, height and width; correct it."
+        )
     channels, *size = base_size
     return {
         "base_size": tuple(size),
@@ -97,23 +115,25 @@ def read_spectrum(json: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def write_spectrum(config: SpectrumMLPConfig) -> Json:
+    """Convert a configuration to the content of config.json."""
     base_size = [config.num_channels, *config.base_height_width]
     return _with_class("_SpectrumMLP", {"base_size": base_size, "layers": list(config.widths)})
 
 
 def read_autoencoder(json: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields of `AutoencoderKLConfig`."""
+    """Convert a config.json to fields of `AutoencoderKLConfig`; see `read_transformer`."""
     json = {"scaling_factor": AutoencoderKLConfig.scaling_factor, **json}  # old files leave it out
     _check_fixed(json, _AUTOENCODER_FIXED, where)
     stages = [*json.get("down_block_types", []), *json.get("up_block_types", [])]
     other = sorted(set(stages) - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
     if other:
-        raise ValueError(f"{where} has stages of type {', '.join(other)}, which this autoencoder has not.")
+        raise ValueError(f"{where} has stages of type {', '.join(other)}, which AutoencoderKL does not have.")
     fields = _renamed(json, _AUTOENCODER, where)
     return fields | {"block_channels": tuple(fields["block_channels"])}
 
 
 def write_autoencoder(config: AutoencoderKLConfig) -> Json:
+    """Convert a configuration to the content of config.json."""
     fields = {theirs: getattr(config, ours) for theirs, ours in _AUTOENCODER.items()}
     num_stages = len(config.block_channels)
     stages = {
@@ -125,6 +145,7 @@ def write_autoencoder(config: AutoencoderKLConfig) -> Json:
 
 
 def write_scheduler(shift: float) -> Json:
+    """Make the content of scheduler_config.json for a shift of the time grid."""
     fields = {"num_train_timesteps": 1000, "shift": shift, "output_mode": "sample", "variance_mode": "large"}
     return _with_class("GMFlowSDEScheduler", fields)
 
@@ -134,7 +155,7 @@ def _with_class(name: str, fields: Json) -> Json:
 
 
 def class_name(json: Mapping[str, Any]) -> str:
-    """The class that a file says it is of; whether an underscore leads depends on how it was written."""
+    """Return the class name in a config.json without underscores, which some versions write in front."""
     return str(json.get("_class_name", "")).strip("_")
 
 
@@ -142,7 +163,8 @@ def _class_of(json: Mapping[str, Any], known: Mapping[str, str], where: str) -> 
     name = class_name(json)
     if name not in known:
         raise ValueError(
-            f"{where} is of a {name or 'network without _class_name'}; known are {', '.join(known)}."
+            f"{where} describes a {name or 'network without _class_name'}; known are {', '.join(known)}. "
+            "Give a folder of one of these."
         )
     return name
 
@@ -153,7 +175,7 @@ def _renamed(json: Mapping[str, Any], names: Mapping[str, str], where: str) -> d
 
 def _value(json: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in json:
-        raise ValueError(f"{where} does not say {name}, without which the network is not known; add it.")
+        raise ValueError(f"{where} does not say {name}, which the network depends on; add it.")
     return json[name]
 
 
@@ -161,6 +183,6 @@ def _check_fixed(json: Mapping[str, Any], fixed: Mapping[str, Any], where: str) 
     for name, value in fixed.items():
         if name in json and json[name] != value:
             raise ValueError(
-                f"{where} says {name} = {json[name]!r}, but this network knows {value!r} only; these "
-                "weights are of another one."
+                f"{where} says {name} = {json[name]!r}, but this network supports {value!r} only; these "
+                "weights belong to another network."
             )

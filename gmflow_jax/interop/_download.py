@@ -1,4 +1,4 @@
-"""Published folders from the Hugging Face hub."""
+"""Download of published folders from the Hugging Face hub."""
 
 import os
 import pathlib
@@ -12,18 +12,21 @@ def download(
     revision: str | None = None,
     dtype: str | None = None,
 ) -> pathlib.Path:
-    """Downloads the configurations and safetensors of a folder on the hub; returns where they are.
+    """Download the configurations and safetensors files of a repository on the hub.
 
-    A second call fetches only what is missing or has changed.
+    A second call fetches only files that are missing or have changed.
 
     Args:
-      repo_id: Such as 'Lakonik/gmflow_imagenet_k8_ema'.
-      folder: Where to put them; by default in the cache of huggingface-hub.
-      revision: Branch, tag or commit.
-      dtype: Only one variant of the weights: 'float32', 'bfloat16' or 'float16'; None for all.
+      repo_id: name of the repository, such as 'Lakonik/gmflow_imagenet_k8_ema'.
+      folder: the folder to download to; by default one in the cache of huggingface-hub.
+      revision: branch, tag or commit; by default the main branch.
+      dtype: variant of the weights to download: 'float32', 'bfloat16' or 'float16'; None for all.
+
+    Returns:
+      The folder that holds the files.
 
     Raises:
-      ValueError: If there is no such repository or variant, or the download fails.
+      ValueError: if there is no such repository or variant, or the download fails.
     """
     try:
         from huggingface_hub import errors, snapshot_download
@@ -32,30 +35,34 @@ def download(
     if dtype is not None and dtype not in _TAGS:
         raise ValueError(f"dtype is {dtype!r}; give one of {', '.join(_TAGS)}, or None.")
     try:
+        tag = "" if dtype is None else _TAGS[dtype]
         path = snapshot_download(
             repo_id,
             revision=revision,
-            local_dir=folder,
-            allow_patterns=["*.json", f"*{_TAGS.get(dtype, '')}*.safetensors"],
+            local_dir=None if folder is None else os.fspath(folder),
+            allow_patterns=["*.json", f"*{tag}*.safetensors"],
             ignore_patterns=[f"*{tag}*" for tag in _TAGS.values() if tag and dtype == "float32"],
         )
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise ValueError(
             f"The hub does not give {repo_id} ({_first_line(error)}); check the name, or log in."
         ) from error
-    except Exception as error:  # of whatever library carries the bytes
+    except Exception as error:  # errors of the library that transfers the data
         raise ValueError(
-            f"{repo_id} could not be downloaded ({_first_line(error)}). Try again, which goes on where this "
-            "stopped, or copy the folder here by other means and give its path."
+            f"{repo_id} could not be downloaded ({_first_line(error)}). Try again, which resumes the "
+            "download, or copy the folder here by other means and give its path."
         ) from error
-    path = pathlib.Path(path)
+    _check_variant(pathlib.Path(path), repo_id, dtype)
+    return pathlib.Path(path)
+
+
+def _check_variant(path: pathlib.Path, repo_id: str, dtype: str | None) -> None:
+    """Raise ValueError if a network's folder holds no weights of the type."""
     for network in {config.parent for config in path.rglob("config.json")} or {path}:
         if not any(_is_variant(file.name, dtype) for file in network.glob("*.safetensors")):
             raise ValueError(
-                f"{repo_id} has no weights as {dtype or 'safetensors'} in {network.name}; ask for another "
-                "dtype."
+                f"{repo_id} has no weights as {dtype or 'safetensors'} in {network.name}; give another dtype."
             )
-    return path
 
 
 def _is_variant(name: str, dtype: str | None) -> bool:

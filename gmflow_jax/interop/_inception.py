@@ -1,4 +1,4 @@
-"""Weights of FID's Inception, as pytorch-fid and torch-fidelity publish them."""
+"""Loading of the weights of FID's Inception that pytorch-fid and torch-fidelity publish."""
 
 import os
 import pathlib
@@ -29,19 +29,20 @@ _ENDS = {
 
 
 def load_inception(path: str | os.PathLike[str]) -> InceptionV3:
-    """Loads the Inception network of FID, float32.
+    """Load the Inception network of FID in float32.
 
     Args:
-      path: The state dict of pytorch-fid or torch-fidelity (`pt_inception-2015-12-05`) as .safetensors,
-        or as .npz with one array for each name. The bias of the logits and the counters of batches
-        may be in it and are not used.
+      path: the state dict of pytorch-fid or torch-fidelity (`pt_inception-2015-12-05`) as .safetensors,
+        or as .npz with one array for each name. The bias of the logits and the counters of the
+        batch normalisation are ignored.
 
     Returns:
-      The network: uint8 images to `models.InceptionFeatures`. Calling it as it is compiles every layer
-      alone, so compile it whole: `apply, params = models.functional(network)`, then `jax.jit(apply)`.
+      The network, which maps uint8 images to `models.InceptionFeatures`. A direct call compiles every
+      layer separately; to compile the whole network, use `apply, params = models.functional(network)`
+      and `jax.jit(apply)`.
 
     Raises:
-      ValueError: If the file is missing, not whole, of another format or a pickle, or if a tensor is
+      ValueError: if the file is missing, incomplete, of another format or a pickle, or if a tensor is
         missing, left over or of a wrong shape.
     """
     path = pathlib.Path(path)
@@ -53,14 +54,14 @@ def load_inception(path: str | os.PathLike[str]) -> InceptionV3:
         params = from_torch(Renamed(state, {n: n for n in used}), _inception(shapes), shapes)
     except ValueError as error:
         raise ValueError(
-            f"{path} is not FID's Inception (torchvision's is another network); give the weights that "
+            f"{path} is not FID's Inception, which differs from torchvision's; give the weights that "
             f"pytorch-fid or torch-fidelity use. {error}"
         ) from error
     return nnx.merge(nnx.graphdef(network), to_device(params))
 
 
 def _inception(shapes: Params) -> Iterator[Entry]:
-    """Our names are theirs but for the last part."""
+    """List the entries. Names are equal to ours but for the last part."""
     for path in paths(shapes):
         name = ".".join((*path[:-1], _ENDS[path[-1]]))
         yield Entry(name, path, layout=_LAYOUTS[len(leaf_at(shapes, path).shape)])
@@ -69,7 +70,7 @@ def _inception(shapes: Params) -> Iterator[Entry]:
 def _read(path: pathlib.Path) -> Mapping[str, np.ndarray]:
     if path.suffix == ".npz":
         return _read_npz(path)
-    if path.suffix == ".safetensors" or path.suffix in _PICKLES:  # a pickle is refused there
+    if path.suffix == ".safetensors" or path.suffix in _PICKLES:  # TensorFiles refuses a pickle
         return TensorFiles([path])
     raise ValueError(
         f"{path} ends in neither .safetensors nor .npz, the formats that weights are read from; "
@@ -85,6 +86,6 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             return dict(file)
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} cannot be read as arrays by name ({error}); it was cut short, is another format or "
-            "holds Python objects. Write it by numpy.savez(path, **arrays)."
+            f"{path} cannot be read as arrays by name ({error}); it is incomplete, has another format "
+            "or holds Python objects. Write it by numpy.savez(path, **arrays)."
         ) from error

@@ -1,4 +1,4 @@
-"""Reading and writing safetensors files as numpy arrays."""
+"""Reading and writing of safetensors files as numpy arrays."""
 
 import os
 import pathlib
@@ -11,10 +11,14 @@ _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
 
 
 class TensorFiles(Mapping[str, np.ndarray]):
-    """The tensors of one or several safetensors files; each is read when it is asked for, and not kept.
+    """Mapping of the tensors of one or several safetensors files, which reads a tensor at each access.
 
-    Raises ValueError if a file is missing, not whole or no safetensors file, or if two files hold the
-    same name.
+    Args:
+      paths: the files.
+
+    Raises:
+      ValueError: if a file is missing, incomplete or not a safetensors file, or two files hold the same
+        name.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]):
@@ -25,13 +29,13 @@ class TensorFiles(Mapping[str, np.ndarray]):
             twice = sorted(names & self._file_of.keys())
             if twice:
                 raise ValueError(
-                    f"{path} and {self._file_of[twice[0]]} both hold {twice[0]}; give the shards of one "
-                    "network, each once."
+                    f"{path} and {self._file_of[twice[0]]} both hold {twice[0]}; give each shard of "
+                    "one network once."
                 )
             self._file_of |= dict.fromkeys(names, path)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        # A file that stays open keeps the pages that were read: as much memory again as the tensors.
+        # An open file keeps the pages that were read, which doubles the memory of the tensors.
         with _open(self._file_of[name]) as file:
             return file.get_tensor(name)
 
@@ -42,7 +46,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
         return len(self._file_of)
 
     def dtypes(self) -> set[str]:
-        """The types that the tensors are stored in, by the names of safetensors: F32, BF16, ..."""
+        """Collect the stored types of the tensors, as safetensors names them: F32, BF16, ..."""
         found = set()
         for path in set(self._file_of.values()):
             with _open(path) as file:
@@ -51,7 +55,12 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
 
 class Renamed(Mapping[str, np.ndarray]):
-    """Some tensors of a state dict under other names: {name here: name there}; nothing is read."""
+    """View of some tensors of a mapping under other names.
+
+    Args:
+      state: the tensors by name.
+      names: the name in `state` for each name of the view.
+    """
 
     def __init__(self, state: Mapping[str, np.ndarray], names: Mapping[str, str]):
         self._state, self._names = state, names
@@ -67,18 +76,19 @@ class Renamed(Mapping[str, np.ndarray]):
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads all tensors of a safetensors file, in the types that they are stored in.
+    """Read all tensors of a safetensors file in their stored types.
 
-    Raises ValueError if the file is missing, not whole or no safetensors file.
+    Raises:
+      ValueError: if the file is missing, incomplete or not a safetensors file.
     """
     return dict(TensorFiles([path]))
 
 
 def save_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays to a safetensors file."""
+    """Write arrays by name to a safetensors file."""
     from safetensors.numpy import save_file
 
-    # The file format stores the raw buffer, so that a transposed view would be written wrongly.
+    # safetensors writes the raw buffer, which is wrong for a transposed view.
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(contiguous, path, metadata={"format": "pt"})
 
@@ -89,8 +99,8 @@ def _open(path: pathlib.Path):
     if path.suffix in _PICKLES:
         raise ValueError(
             f"{path} is a pickle, which may run any code when it is read, and is not loaded. Convert it "
-            "where you trust it: safetensors.torch.save_file of torch.load(path, weights_only=True), "
-            "tensors by name; see experiments/README.md."
+            "if you trust it: pass the dict of tensors of torch.load(path, weights_only=True) to "
+            "safetensors.torch.save_file; see experiments/README.md."
         )
     if not path.is_file():
         raise ValueError(f"There is no file {path}; check the path, or download the folder again.")
@@ -98,6 +108,6 @@ def _open(path: pathlib.Path):
         return safe_open(path, "np")
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); it was cut short or is another format. "
+            f"{path} is not a readable safetensors file ({error}); it is incomplete or has another format. "
             "Download it again."
         ) from error

@@ -1,4 +1,4 @@
-"""The names that the authors' networks and the diffusers autoencoder have in PyTorch."""
+"""Conversion of parameters from and to the state dicts of the authors' code and of diffusers."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ from gmflow_jax.models import (
     abstract,
 )
 
-# Our module within a block, and theirs.
+# Our modules within a block, and the authors'.
 _BLOCK = {
     "modulation": "norm1.linear",
     "query": "attn1.to_q",
@@ -42,71 +42,91 @@ _BLOCK = {
     "mlp_in": "ff.net.0.proj",
     "mlp_out": "ff.net.2",
 }
-# The autoencoder's attention before diffusers 0.17, and now.
+# The modules of the autoencoder's attention before diffusers 0.17, and since.
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def gm_dit_from_torch(state: Mapping[str, np.ndarray], config: GMDiTConfig) -> Params:
-    """Parameters of `GMDiT(config)` from the state dict of the authors' transformer.
+    """Convert the state dict of the authors' transformer to parameters of `GMDiT(config)`.
 
-    `config.head` says which of their two variants the names belong to. Arrays get the type
-    `config.param_dtype`. Raises ValueError if a tensor is missing, left over or of a wrong shape.
+    Args:
+      state: tensors by name. `config.head` says which of the authors' two variants they belong to.
+      config: the network's configuration. The parameters have the type `config.param_dtype`.
+
+    Returns:
+      The parameters as a nested dict of arrays.
+
+    Raises:
+      ValueError: if a tensor is missing, left over or of a wrong shape.
     """
     if config.head == "joint" and "proj_out_means.weight" in state:
         raise ValueError(
-            "The state dict has a head of the authors' second variant: its log-weights have a matrix of "
-            "their own. Set head='separate' in the configuration (_class_name ends in V2 in a config.json)."
+            "The state dict is of the authors' second variant, which has a separate matrix for the "
+            "log-weights. Set head='separate' in the configuration (_class_name ends in V2 in a config.json)."
         )
     return from_torch(state, _gm_dit(config), abstract(GMDiT, config)[1])
 
 
 def gm_dit_to_torch(params: Params, config: GMDiTConfig) -> Tensors:
-    """State dict of the authors' transformer, variant `config.head`, from parameters of `GMDiT`.
+    """Convert parameters of `GMDiT` to the state dict of the authors' transformer.
 
-    The arrays may be views of the parameters. Raises ValueError if a parameter is missing, left over
-    or of a wrong shape.
+    Args:
+      params: nested dict of arrays.
+      config: the network's configuration; `config.head` chooses the authors' variant.
+
+    Returns:
+      Tensors by name. They may be views of the parameters.
+
+    Raises:
+      ValueError: if a parameter is missing, left over or of a wrong shape.
     """
     return to_torch(params, _gm_dit(config), abstract(GMDiT, config)[1])
 
 
 def gm_mlp_from_torch(state: Mapping[str, np.ndarray], config: GMMLPConfig) -> Params:
-    """Parameters of `GMMLP(config)` from the state dict of the authors' 2-D network.
+    """Convert the state dict of the authors' 2-D network to parameters of `GMMLP(config)`.
 
-    Raises ValueError if a tensor is missing, left over or of a wrong shape.
+    Raises:
+      ValueError: if a tensor is missing, left over or of a wrong shape.
     """
     return from_torch(state, _gm_mlp(config), abstract(GMMLP, config)[1])
 
 
 def gm_mlp_to_torch(params: Params, config: GMMLPConfig) -> Tensors:
-    """State dict of the authors' 2-D network from parameters of `GMMLP`; may hold views of them.
+    """Convert parameters of `GMMLP` to the authors' state dict, which may hold views of them.
 
-    Raises ValueError if a parameter is missing, left over or of a wrong shape.
+    Raises:
+      ValueError: if a parameter is missing, left over or of a wrong shape.
     """
     return to_torch(params, _gm_mlp(config), abstract(GMMLP, config)[1])
 
 
 def spectrum_mlp_from_torch(state: Mapping[str, np.ndarray], config: SpectrumMLPConfig) -> Params:
-    """Parameters of `SpectrumMLP(config)` from the state dict of the authors' spectrum network.
+    """Convert the state dict of the authors' spectrum network to parameters of `SpectrumMLP(config)`.
 
-    Raises ValueError if a tensor is missing, left over or of a wrong shape.
+    Raises:
+      ValueError: if a tensor is missing, left over or of a wrong shape.
     """
     return from_torch(state, _spectrum_mlp(config), abstract(SpectrumMLP, config)[1])
 
 
 def spectrum_mlp_to_torch(params: Params, config: SpectrumMLPConfig) -> Tensors:
-    """State dict of the authors' spectrum network from parameters of `SpectrumMLP`; may hold views.
+    """Convert parameters of `SpectrumMLP` to the authors' state dict, which may hold views of them.
 
-    Raises ValueError if a parameter is missing, left over or of a wrong shape.
+    Raises:
+      ValueError: if a parameter is missing, left over or of a wrong shape.
     """
     return to_torch(params, _spectrum_mlp(config), abstract(SpectrumMLP, config)[1])
 
 
 def autoencoder_from_torch(state: Mapping[str, np.ndarray], config: AutoencoderKLConfig) -> Params:
-    """Parameters of `AutoencoderKL(config)` from the state dict of diffusers' AutoencoderKL.
+    """Convert the state dict of diffusers' AutoencoderKL to parameters of `AutoencoderKL(config)`.
 
-    Both namings of its attention are read (`to_q`, and `query` as before diffusers 0.17), and matrices
-    stored as pointwise convolutions. Raises ValueError if a tensor is missing, left over or of a wrong
-    shape.
+    Accepts the current names of the attention (`to_q`), those before diffusers 0.17 (`query`), and
+    matrices that are stored as pointwise convolutions.
+
+    Raises:
+      ValueError: if a tensor is missing, left over or of a wrong shape.
     """
     old = {new: name for name in state if (new := _modern(name)) != name}
     shapes = abstract(AutoencoderKL, config)[1]
@@ -115,9 +135,10 @@ def autoencoder_from_torch(state: Mapping[str, np.ndarray], config: AutoencoderK
 
 
 def autoencoder_to_torch(params: Params, config: AutoencoderKLConfig) -> Tensors:
-    """State dict of diffusers' AutoencoderKL from parameters of `AutoencoderKL`; may hold views.
+    """Convert parameters of `AutoencoderKL` to the state dict of diffusers; it may hold views of them.
 
-    Raises ValueError if a parameter is missing, left over or of a wrong shape.
+    Raises:
+      ValueError: if a parameter is missing, left over or of a wrong shape.
     """
     shapes = abstract(AutoencoderKL, config)[1]
     return to_torch(params, _autoencoder(shapes), shapes)
@@ -162,7 +183,7 @@ def _spectrum_mlp(config: SpectrumMLPConfig) -> Iterator[Entry]:
 
 
 def _autoencoder(shapes: Params) -> Iterator[Entry]:
-    """Our names are theirs but for the numbers, the ends, and `to_out`, which is a list there."""
+    """List the entries. Names differ from ours in numbers, in the last part and in `to_out.0`."""
     layouts = {1: SAME, 2: MATRIX, 4: CONV}
     for path in paths(shapes):
         modules = [re.sub(r"_(\d+)$", r".\1", part) for part in path[:-1]]
