@@ -1,8 +1,9 @@
-"""From class names to pictures: published or trained networks, loaded once and called many times."""
+"""Sampling of images by class: load published or trained networks once, then draw images."""
 
 from gmflow_jax.pipeline._export import export_sampler
 from gmflow_jax.pipeline._labels import label_ids
-from gmflow_jax.pipeline._pipeline import Pipeline, load, load_bundle
+from gmflow_jax.pipeline._load import load, load_bundle
+from gmflow_jax.pipeline._pipeline import Pipeline
 from gmflow_jax.pipeline._sampler import Recipe, Sampler, to_uint8
 
 __all__ = [

@@ -1,17 +1,16 @@
-"""The whole sampler as one file that needs jax alone to run."""
+"""Export of a whole sampler as one file that runs with JAX alone."""
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from gmflow_jax._files import write_whole
 from gmflow_jax.interop import Bundle, save_safetensors
-from gmflow_jax.interop._convert import leaf_at, nest, paths
+from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
 from gmflow_jax.pipeline._sampler import Recipe, Sampler
 
@@ -25,7 +24,7 @@ def export_sampler(
     num_steps: int = 32,
     platforms: Sequence[str] | None = None,
 ) -> pathlib.Path:
-    """Writes a sampler by `jax.export`, for any batch size, and its parameters beside it.
+    """Write a sampler for any batch size by `jax.export`, and its parameters to a second file.
 
     To run it, without this package::
 
@@ -33,46 +32,38 @@ def export_sampler(
         params = safetensors.numpy.load_file("sampler.safetensors")
         images = sampler.call(params, seed, indices, labels, guidance_scale)
 
-    with a uint32 seed, int32 `indices` and `labels` [B] and a float32 guidance scale (without meaning
-    where the recipe is unguided). Image i of a seed is that of the pipeline; uint8 images [B, H, W, 3].
+    Here `seed` is a uint32 scalar, `indices` and `labels` are int32 [B], and `guidance_scale` is a float32
+    scalar, which is ignored if the recipe is not guided. The uint8 images [B, H, W, 3] are those of the
+    pipeline with the same seed and indices.
+
+    JAX promises that newer releases read an export for 6 months, and releases up to 3 weeks older read
+    it too. Export again after that time.
 
     Args:
-      path: Where the sampler goes, NAME.jaxexport. The parameters, which may be larger than such a file
-        can hold, go to NAME.safetensors.
-      bundle: Networks with an autoencoder; from `load_bundle`, to compute as the pipeline does.
-      recipe: What is compiled; the authors' by default.
-      num_steps: Steps of the solver.
-      platforms: Of 'cpu', 'cuda', 'rocm', 'tpu'; by default the current one.
+      path: path of the sampler, NAME.jaxexport. The parameters, which may exceed the size limit of this
+        format, go to NAME.safetensors.
+      bundle: networks with an autoencoder. Take them from `load_bundle` to compute as the pipeline does.
+      recipe: solver, guidance and their options; the authors' by default.
+      num_steps: number of steps of the solver.
+      platforms: platforms to export for, of 'cpu', 'cuda', 'rocm' and 'tpu'; the current one by default.
 
     Returns:
       The path of the parameters.
 
     Raises:
-      ValueError: If a network is missing, or an option cannot work.
+      ValueError: if a network is missing, or an option cannot work.
     """
+    path = pathlib.Path(path)
     if bundle.model is None or bundle.autoencoder is None:
         raise ValueError("A sampler of images needs a transformer and an autoencoder; load both.")
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}, but must be at least 1.")
-    unknown = sorted(set(platforms or ()) - set(_PLATFORMS))
-    if unknown:
-        raise ValueError(f"There is no platform {unknown[0]!r}; known are {', '.join(_PLATFORMS)}.")
-    path = pathlib.Path(path)
-    if path.suffix != ".jaxexport" or path.is_dir():
-        raise ValueError(f"{path} must be a file that ends in .jaxexport, beside which the parameters go.")
-    # Written out attention, which all platforms know.
-    config = dataclasses.replace(bundle.config, attention="xla")
-    bundle = dataclasses.replace(bundle, model=from_params(GMDiT, config, bundle.params))
-    sampler = Sampler(bundle, recipe or Recipe())
+    _check_path_and_options(path, num_steps, platforms)
+    # 'auto' and 'cudnn' attention do not exist on all platforms.
+    config = dataclasses.replace(bundle.model.config, attention="xla")
+    model = from_params(GMDiT, config, functional(bundle.model)[1])
+    bundle = dataclasses.replace(bundle, model=model)
     tree = {name: functional(network)[1] for name, network in bundle.networks.items()}
     params = {"/".join(keys): leaf_at(tree, keys) for keys in paths(tree)}
-
-    def sample(params: dict[str, Any], seed, indices, labels, guidance_scale):
-        nested = nest({tuple(name.split("/")): leaf for name, leaf in params.items()})
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-        x = sampler.sample(nested, keys, labels, guidance_scale, sampler.times(num_steps))
-        # One image at a time, to bound memory: the size of the batch is not known here.
-        return jax.lax.map(lambda latent: sampler.images(nested, latent[None])[0], x)
+    sample = _sample_function(Sampler(bundle, recipe or Recipe()), num_steps)
 
     batch = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch"), jnp.int32)
     seed, scale = jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32)
@@ -82,3 +73,30 @@ def export_sampler(
     write_whole(weights, lambda target: save_safetensors(target, params))
     write_whole(path, lambda target: target.write_bytes(serialized))
     return weights
+
+
+def _sample_function(sampler: Sampler, num_steps: int) -> Callable[..., jax.Array]:
+    """Make the function to export, whose parameters are a flat dict."""
+
+    def sample(
+        params: Params, seed: jax.Array, indices: jax.Array, labels: jax.Array, guidance_scale: jax.Array
+    ) -> jax.Array:
+        nested = nest({tuple(name.split("/")): leaf for name, leaf in params.items()})
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+        x = sampler.sample(nested, keys, labels, guidance_scale, sampler.times(num_steps))
+        # One image at a time, to bound memory, because the batch size is unknown here.
+        return jax.lax.map(lambda latent: sampler.images(nested, latent[None])[0], x)
+
+    return sample
+
+
+def _check_path_and_options(path: pathlib.Path, num_steps: int, platforms: Sequence[str] | None) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}, but must be at least 1.")
+    unknown = sorted(set(platforms or ()) - set(_PLATFORMS))
+    if unknown:
+        raise ValueError(f"There is no platform {unknown[0]!r}; known are {', '.join(_PLATFORMS)}.")
+    if path.suffix != ".jaxexport" or path.is_dir():
+        raise ValueError(
+            f"{path} must be a file that ends in .jaxexport; the parameters are written next to it."
+        )

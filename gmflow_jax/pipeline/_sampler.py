@@ -1,7 +1,8 @@
-"""Pure functions from parameters, keys and labels to images: what is compiled, sharded and exported."""
+"""Pure functions from parameters, keys and labels to images, to be compiled, sharded or exported."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax import Array
 
 from gmflow_jax import flow, guidance, solvers
 from gmflow_jax.interop import Bundle
-from gmflow_jax.models import functional
+from gmflow_jax.models import GMDiT, functional
 from gmflow_jax.solvers._base import fold_in_keys
 
 Params = dict[str, Any]
@@ -18,17 +19,18 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a sampler is compiled for; the defaults are the authors'.
+    """Options of a sampler that it is compiled for. The defaults are the authors'.
 
     Attributes:
-      solver: One of `solvers.NAMES`, or a `Solver`: make it once, for each is compiled anew. The leaves
-        of its state must lead with the batch.
-      order: Of gm_ode and gm_sde.
-      num_substeps: Sub-steps in each step of gm_ode and gm_pc.
-      guided: Whether there is guidance, which takes a second prediction.
-      guidance, orthogonal: `method` and `orthogonal` of `guidance.guided_denoiser`.
-      spectrum: Whether gm_sde draws with the spectrum network; None if there is one.
-      one_batch: Whether guidance calls the network once, on classes and "no class" together, or twice.
+      solver: a name in `solvers.NAMES`, or a `Solver`. Reuse one `Solver` object: a new one is compiled
+        again. All leaves of its state must have the batch as their first axis.
+      order: order of gm_ode and gm_sde, 1 or 2.
+      num_substeps: number of sub-steps in each step of gm_ode and gm_pc.
+      guided: whether to use guidance, which needs a second prediction.
+      guidance: `method` of `guidance.guided_denoiser`.
+      orthogonal: `orthogonal` of `guidance.guided_denoiser`.
+      spectrum: whether gm_sde draws its noise with the spectrum network; None does if there is one.
+      one_batch: True calls the network once for the classes and "no class" together, False twice.
     """
 
     solver: str | solvers.Solver = "gm_ode"
@@ -42,51 +44,113 @@ class Recipe:
 
 
 class Sampler:
-    """Sampling with the networks of a bundle by a recipe; every method is pure.
+    """Sampler for the networks of a bundle. All its methods are pure functions.
 
-    `params` is {'model': ..., 'spectrum': ..., 'autoencoder': ...} with those that there are. Sample i
-    of the arguments is drawn from keys[i] alone.
+    `params` is {'model': ..., 'spectrum': ..., 'autoencoder': ...}, the parameters of each network that
+    the bundle holds. Sample i is drawn with keys[i] only. `guidance_scale` is ignored if the recipe is not
+    guided.
     """
 
     def __init__(self, bundle: Bundle, recipe: Recipe, decode_batch_size: int | None = None):
-        self._config, self._shift, self._recipe = bundle.config, bundle.shift, recipe
+        """Make the functions of the networks.
+
+        Args:
+          bundle: the networks. Their parameters are not kept.
+          recipe: solver, guidance and their options.
+          decode_batch_size: number of latents to decode at a time, to bound memory; None decodes all at
+            once.
+
+        Raises:
+          ValueError: if the bundle has no transformer, or an option of the recipe cannot work.
+        """
+        model = transformer_of(bundle)
+        self._config, self._shift, self._recipe = model.config, bundle.shift, recipe
         self._decode_batch_size = decode_batch_size
-        self._model = functional(bundle.model)[0]
+        self._model = functional(model)[0]
         self._spectrum = _spectrum(bundle, recipe)
         if bundle.autoencoder is not None:
             self._decode = functional(bundle.autoencoder, "decode")[0]
             self._scaling_factor = bundle.autoencoder.config.scaling_factor
-        self._solver(None)  # an unknown name is an error now
+        self._solver(None)  # raises here if the solver is unknown
 
-    def start(self, params: Params, keys: Array, labels: Array, guidance_scale: Array):
-        """Noise [B, H, W, C], and the solver's state."""
+    def start(
+        self, params: Params, keys: Array, labels: Array, guidance_scale: Array
+    ) -> tuple[Array, Any]:
+        """Draw the initial noise and initialise the solver.
+
+        Args:
+          params: parameters of the networks.
+          keys: PRNG keys, [B].
+          labels: class ids, [B].
+          guidance_scale: scale of the guidance.
+
+        Returns:
+          The noise [B, H, W, C], and the solver's state.
+        """
         x = self._noise(keys)
         denoise = self._denoiser(params, labels, guidance_scale)
         return x, self._solver(params).init(denoise, x)
 
-    def step(self, params, keys, labels, guidance_scale, times, index, x, state):
-        """One step of the solver, from times[index] to the next; gives index + 1, x and the state."""
+    def step(
+        self,
+        params: Params,
+        keys: Array,
+        labels: Array,
+        guidance_scale: Array,
+        times: Array,
+        index: Array,
+        x: Array,
+        state: Any,
+    ) -> tuple[Array, Array, Any]:
+        """Make one step of the solver, from times[index] to times[index + 1].
+
+        Args:
+          params: parameters of the networks.
+          keys: PRNG keys, [B].
+          labels: class ids, [B].
+          guidance_scale: scale of the guidance.
+          times: times of all steps, [num_steps + 1].
+          index: index of the step, an int32 scalar.
+          x: latents at times[index], [B, H, W, C].
+          state: the solver's state.
+
+        Returns:
+          index + 1, the latents at the next time, and the new state.
+        """
         denoise = self._denoiser(params, labels, guidance_scale)
         step_keys = fold_in_keys(fold_in_keys(keys, 1), index)
         x, state = self._solver(params).step(step_keys, denoise, x, times[index], times[index + 1], state)
         return index + 1, x, state
 
     def images(self, params: Params, x: Array) -> Array:
-        """uint8 images [B, H, W, 3] of latents."""
-        # A divisor: the rest of a batch would be compiled apart.
+        """Decode latents [B, h, w, C] to uint8 images [B, H, W, 3]."""
+        # A divisor of the batch size, because a remainder would be compiled separately.
         limit = self._decode_batch_size
         size = limit and max(n for n in range(1, limit + 1) if x.shape[0] % n == 0)
         decoded = self._decode(params["autoencoder"], x / self._scaling_factor, batch_size=size)
         return to_uint8(decoded)
 
-    def sample(self, params: Params, keys: Array, labels: Array, guidance_scale: Array, times: Array):
-        """Latents in one go: the same as `start` and then `step` for each of the times but the last."""
+    def sample(
+        self, params: Params, keys: Array, labels: Array, guidance_scale: Array, times: Array
+    ) -> Array:
+        """Draw latents, as `start` and then one `step` per pair of times would.
+
+        Args:
+          params: parameters of the networks.
+          keys: PRNG keys, [B].
+          labels: class ids, [B].
+          guidance_scale: scale of the guidance.
+          times: times of all steps, [num_steps + 1].
+
+        Returns:
+          The latents, [B, H, W, C].
+        """
         x = self._noise(keys)
         denoise, solver = self._denoiser(params, labels, guidance_scale), self._solver(params)
         return solvers.sample(fold_in_keys(keys, 1), denoise, x, solver, times)
 
     def times(self, num_steps: int) -> Array:
-        """The times of that many steps, [num_steps + 1], from 1 to 0."""
+        """Return the times of `num_steps` steps, [num_steps + 1], from 1 to 0."""
         return flow.time_grid(num_steps, self._shift)
 
     def _noise(self, keys: Array) -> Array:
@@ -123,18 +187,31 @@ class Sampler:
 
 
 def to_uint8(images: Array) -> Array:
-    """Images of [-1, 1], clipped to it, as uint8, rounded half up."""
+    """Convert images in [-1, 1] to uint8. Other values are clipped; halves are rounded up."""
     return jnp.floor(255 * jnp.clip(images / 2 + 0.5, 0, 1) + 0.5).astype(jnp.uint8)
 
 
-def _spectrum(bundle: Bundle, recipe: Recipe):
-    """The spectrum network as a function of its parameters, where the recipe draws with it."""
+def transformer_of(bundle: Bundle) -> GMDiT:
+    """Return the transformer of a bundle.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if bundle.model is None:
+        raise ValueError(
+            "The bundle has no transformer, so there is nothing to sample from; load a folder that has one."
+        )
+    return bundle.model
+
+
+def _spectrum(bundle: Bundle, recipe: Recipe) -> Callable[..., Any] | None:
+    """Return the spectrum network as a function of its parameters, or None if the recipe uses none."""
     if recipe.spectrum is False or (recipe.spectrum is None and bundle.spectrum is None):
         return None
     if recipe.solver != "gm_sde":
         if recipe.spectrum:
-            raise ValueError(f"Only gm_sde draws with a spectrum, not {recipe.solver}; leave it out.")
+            raise ValueError(f"Only gm_sde draws with a spectrum, not {recipe.solver}; leave out spectrum.")
         return None
     if bundle.spectrum is None:
-        raise ValueError("These networks have no spectrum network (no folder spectrum_net/); leave it out.")
+        raise ValueError("The bundle has no spectrum network (no folder spectrum_net/); leave out spectrum.")
     return functional(bundle.spectrum)[0]
