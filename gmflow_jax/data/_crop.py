@@ -22,7 +22,7 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
       ValueError: if `size` is below 1.
 
     Source:
-      ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), whose recipe evaluations on ImageNet use.
+      ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), whose recipe is usual in evaluations on ImageNet.
     """
     if size < 1:
         raise ValueError(f"The size is {size}, but a picture has at least 1 pixel; give a positive size.")

@@ -104,7 +104,7 @@ def read_pixels(source: ImageSource, index: int, size: int) -> np.ndarray:
         if fatal and not isinstance(error, _UNREADABLE):
             raise
         raise BrokenImage(
-            f"The image {source.name(index)} is broken ({error}); mend or remove it, or skip broken images."
+            f"The image {source.name(index)} is broken ({error}); repair or remove it, or skip broken images."
         ) from error
 
 

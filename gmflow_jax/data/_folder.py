@@ -172,7 +172,7 @@ def write_metadata(
     )
     if not metadata.num_images:
         raise ValueError(
-            "All images are broken, so there are no latents; mend them and run the command again. If "
+            "All images are broken, so there are no latents; repair them and run the command again. If "
             f"their names change, remove {paths[0].parent} first."
         )
     write_json(paths[0].with_name("metadata.json"), metadata.to_json(), process_index)

@@ -176,7 +176,7 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
             problem = "has no words" if not words else "names a folder for the second time"
             raise ValueError(
                 f"Line {number} of {path} {problem}, but each line needs one folder and its words, such as "
-                "'n01440764 tench, Tinca tinca'; mend it."
+                "'n01440764 tench, Tinca tinca'; correct it."
             )
         names[folder] = words.strip()
     return names

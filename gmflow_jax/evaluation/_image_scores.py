@@ -36,8 +36,8 @@ def available_metrics(reference: Reference, keep_rows: bool = True) -> tuple[str
     """
     return tuple(
         name
-        for name, (ours, theirs) in _NEEDS.items()
-        if (keep_rows or not ours) and all(getattr(reference, part) is not None for part in theirs)
+        for name, (of_images, of_reference) in _NEEDS.items()
+        if (keep_rows or not of_images) and all(getattr(reference, p) is not None for p in of_reference)
     )
 
 
@@ -126,8 +126,8 @@ def _score(
     sets, options = (reference.rows, features.rows), {"dtype": neighbours, "progress": progress}
     if name in ("fid", "sfid"):
         part = "pool3" if name == "fid" else "spatial"
-        ours = getattr(features, part)
-        return {name: frechet_distance(ours.mean, ours.covariance, *getattr(reference, part))}
+        statistics, moments = getattr(features, part), getattr(reference, part)
+        return {name: frechet_distance(statistics.mean, statistics.covariance, *moments)}
     if name == "inception_score":
         return {name: inception_score(features.logits)}
     if name == "precision_recall":

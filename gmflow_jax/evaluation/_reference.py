@@ -140,7 +140,7 @@ def save_reference(
 
 def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> Reference:
     shapes = npz_shapes(path)
-    names = {ours: next((n for n in theirs if n in shapes), None) for ours, theirs in _NAMES.items()}
+    names = {part: next((n for n in known if n in shapes), None) for part, known in _NAMES.items()}
     if not any(names[part] for part in ("mean", "rows", "images")):
         raise ValueError(f"{path} holds {', '.join(shapes) or 'nothing'}, but a reference is {_FORMS}.")
     with open(path, "rb") as file:
@@ -165,8 +165,9 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
     if not names["images"] or (given.rows is not None and given.pool3 is not None):
         return given
     batches = progress(npz_rows(path, names["images"], _BATCH))
-    seen = _of_images(image_features(extractor, batches), given.source)
-    return dataclasses.replace(seen, pool3=given.pool3 or seen.pool3, spatial=given.spatial or seen.spatial)
+    computed = _of_images(image_features(extractor, batches), given.source)
+    pool3, spatial = given.pool3 or computed.pool3, given.spatial or computed.spatial
+    return dataclasses.replace(computed, pool3=pool3, spatial=spatial)
 
 
 def _read(path: pathlib.Path, names: Collection[str]) -> dict[str, np.ndarray]:

@@ -36,8 +36,8 @@ class Snapshots:
           folder: the folder, which may hold nothing else.
           keep: number of snapshots that are kept, the newest ones; None keeps all.
           keep_every: snapshots of multiples of this number of steps are kept too.
-          read_only: whether the folder is only read. If False, it is made if it does not exist, and what an
-            interrupted save left is removed.
+          read_only: whether the folder is only read. If False, it is made if it does not exist, and the
+            remains of an interrupted save are removed.
 
         Raises:
           ValueError: if `keep` is below 1, or the folder is a file or holds other things.

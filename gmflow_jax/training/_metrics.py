@@ -113,7 +113,7 @@ def _read_rows(path: Path, last_step: int | None = None) -> tuple[list[str], lis
     if not path.exists():
         return ["step"], []
     text = path.read_text()
-    # A kill may have cut the last row short: what follows the last line end is left out.
+    # A kill may have cut the last row short: text after the last line end is ignored.
     table = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
     columns = list(table.fieldnames or ["step"])
     if columns[0] != "step":

@@ -43,7 +43,7 @@ def test_row_slices_equal_rows_of_the_whole_batch(whole_images, rows):
 
 
 def test_a_broken_image_is_named(source):
-    with pytest.raises(ValueError, match=r"n02/truncated\.JPEG is broken .*; mend or remove it"):
+    with pytest.raises(ValueError, match=r"n02/truncated\.JPEG is broken .*; repair or remove it"):
         ImageBatches(source, 8, batch_size=16)(0)
 
 

@@ -109,7 +109,7 @@ def test_class_names_are_read_from_a_file(tmp_path):
 )
 def test_bad_class_names_are_refused(tmp_path, text, reason):
     (tmp_path / "mapping.txt").write_text(text)
-    with pytest.raises(ValueError, match=rf"{reason}.*; mend it"):
+    with pytest.raises(ValueError, match=rf"{reason}.*; correct it"):
         data.read_class_names(tmp_path / "mapping.txt")
     with pytest.raises(ValueError, match=r"no file .*absent; give"):
         data.read_class_names(tmp_path / "absent")

@@ -119,7 +119,7 @@ def test_broken_images_are_tried_again(files, image_folder, moments_folder, writ
     copy = data.open_images(images)
     assert write(copy, out).broken == (name, "n02/truncated.JPEG")
     times = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
-    with pytest.raises(ValueError, match=rf"image {name} is broken .*; mend"):
+    with pytest.raises(ValueError, match=rf"image {name} is broken .*; repair"):
         write(copy, out, broken="stop")
     write(copy, out)
     assert times == {path: path.stat().st_mtime_ns for path in times}  # none was made again

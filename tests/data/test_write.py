@@ -114,7 +114,7 @@ def test_progress_lists_broken_images(source, write, tmp_path, capsys):
 
 
 def test_a_broken_image_stops_the_run_or_is_skipped(source, moments_folder, write, tmp_path):
-    with pytest.raises(ValueError, match=r"image n02/truncated\.JPEG is broken \(.*\); mend or remove it"):
+    with pytest.raises(ValueError, match=r"image n02/truncated\.JPEG is broken \(.*\); repair or remove it"):
         write(source, tmp_path, broken="stop")
     assert len(list(tmp_path.glob("*.array_record"))) == 3  # the truncated one is the last
     write(source, tmp_path, broken="skip")
@@ -162,7 +162,7 @@ def test_a_source_of_broken_images_only_is_refused(files, write, tmp_path):
     (tmp_path / "images" / "n02").mkdir(parents=True)
     (tmp_path / "images" / "n02" / "1.jpg").write_bytes(files["n02/truncated.JPEG"])
     source = data.open_images(tmp_path / "images")
-    with pytest.raises(ValueError, match=r"All images are broken.*; mend them"):
+    with pytest.raises(ValueError, match=r"All images are broken.*; repair them"):
         write(source, tmp_path / "out")
     (tmp_path / "images" / "n02" / "1.jpg").write_bytes(files["n01/photo.png"])
     assert write(source, tmp_path / "out").num_images == 1
