@@ -1,4 +1,4 @@
-"""Promotion of arguments to one dtype, times of the batch's rank, and checks that give clear errors."""
+"""Handling of arguments: promotion to one dtype, broadcasting of times, and checks with clear errors."""
 
 from typing import TypeVar, TypeVarTuple, overload
 
@@ -19,7 +19,7 @@ def promote(tree: _Tree, /, *values: ArrayLike) -> tuple[_Tree, *tuple[jax.Array
 @overload
 def promote(*values: *_Trees) -> tuple[*_Trees]: ...
 def promote(*values):
-    """Cast every array in `values` (pytrees allowed) to float32, or to float64 if one is float64."""
+    """Cast every array in `values` (pytrees allowed) to float32, or to float64 if one of them is float64."""
     dtypes = [
         jax.dtypes.canonicalize_dtype(leaf.dtype)
         for leaf in jax.tree.leaves(values)
@@ -32,12 +32,24 @@ def promote(*values):
 
 
 def append_axes(value: jax.Array, count: int) -> jax.Array:
-    """Append `count` axes of size 1; a scalar stays one, since it broadcasts with any rank."""
+    """Append `count` axes of size 1. A scalar is returned unchanged, since it broadcasts with any rank."""
     return value if value.ndim == 0 else value.reshape(value.shape + (1,) * count)
 
 
 def expand_time(t: jax.Array, batch_shape: tuple[int, ...], name: str = "t") -> jax.Array:
-    """Give a time (a scalar or [B]) the rank of the batch axes, aligned with the leading one."""
+    """Reshape a time so that it broadcasts with the batch axes.
+
+    Args:
+      t: a scalar, or [B] with one value for each entry of the leading batch axis.
+      batch_shape: sizes of the batch axes.
+      name: the argument's name for error messages.
+
+    Returns:
+      A scalar, or [B, 1, ..., 1] of the rank of the batch axes.
+
+    Raises:
+      ValueError: if t has another shape.
+    """
     if t.ndim == 0:
         return t
     if t.ndim == 1 and batch_shape and t.shape[0] == batch_shape[0]:
@@ -50,14 +62,22 @@ def expand_time(t: jax.Array, batch_shape: tuple[int, ...], name: str = "t") -> 
 
 
 def concrete(value: ArrayLike) -> np.ndarray | None:
-    """The value as numpy, or None while it is traced: value checks run only where they are free."""
+    """Return the value as a NumPy array, or None if it is traced, where its value cannot be checked."""
     return None if isinstance(value, Tracer) else np.asarray(value)
 
 
 def check_times_ordered(t: ArrayLike, s: ArrayLike, allow_equal: bool = False) -> None:
-    """Refuse s >= t (s > t if `allow_equal`) where both are known.
+    """Raise unless s < t. Traced times are not checked.
 
-    s = t = 0 always passes: there every map is the identity.
+    s = t = 0 is always allowed: there every transition is the identity.
+
+    Args:
+      t: the noisier time.
+      s: the less noisy time.
+      allow_equal: whether s = t is allowed.
+
+    Raises:
+      ValueError: if the times are in the wrong order.
     """
     t_value, s_value = concrete(t), concrete(s)
     if t_value is None or s_value is None:
@@ -72,7 +92,7 @@ def check_times_ordered(t: ArrayLike, s: ArrayLike, allow_equal: bool = False) -
 
 
 def check_same_shape(**arrays: jax.Array) -> None:
-    """Refuse arrays of unlike shapes instead of broadcasting them silently."""
+    """Raise unless all arrays have the same shape; without this check they might broadcast silently."""
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())

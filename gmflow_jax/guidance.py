@@ -1,4 +1,4 @@
-"""Guidance towards a condition: the probabilistic guidance of GMFlow, and classifier-free guidance."""
+"""Guidance towards a condition: GMFlow's probabilistic guidance, and classifier-free guidance."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import numpy as np
 
 from gmflow_jax._arguments import append_axes, check_same_shape, concrete, expand_time, promote
 from gmflow_jax._safe import safe_divide, safe_sqrt
-from gmflow_jax.gm._moments import moment_match, weighted_mean
+from gmflow_jax.gm._moments import weighted_mean
+from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, promote_mixture
 
@@ -18,24 +19,25 @@ __all__ = [
     "in_one_batch", "probabilistic_guidance",
 ]
 
-# Under the mean square of the guidance difference. Part of the method: it fades guidance out where
-# the conditional and the unconditional prediction agree.
+# Lower bound of the mean square of the difference of the means. It is part of the method: guidance fades out
+# where the conditional and the unconditional prediction agree.
 _MIN_SQUARE = 1e-6
 
-METHODS = {"probabilistic": 0.0, "cfg": 1.0}  # and the scale at which each is off
+# Guidance methods, each with the scale at which it has no effect.
+METHODS = {"probabilistic": 0.0, "cfg": 1.0}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guided:
-    """A guided prediction, with what the second-order solvers need to guide and extrapolate at once.
+    """A guided prediction, and its parts, from which solvers of order 2 guide and extrapolate in one step.
 
     Attributes:
       mixture: the guided mixture over x_0.
-      base: the conditional mixture that it was made from.
-      surrogate: Gaussian matched to `base`, its variance averaged over the sample.
-      bias: shift of the surrogate's mean, [*batch, D].
-      scale: guidance scale w, the rank of `*batch`; 0 outside the guidance interval.
+      base: the conditional mixture before guidance.
+      surrogate: Gaussian matched to `base`, with its variance averaged over each sample.
+      bias: the amount by which guidance shifts the surrogate's mean, [*batch, D].
+      scale: guidance scale w at the rank of `*batch`; 0 outside the guidance interval.
     """
 
     mixture: GaussianMixture
@@ -45,40 +47,10 @@ class Guided:
     scale: jax.Array
 
 
-def sample_mean(x: jax.Array, sample_axes: tuple[int, ...] | None, event_axes: int) -> jax.Array:
-    """Mean over the axes of one sample, keeping them with size 1.
-
-    Args:
-      x: [*batch], or [*batch, D] with event_axes = 1; the channel axis is averaged and dropped.
-      sample_axes: which batch axes belong to one sample; None means all but the first.
-    """
-    rank = x.ndim - event_axes
-    axes = range(1, rank) if sample_axes is None else (_axis(a, rank) for a in sample_axes)
-    x = jnp.mean(x, axis=-1) if event_axes else x
-    axes = tuple(axes)
-    return jnp.mean(x, axis=axes, keepdims=True) if axes else x
-
-
-def _axis(axis: int, rank: int) -> int:
-    if not -rank <= axis < rank:
-        raise ValueError(
-            f"sample_axes names axis {axis}, but a mixture with {rank} batch axes has only axes "
-            f"{-rank} to {rank - 1}. The channel and component axes do not count."
-        )
-    return axis % rank
-
-
-def surrogate_of(q: GaussianMixture, sample_axes: tuple[int, ...] | None) -> Gaussian:
-    """The Gaussian matched to q with its variance averaged over the sample."""
-    matched = moment_match(q)
-    var = jnp.broadcast_to(matched.var, matched.mean.shape[:-1])
-    return Gaussian(matched.mean, sample_mean(var, sample_axes, event_axes=0))
-
-
 def _difference(
     cond: jax.Array, uncond: jax.Array, orthogonal: float, sample_axes: tuple[int, ...] | None
 ) -> jax.Array:
-    """cond - uncond, less the share `orthogonal` of its part parallel to cond (Sadat et al. 2025)."""
+    """Return cond - uncond without the share `orthogonal` of its component parallel to cond."""
     d = cond - uncond
     along = sample_mean(d * cond, sample_axes, event_axes=1)
     norm = sample_mean(jnp.square(cond), sample_axes, event_axes=1)
@@ -92,19 +64,41 @@ def probabilistic_guidance(
     orthogonal: float = 1.0,
     sample_axes: tuple[int, ...] | None = None,
 ) -> Guided:
-    """Probabilistic guidance (eq. 7-8): reweight the conditional mixture by a ratio of Gaussians.
+    r"""Guide a conditional mixture by reweighting it with a ratio of Gaussians.
 
-    The mask is N(m_c + w s_c d, (1 - w^2) s_c^2) / N(m_c, s_c^2) with m_c, s_c^2 of the conditional
-    surrogate and d = m_c - m_u normalised to unit mean square over the sample.
+    The conditional mixture is multiplied by
+
+    $$\mathcal{N}(m_c + w s_c d, (1 - w^2) s_c^2) / \mathcal{N}(m_c, s_c^2),$$
+
+    where $m_c$ and $s_c^2$ are the mean and variance of the Gaussian matched to it, $w$ is the scale, and $d$
+    is the difference $m_c - m_u$ of the conditional and unconditional means, normalised to unit mean square
+    over each sample.
 
     Args:
-      cond, uncond: mixtures over x_0, [B, ..., K, D].
-      scale: w in [0, 1); a scalar, [B], or the rank of `*batch`. 0 is off.
+      cond: conditional mixture over x_0, means [B, ..., K, D].
+      uncond: unconditional mixture over x_0, means [B, ..., K, D].
+      scale: w in [0, 1); a scalar, [B], or an array of the rank of `*batch`. 0 means no guidance.
       orthogonal: share of the component of d parallel to m_c that is removed, 0 to 1.
       sample_axes: batch axes that belong to one sample; None means all but the first.
 
+    Returns:
+      `Guided`; its field `mixture` is the guided mixture.
+
     Raises:
       ValueError: if scale is outside [0, 1) or shapes do not fit.
+
+    Source:
+      GMFlow (arXiv 2504.05304), eq. 7-8; Sadat et al. 2025 (arXiv 2410.02416) for the orthogonal projection.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm, guidance
+      >>> cond = gm.Gaussian(jnp.array([[1.0, 0.0]]), jnp.ones(1))
+      >>> uncond = gm.Gaussian(jnp.array([[1.0, -1.0]]), jnp.ones(1))
+      >>> guided = guidance.probabilistic_guidance(cond, uncond, scale=0.5)
+      >>> print(np.asarray(gm.mean(guided.mixture)).round(3))  # away from the unconditional mean
+      [[1.    0.707]]
     """
     check_guidance_scale(scale)
     cond, scale = promote_mixture(cond, scale)
@@ -132,11 +126,25 @@ def classifier_free_guidance(
     orthogonal: float = 0.0,
     sample_axes: tuple[int, ...] | None = None,
 ) -> GaussianMixture | jax.Array:
-    """Classifier-free guidance: extrapolate the mean, m_c + (scale - 1) (m_c - m_u). For baselines.
+    """Apply classifier-free guidance, a baseline: extrapolate the mean to m_c + (scale - 1) (m_c - m_u).
 
-    Works on predictions of x_0 or of the velocity, as arrays [B, ..., D] or as mixtures, whose
-    components are all shifted alike. scale 1 is off; a scalar or [B]. `orthogonal` and `sample_axes`
-    as in `probabilistic_guidance`.
+    Predictions may be of x_0 or of the velocity. All components of a mixture are shifted by the same amount.
+
+    Args:
+      cond: conditional prediction, a GaussianMixture with means [B, ..., K, D] or an array [B, ..., D].
+      uncond: unconditional prediction, likewise.
+      scale: a scalar or [B]. 1 means no guidance.
+      orthogonal: share of the component of m_c - m_u parallel to m_c that is removed, 0 to 1.
+      sample_axes: batch axes that belong to one sample; None means all but the first.
+
+    Returns:
+      The guided prediction, of the type of `cond`.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Source:
+      Ho and Salimans 2022 (arXiv 2207.12598).
     """
     (cond, uncond), scale = promote((cond, uncond), scale)
     cond_mean = weighted_mean(cond) if isinstance(cond, GaussianMixture) else cond
@@ -150,16 +158,19 @@ def classifier_free_guidance(
 
 
 def in_one_batch(denoise: Callable, condition, null_condition) -> Callable:
-    """Both predictions from one call on twice the batch, each sample next to its unconditional twin.
+    """Make the conditional and the unconditional prediction with one network call on a batch of 2 B.
 
     Args:
-      denoise: (x_t, t, condition) -> prediction, for conditions [2 B, ...].
-      condition, null_condition: pytrees of arrays [B, ...], such as labels.
+      denoise: (x_t, t, condition) -> prediction, called with 2 B samples and conditions.
+      condition: pytree of arrays [B, ...], such as labels.
+      null_condition: the same pytree for unconditional predictions, such as null labels.
 
     Returns:
-      (x_t, t) -> (conditional, unconditional prediction), for `guided_denoiser`; x_t is [B, ..., D].
+      predict(x_t, t) -> (conditional prediction, unconditional prediction), for x_t [B, ..., D]. Pass it to
+      `guided_denoiser` with denoise_uncond=None. It raises ValueError if x_t or t do not have B entries.
     """
-    # Neighbours rather than halves: a batch that is split over devices stays where it is.
+    # Conditional and unconditional samples alternate. If the batch is split over devices, both copies of a
+    # sample then stay on its device.
     both = jax.tree.map(_interleave, condition, null_condition)
 
     def predict(x_t: jax.Array, t: jax.Array):
@@ -174,7 +185,7 @@ def in_one_batch(denoise: Callable, condition, null_condition) -> Callable:
         prediction = denoise(_interleave(x_t, x_t), times, both)
 
         def half(i):
-            def of(leaf):  # a spread that all samples share has no batch
+            def of(leaf):  # a log_std that all samples share has no batch axis of size 2 B
                 return leaf[i::2] if leaf.ndim and leaf.shape[0] == 2 * x_t.shape[0] else leaf
 
             return jax.tree.map(of, prediction)
@@ -200,17 +211,35 @@ def guided_denoiser(
     """Combine a conditional and an unconditional denoiser into one guided denoise(x_t, t).
 
     Args:
-      denoise, denoise_uncond: (x_t, t) -> GaussianMixture over x_0. Where `denoise_uncond` is None,
-        `denoise` gives both, as `in_one_batch` makes it.
-      scale: guidance scale; in [0, 1) for 'probabilistic' (0 is off), >= 1 usual for 'cfg' (1 is off).
-        May be traced: another scale needs no new compilation.
-      method: 'probabilistic' or 'cfg' (mean extrapolation of x_0).
-      orthogonal: as in `probabilistic_guidance`.
-      interval: times (low, high) in which guidance acts, both ends included (Kynkaanniemi et al. 2024).
-      sample_axes: as in `probabilistic_guidance`.
+      denoise: (x_t, t) -> conditional GaussianMixture over x_0.
+      denoise_uncond: (x_t, t) -> unconditional GaussianMixture over x_0. None if `denoise` returns both
+        predictions, as the result of `in_one_batch` does.
+      scale: guidance scale. For 'probabilistic' in [0, 1), where 0 means no guidance; for 'cfg' usually at
+        least 1, where 1 means no guidance. It may be traced, so that another scale needs no compilation.
+      method: 'probabilistic' (`probabilistic_guidance`) or 'cfg' (`classifier_free_guidance` of x_0).
+      orthogonal: share of the difference's component parallel to the conditional mean that is removed.
+      interval: times (low, high) between which guidance acts, both ends included.
+      sample_axes: batch axes that belong to one sample; None means all but the first.
 
     Returns:
       denoise(x_t, t) -> `Guided` for 'probabilistic', GaussianMixture for 'cfg'.
+
+    Raises:
+      ValueError: if the method is unknown, or the scale or the interval is out of range.
+
+    Source:
+      GMFlow (arXiv 2504.05304), eq. 7-8; Kynkaanniemi et al. 2024 (arXiv 2404.07724) for the interval.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gmflow_jax import flow, gm, guidance, solvers
+      >>> cond = flow.denoiser(lambda x, t: x - 1)  # stands for a network with the label
+      >>> uncond = flow.denoiser(lambda x, t: x)  # and without
+      >>> denoise = guidance.guided_denoiser(cond, uncond, scale=0.3)
+      >>> noise = jax.random.normal(jax.random.key(0), (4, 2))
+      >>> x_0 = solvers.sample(None, denoise, noise, solvers.gm_ode(), flow.time_grid(4))
+      >>> x_0.shape
+      (4, 2)
     """
     _check_method(method)
     low, high = interval
@@ -233,15 +262,24 @@ def guided_denoiser(
 
 
 def check_guidance_scale(scale: jax.Array | float, method: str = "probabilistic") -> None:
-    """Refuse an unknown method, and a scale that it does not take, where the scale is known."""
+    """Raise if the method is unknown or the scale is out of its range. A traced scale is not checked.
+
+    Args:
+      scale: guidance scale.
+      method: one of `METHODS`.
+
+    Raises:
+      ValueError: if the method is unknown; if the scale is outside [0, 1) for 'probabilistic', or less than
+        1 for 'cfg'.
+    """
     _check_method(method)
     value = concrete(scale)
     if value is None:
         return
     if method == "cfg" and not np.all(value >= METHODS["cfg"]):
         raise ValueError(
-            f"guidance_scale must be at least 1 for classifier-free guidance, but {scale} was given: 1 is no "
-            "guidance, and less turns away from the condition. Typical values are 1.2 to 6.5."
+            f"guidance_scale must be at least 1 for classifier-free guidance, but {scale} was given: 1 means "
+            "no guidance, and smaller values guide away from the condition. Typical values are 1.2 to 6.5."
         )
     if method == "probabilistic" and not np.all((value >= 0) & (value < 1)):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Training losses: unreduced [*batch], in nats, summed over channels.
+"""Training losses, in nats: summed over channels, not reduced over batch axes.
 
-log_weights are taken as they are and never renormalised, so a network must end in log_softmax.
+log_weights are used as they are and never renormalised, so a network must end in log_softmax.
 """
 
 import math
@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time, promote
 from gmflow_jax._safe import safe_divide
-from gmflow_jax.flow._path import reverse_coefficients
 from gmflow_jax.flow._spectrum import spectral_coefficients
+from gmflow_jax.flow._transition import reverse_coefficients
 from gmflow_jax.gm._moments import log_density
 from gmflow_jax.gm._transport import to_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
@@ -20,20 +20,37 @@ from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
 __all__ = ["flow_matching_loss", "mixture_nll", "spectral_loss", "transition_loss"]
 
 _LOG_2PI = math.log(2 * math.pi)
-# The variance of x_s given x_t vanishes at t = 0. This floor keeps the loss and its gradient finite
-# there and is inactive from t = 1e-12 on.
+# Lower bound of the variance of x_s given x_t, which is 0 at t = 0. It keeps the loss and its gradient finite
+# there, and has no effect from t = 1e-12 on.
 _MIN_VARIANCE = 1e-30
 
 
 def mixture_nll(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
-    """Negative log-likelihood -log q(x) (eq. 5-6): the KL loss up to the data's entropy.
+    """Compute the negative log-likelihood -log q(x).
+
+    Its expectation is the KL divergence from the data's distribution to q, plus the entropy of the data.
 
     Args:
-      q: mixture over [*batch, D], log-weights normalised.
-      x: [*batch, D].
+      q: mixture over [*batch, D], with normalised log-weights.
+      x: data, [*batch, D].
 
     Returns:
-      [*batch], nats, D/2 log 2 pi included.
+      [*batch], in nats, including the constant D/2 log 2 pi.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Source:
+      GMFlow (arXiv 2504.05304), eq. 5-6.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gmflow_jax import gm, losses
+      >>> log_weights = jax.nn.log_softmax(jnp.zeros((8, 2)))  # the outputs of a network
+      >>> q = gm.GaussianMixture(jnp.zeros((8, 2, 3)), log_weights, jnp.zeros((8,)))
+      >>> loss = losses.mixture_nll(q, jnp.zeros((8, 3)))
+      >>> loss.shape, round(float(loss.mean()), 3)
+      ((8,), 2.757)
     """
     q, x = promote_mixture(q, x)
     if x.ndim != q.means.ndim - 1:
@@ -47,19 +64,36 @@ def mixture_nll(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
 def transition_loss(
     q_velocity: GaussianMixture | Gaussian, x_t: jax.Array, x_s: jax.Array, t: ArrayLike, s: ArrayLike
 ) -> jax.Array:
-    """Negative log-likelihood of a less noisy state, -log q(x_s | x_t) (eq. 9, algorithm 1).
+    """Compute the negative log-likelihood of a less noisy state, -log q(x_s | x_t).
 
-    With s = 0 this is the likelihood of x_0. Evaluated in the frame x_s - x_t + e x_t, in which
-    nothing large cancels at small t: going through `flow.reverse_transition` loses half the
-    gradient's digits for t <= 0.01 in float32.
+    With s = 0 this is the negative log-likelihood of x_0.
 
     Args:
-      q_velocity: the network's mixture over the velocity at (x_t, t), [B, ..., K, D].
-      x_t, x_s: [B, ..., D], x_t drawn from x_s by `flow.forward_transition`.
-      t, s: scalars or [B], s < t.
+      q_velocity: the network's mixture over the velocity at (x_t, t), means [B, ..., K, D].
+      x_t: state at t, drawn from x_s by `flow.forward_transition`, [B, ..., D].
+      x_s: state at s, [B, ..., D].
+      t: the noisier time, a scalar or [B].
+      s: the less noisy time, a scalar or [B].
 
     Returns:
-      [B, ...], nats, D/2 log 2 pi included.
+      [B, ...], in nats, including the constant D/2 log 2 pi.
+
+    Raises:
+      ValueError: if shapes do not fit or s is not less than t.
+
+    Source:
+      GMFlow (arXiv 2504.05304), eq. 9 and algorithm 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gmflow_jax import flow, gm, losses
+      >>> t, s = jnp.array([0.8, 0.4]), jnp.array([0.4, 0.2])  # s = t / 2, one time per sample
+      >>> x_0, noise_s, noise_t = jax.random.normal(jax.random.key(0), (3, 2, 4))
+      >>> x_s = flow.interpolate(x_0, noise_s, s)
+      >>> x_t = flow.forward_transition(x_s, noise_t, s, t)
+      >>> q = gm.GaussianMixture(jnp.zeros((2, 1, 4)), jnp.zeros((2, 1)), jnp.zeros(2))  # of a network
+      >>> losses.transition_loss(q, x_t, x_s, t, s).shape
+      (2,)
     """
     check_times_ordered(t, s)
     q, x_t, x_s, t, s = promote_mixture(q_velocity, x_t, x_s, t, s)
@@ -67,7 +101,9 @@ def transition_loss(
     batch = x_t.shape[:-1]
     t, s = expand_time(t, batch), expand_time(s, batch, "s")
     c1, c2, c3 = reverse_coefficients(t, s)
-    e = safe_divide(c2 * s - c1 * (t - s), 1 - s)  # 1 - c1 - c2 without cancelling
+    # Evaluate the density of y = x_s - (c1 + c2) x_t, in which nothing large cancels at small t. In float32,
+    # the gradient through `flow.reverse_transition` loses half of its digits for t <= 0.01.
+    e = safe_divide(c2 * s - c1 * (t - s), 1 - s)  # 1 - c1 - c2, in a form that does not cancel
     y = (x_s - x_t) + append_axes(e, 1) * x_t
     means = -append_axes(c2 * t, 2) * q.means
     var = c3 + jnp.square(c2 * t) * jnp.exp(2 * q.log_std)
@@ -76,9 +112,30 @@ def transition_loss(
 
 
 def flow_matching_loss(velocity: jax.Array, x_0: jax.Array, noise: jax.Array) -> jax.Array:
-    """The L2 baseline |u - velocity|^2 / 2 + D/2 log 2 pi with u = noise - x_0; all [*batch, D].
+    """Compute the L2 flow matching loss |u - velocity|^2 / 2 + D/2 log 2 pi, where u = noise - x_0.
 
     The constant makes it equal to `mixture_nll` for K = 1 and log_std = 0.
+
+    Args:
+      velocity: the network's prediction, [*batch, D].
+      x_0: data, [*batch, D].
+      noise: standard normal, [*batch, D].
+
+    Returns:
+      [*batch], in nats.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import flow, losses
+      >>> x_0, noise = jax.random.normal(jax.random.key(0), (2, 4, 3))
+      >>> x_t = flow.interpolate(x_0, noise, 0.5)  # the input of the network
+      >>> velocity = noise - x_0  # a perfect prediction
+      >>> print(np.asarray(losses.flow_matching_loss(velocity, x_0, noise)).round(3))
+      [2.757 2.757 2.757 2.757]
     """
     velocity, x_0, noise = promote(velocity, x_0, noise)
     check_same_shape(velocity=velocity, x_0=x_0, noise=noise)
@@ -87,19 +144,26 @@ def flow_matching_loss(velocity: jax.Array, x_0: jax.Array, noise: jax.Array) ->
 
 
 def spectral_loss(log_power: jax.Array, q: GaussianMixture, x_0: jax.Array) -> jax.Array:
-    """What a power spectrum adds to the negative log-likelihood -log q(x_0) (eq. 20).
+    r"""Compute the change of the negative log-likelihood -log q(x_0) that a power spectrum makes.
 
-    With Z the spectral coefficients of the normals that q's transport gives x_0, the sum over channels
-    of (Z^2 (exp(-L) - 1) + L) / 2. Its gradient enters log_power alone; q and x_0 are constants.
+    Let $z$ be the standard normal that `gm.to_standard_normal` gives for x_0, $Z$ its spectral coefficients,
+    and $L$ = log_power. The loss is the sum over channels of $(Z^2 (e^{-L} - 1) + L) / 2$. Gradients flow
+    into log_power only; q and x_0 are treated as constants.
 
     Args:
-      log_power: L, [B, H, W, D] in the order of an FFT.
-      q: mixture over x_0, [B, H, W, K, D].
-      x_0: [B, H, W, D].
+      log_power: [B, H, W, D], frequencies in the order of an FFT.
+      q: mixture over x_0, means [B, H, W, K, D].
+      x_0: data, [B, H, W, D].
 
     Returns:
-      [B, H, W] over frequencies, nats; 0 for log_power = 0. Only its sum over an image is a
-      likelihood.
+      [B, H, W] over frequencies, in nats; 0 for log_power = 0. Only the sum over an image is a difference of
+      log-likelihoods.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Source:
+      GMFlow (arXiv 2504.05304), eq. 20.
     """
     log_power, q, x_0 = promote(log_power, q, x_0)
     check_same_shape(log_power=log_power, x_0=x_0)

@@ -1,31 +1,48 @@
-"""Time grids for sampling and time draws for training; the shift moves both towards the noise."""
+"""Time grids for sampling and random times for training. A shift > 1 moves both towards the noise."""
 
 import jax
 import jax.numpy as jnp
 
-# sample_time never returns less, so that 1 / t stays far from overflow in any loss.
+# The least time that sample_time returns, so that 1 / t does not overflow in any loss.
 MIN_TIME = 1e-6
 
 
 def shift_time(u: jax.Array, shift: float) -> jax.Array:
-    """shift u / (1 + (shift - 1) u): [0, 1] onto itself, more of it near 1 for shift > 1."""
+    """Map [0, 1] to itself by shift u / (1 + (shift - 1) u), which moves times towards 1 for shift > 1."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 def unshift_time(t: jax.Array, shift: float) -> jax.Array:
-    """The inverse of `shift_time`."""
+    """Invert `shift_time`."""
     return t / (shift - (shift - 1) * t)
 
 
 def check_shift(shift: float) -> None:
     if not shift > 0:
         raise ValueError(
-            f"shift must be positive, but {shift} was given. 1 is no shift, larger means more noise."
+            f"shift must be positive, but {shift} was given. 1 means no shift; larger values mean more noise."
         )
 
 
 def time_grid(num_steps: int, shift: float = 1.0) -> jax.Array:
-    """The times of a sampler, [num_steps + 1], from 1 down to 0, uniform before the shift."""
+    """Make the times of a sampler, from 1 down to 0.
+
+    Args:
+      num_steps: number of steps.
+      shift: the grid is shift u / (1 + (shift - 1) u) of a uniform grid u. 1 means no shift; larger values
+        place more steps near the noise.
+
+    Returns:
+      [num_steps + 1], decreasing.
+
+    Raises:
+      ValueError: if num_steps is less than 1 or shift is not positive.
+
+    Example:
+      >>> from gmflow_jax import flow
+      >>> print(flow.time_grid(4))
+      [1.   0.75 0.5  0.25 0.  ]
+    """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
     check_shift(shift)
@@ -45,9 +62,19 @@ def sample_time(
     Args:
       key: a PRNG key.
       shape: shape of the result, usually (B,).
-      shift: moves the draws towards 1 (> 1) or 0 (< 1).
-      logit_normal: sigmoid(mean + std * normal), else uniform.
-      mean, std: of the logit (Esser et al. 2024); unused for uniform draws.
+      shift: moves the draws towards 1 if > 1, towards 0 if < 1.
+      logit_normal: whether to draw sigmoid(mean + std * normal); if not, draws are uniform.
+      mean: mean of the logit; unused for uniform draws.
+      std: standard deviation of the logit; unused for uniform draws.
+
+    Returns:
+      Times of the given shape.
+
+    Raises:
+      ValueError: if shift is not positive.
+
+    Source:
+      Esser et al. 2024 (arXiv 2403.03206), section 3.1, for the logit-normal draws and the shift.
     """
     check_shift(shift)
     sampler = jax.random.normal if logit_normal else jax.random.uniform
@@ -58,6 +85,6 @@ def sample_time(
 def time_from_draw(
     draw: jax.Array, shift: float = 1.0, logit_normal: bool = True, mean: float = 0.0, std: float = 1.0
 ) -> jax.Array:
-    """The time that a given standard normal (or uniform) draw stands for."""
+    """Map a standard normal draw (a uniform one unless `logit_normal`) to a time, as `sample_time` does."""
     u = jax.nn.sigmoid(mean + std * draw) if logit_normal else 1 - draw
     return jnp.maximum(shift_time(u, shift), MIN_TIME)

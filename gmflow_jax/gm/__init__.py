@@ -1,4 +1,4 @@
-"""Mixture algebra: densities, moments, samples, transport, and the tilt that everything is built on."""
+"""Gaussian mixtures: densities, moments, samples, products with Gaussians (`tilt`), and transport maps."""
 
 from gmflow_jax.gm._moments import covariance, entropy, kl_divergence, log_prob, mean, moment_match, sample
 from gmflow_jax.gm._tilt import multiply, product, reweight, tilt

@@ -13,22 +13,57 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def mean(q: GaussianMixture | Gaussian) -> jax.Array:
-    """The mean, [*batch, D]."""
+    """Compute the mean.
+
+    Args:
+      q: mixture over [*batch, D].
+
+    Returns:
+      [*batch, D].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm
+      >>> q = gm.GaussianMixture(jnp.array([[0.0], [4.0]]), jnp.log(jnp.array([0.25, 0.75])), jnp.zeros(()))
+      >>> print(np.asarray(gm.mean(q)).round(3))
+      [3.]
+    """
     q = as_mixture(q)
     check_normalised(q)
     return weighted_mean(q)
 
 
 def weighted_mean(q: GaussianMixture) -> jax.Array:
-    """The mean of a checked mixture. A sum, not a matmul: it fuses and stays float32 on TPU."""
+    """`mean` without promotion and checks."""
+    # Not a matmul, which TPUs would compute in bfloat16.
     weights = jnp.exp(q.log_weights)
     return sum_slices(lambda k: weights[..., k, None] * q.means[..., k, :], weights.shape[-1], axis=-2)
 
 
 def moment_match(q: GaussianMixture) -> Gaussian:
-    """The isotropic Gaussian with the mixture's mean and mean variance (eq. 11-12), var [*batch].
+    """Match an isotropic Gaussian to a mixture.
 
-    The variance is averaged over the D channels of each batch entry, not over entries.
+    The Gaussian has the mixture's mean and its variance averaged over the D channels. The variance is not
+    averaged over batch entries.
+
+    Args:
+      q: mixture over [*batch, D].
+
+    Returns:
+      Gaussian with mean [*batch, D] and var [*batch].
+
+    Source:
+      GMFlow (arXiv 2504.05304), eq. 11-12.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm
+      >>> q = gm.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.log(jnp.array([0.5, 0.5])), jnp.zeros(()))
+      >>> matched = gm.moment_match(q)
+      >>> print(np.asarray(matched.mean).round(3), np.asarray(matched.var).round(3))
+      [0.] 2.0
     """
     q = as_mixture(q)
     check_normalised(q)
@@ -42,7 +77,7 @@ def moment_match(q: GaussianMixture) -> Gaussian:
 
 
 def covariance(q: GaussianMixture | Gaussian) -> jax.Array:
-    """The full covariance, [*batch, D, D]."""
+    """Compute the full covariance matrix, [*batch, D, D]."""
     q = as_mixture(q)
     check_normalised(q)
     between = covariance_of_means(q)
@@ -52,7 +87,7 @@ def covariance(q: GaussianMixture | Gaussian) -> jax.Array:
 
 
 def covariance_of_means(q: GaussianMixture) -> jax.Array:
-    """The part of a checked mixture's covariance that its components' spread makes, [*batch, D, D]."""
+    """Compute the weighted covariance of the component means, [*batch, D, D], without checks."""
     delta = q.means - weighted_mean(q)[..., None, :]
     weighted = jnp.exp(q.log_weights)[..., None] * delta
     size = delta.shape[-2]
@@ -60,14 +95,26 @@ def covariance_of_means(q: GaussianMixture) -> jax.Array:
 
 
 def log_prob(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
-    """The log-density at x in nats.
+    """Compute the log-density at x, in nats.
 
     Args:
       q: mixture over [*batch, D].
-      x: points, [*batch, D]; leading axes before `*batch` hold several points for each entry.
+      x: points, [*batch, D], or [*lead, *batch, D] for several points per batch entry.
 
     Returns:
-      [*batch], with the leading axes of x if it has any.
+      [*batch], or [*lead, *batch].
+
+    Raises:
+      ValueError: if the shapes do not fit, or log_weights are not normalised.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm
+      >>> standard_normal = gm.Gaussian(mean=jnp.zeros(2), var=jnp.ones(()))
+      >>> log_density = gm.log_prob(standard_normal, jnp.array([[0.0, 0.0], [1.0, 1.0]]))
+      >>> print(np.asarray(log_density).round(3))
+      [-1.838 -2.838]
     """
     q, x = promote_mixture(q, x)
     check_normalised(q)
@@ -75,7 +122,7 @@ def log_prob(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
 
 
 def log_density(q: GaussianMixture, x: jax.Array) -> jax.Array:
-    """`log_prob` of a checked mixture, its log-weights taken as they are."""
+    """`log_prob` without promotion and without the check that log_weights are normalised."""
     event = (*q.means.shape[:-2], q.means.shape[-1])
     if x.shape[x.ndim - len(event) :] != event:
         raise ValueError(
@@ -98,7 +145,7 @@ def _log_density(
 
 @_log_density.defjvp
 def _log_density_jvp(primals, tangents):
-    # Written for its transpose, of which the slices of the value would make a chain of padded sums.
+    # An explicit rule: the transpose of the slices in `_log_components` would be a chain of padded sums.
     x, means, _, log_std = primals
     dx, dmeans, dlog_weights, dlog_std = tangents
     value, share, square = _log_components(*primals)
@@ -111,7 +158,10 @@ def _log_density_jvp(primals, tangents):
 def _log_components(
     x: jax.Array, means: jax.Array, log_weights: jax.Array, log_std: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The log-density, the components' shares of the density, and (x - mu)^2 / var, the last two [..., K]."""
+    """Return the log-density, each component's share of the density, and |x - mu|^2 / var.
+
+    The last two are [..., K].
+    """
     dim, inverse_std = means.shape[-1], append_axes(jnp.exp(-log_std), 2)
     square = sum_slices(
         lambda i: jnp.square((x[..., None, i] - means[..., i]) * inverse_std), dim, axis=-1
@@ -123,15 +173,26 @@ def _log_components(
 
 
 def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | None = None) -> jax.Array:
-    """Draw samples.
+    """Draw samples from a mixture.
 
     Args:
       key: a PRNG key.
       q: mixture over [*batch, D].
-      num_samples: how many for each batch entry; None draws one and adds no axis.
+      num_samples: number of samples per batch entry; None draws one sample and adds no axis.
 
     Returns:
       [*batch, D], or [num_samples, *batch, D].
+
+    Raises:
+      ValueError: if num_samples is less than 1, or log_weights are not normalised.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gmflow_jax import gm
+      >>> q = gm.GaussianMixture(jnp.array([[-3.0], [3.0]]), jnp.log(jnp.array([0.5, 0.5])), jnp.zeros(()))
+      >>> x = gm.sample(jax.random.key(0), q, num_samples=1000)
+      >>> x.shape, bool(abs(x.mean()) < 0.5)
+      ((1000, 1), True)
     """
     q = as_mixture(q)
     check_normalised(q)
@@ -155,8 +216,8 @@ def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | Non
 
 
 def select(q: GaussianMixture, component: jax.Array, normal: jax.Array) -> jax.Array:
-    """The sample made of given draws: a component index [*batch] and a standard normal [*batch, D]."""
-    # A one-hot sum instead of a gather: it fuses with the arithmetic around it on accelerators.
+    """Make a sample from a component index, [*batch], and a standard normal draw, [*batch, D]."""
+    # A one-hot sum, since a gather does not fuse with the arithmetic around it on accelerators.
     one_hot = jax.nn.one_hot(component, q.means.shape[-2], dtype=q.means.dtype)
     size = one_hot.shape[-1]
     center = sum_slices(lambda k: one_hot[..., k, None] * q.means[..., k, :], size, axis=-2)
@@ -166,11 +227,30 @@ def select(q: GaussianMixture, component: jax.Array, normal: jax.Array) -> jax.A
 def kl_divergence(
     key: jax.Array, p: GaussianMixture | Gaussian, q: GaussianMixture | Gaussian, num_samples: int = 32
 ) -> jax.Array:
-    """Monte-Carlo estimate of KL(p || q) in nats from samples of p, [*batch]."""
+    """Estimate the Kullback-Leibler divergence KL(p || q) by Monte Carlo.
+
+    Args:
+      key: a PRNG key.
+      p: mixture over [*batch, D], from which samples are drawn.
+      q: mixture over [*batch, D].
+      num_samples: number of samples per batch entry.
+
+    Returns:
+      [*batch], in nats.
+    """
     x = sample(key, p, num_samples)
     return jnp.mean(log_prob(p, x) - log_prob(q, x), axis=0)
 
 
 def entropy(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int = 32) -> jax.Array:
-    """Monte-Carlo estimate of the differential entropy in nats, [*batch]."""
+    """Estimate the differential entropy by Monte Carlo.
+
+    Args:
+      key: a PRNG key.
+      q: mixture over [*batch, D].
+      num_samples: number of samples per batch entry.
+
+    Returns:
+      [*batch], in nats.
+    """
     return -jnp.mean(log_prob(q, sample(key, q, num_samples)), axis=0)

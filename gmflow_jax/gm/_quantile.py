@@ -1,7 +1,7 @@
-"""The map between a 1-D mixture of unit variances and the standard normal: z = Phi^-1(F(x)), and its inverse.
+"""The map between a 1-D mixture of unit variances and the standard normal, z = Phi^-1(F(x)), and its inverse.
 
-Tails are formed relative to their own size, so that nothing is clipped: z keeps its digits where F(x)
-rounds to 0 or 1.
+Tail probabilities are computed relative to their own magnitude, so nothing is clipped: z is accurate even
+where F(x) rounds to 0 or 1.
 """
 
 import functools
@@ -17,21 +17,27 @@ from gmflow_jax._reductions import fold_slices, shifted_exp, sum_keeping, sum_sl
 _SQRT_2PI = math.sqrt(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)
 _LOG_2 = math.log(2)
-# Two iterations halve the bracket or the step; half as many bisections resolve any float32 or float64.
+# Every two iterations halve the bracket or the step. 100 halvings resolve any float32 or float64.
 _MAX_ITERATIONS = 200
 
 
 @jax.custom_jvp
 def to_normal(x: jax.Array, means: jax.Array, log_weights: jax.Array) -> jax.Array:
-    """z = Phi^-1(F(x)), [...], for F(x) = sum_k w_k Phi(x - mu_k).
+    """Compute z = Phi^-1(F(x)) for the mixture CDF F(x) = sum_k w_k Phi(x - mu_k).
 
-    x is [...]; means and log_weights, normalised, are [K, ...].
+    Args:
+      x: [...].
+      means: [K, ...].
+      log_weights: normalised, [K, ...].
+
+    Returns:
+      z, [...].
     """
     u = x[None] - means
-    # The tail that most components do not lie in is at most 3/4.
+    # Use the tail on the side of x where the smaller share of the weights lies: it is at most 3/4.
     below = _total(jnp.where(u > 0, jnp.exp(log_weights), 0.0))
     side = jnp.where(below > 0.5, 1.0, -1.0).astype(x.dtype)
-    # Within a factor of 2 and their Mills ratio, the components' parts of the tail.
+    # Estimates of the components' log tail probabilities, up to a factor 2 and the Mills ratio.
     bounds = log_weights - 0.5 * jnp.square(jnp.maximum(side[None] * u, 0.0))
     largest = shifted_exp(bounds, axis=0)[1][0]
     logits = log_weights - largest[None]
@@ -55,11 +61,21 @@ def from_normal(
     start: jax.Array | None = None,
     max_iterations: int = _MAX_ITERATIONS,
 ) -> jax.Array:
-    """The inverse of `to_normal` in x: the quantile of the mixture at Phi(z).
+    """Compute the inverse of `to_normal` in x: the quantile of the mixture at Phi(z).
 
-    Halley's method on z(x), kept inside a bracket and replaced by bisection where it does not halve its
-    step within two iterations; it always converges. Differentiable by the implicit function theorem.
-    `start` is a guess of x, of which no gradient is taken; few iterations give a rough result.
+    Applies Halley's method to z(x) inside a bracket. It bisects instead where a step would be longer than
+    half of the step before the previous one, so it always converges. Gradients come from the implicit
+    function theorem.
+
+    Args:
+      z: [...].
+      means: [K, ...].
+      log_weights: normalised, [K, ...].
+      start: first guess of x, [...]; no gradient is taken of it. None computes one.
+      max_iterations: a small number gives a rough result.
+
+    Returns:
+      x, [...].
     """
     if start is None:
         start = _guess(*jax.lax.stop_gradient((z, means, log_weights)))
@@ -82,11 +98,11 @@ def _from_normal(z, means, log_weights, start, max_iterations) -> jax.Array:
         step, last_step, x, low, high, active, iteration = carry
         found, move = _halley(z, x, means, logits, weights, side, log_target)
         low, high = jnp.where(found < z, x, low), jnp.where(found < z, high, x)
-        # The error that is left after a step is as its third power.
+        # The method is of order 3: the error after a step is proportional to the third power of the step.
         close = jnp.abs(move) <= 0.3 * eps ** (1 / 3) + 2 * eps * jnp.abs(x)
         fits = (jnp.abs(move) <= 0.5 * jnp.abs(last_step)) & (x + move >= low) & (x + move <= high)
         new = jnp.where(active, jnp.where(close | fits, x + move, low + 0.5 * (high - low)), x)
-        unresolved = jnp.abs(new - x) > eps * (jnp.abs(x) + 1)  # what is NaN is not
+        unresolved = jnp.abs(new - x) > eps * (jnp.abs(x) + 1)  # False for NaN, so that the loop ends
         return new - x, step, new, low, high, active & ~close & unresolved, iteration + 1
 
     start, everywhere = jnp.clip(start, low, high), jnp.full_like(z, True, bool)
@@ -105,20 +121,25 @@ def _from_normal_jvp(max_iterations, primals, tangents):
 
 
 def _bracket(z, means) -> tuple[jax.Array, jax.Array]:
-    """F is a mean of Phi(x - mu_k), each Phi(z) at mu_k + z: the quantile lies between these."""
+    """Bracket the quantile: component k has its own at mu_k + z, and the mixture's lies between these."""
     ends = (jnp.minimum, jnp.maximum)
     smallest, largest = (fold_slices(end, means.__getitem__, len(means), axis=0)[0] for end in ends)
     return smallest + z, largest + z
 
 
 def _guess(z, means, log_weights) -> jax.Array:
-    """A start: the quantile of the component that Phi(z) falls to, or of a Gaussian where they overlap."""
+    """Guess the quantile.
+
+    Components far apart: the quantile within the component that contains it, if components are ordered by
+    mean. Overlapping components: the quantile of the Gaussian with the mixture's mean and variance.
+    """
     weights = jnp.exp(log_weights)
 
-    def weight_below(k):  # of component k, for each of the components
+    def weight_below(k):  # the weight of component k, for those components whose mean is larger
         return jnp.where(means[k, None] < means[None], weights[k, None], 0.0)
 
-    # The share of each component that lies below the quantile, were they apart; for one it is in [0, 1).
+    # If the components did not overlap: the share of each that lies below the quantile. It is in [0, 1) for
+    # the component that contains the quantile.
     tail = jnp.exp(_log_tail(jnp.abs(z)))
     target = jnp.where(z > 0, 1 - tail, tail)
     shares = (target[None] - sum_slices(weight_below, means.shape[0], axis=0)) / weights
@@ -133,13 +154,16 @@ def _guess(z, means, log_weights) -> jax.Array:
 
 
 def _halley(z, x, means, logits, weights, side, log_target) -> tuple[jax.Array, jax.Array]:
-    """z(x), and the step of Halley's method towards z; tails in units of exp(log_target), z's own."""
+    """Return z(x) and the step of Halley's method towards z.
+
+    Tail probabilities are in units of exp(log_target), the tail beyond z.
+    """
     u = x[None] - means
     tail, density, moment = _tail(u, logits, weights, side)
-    # Where the tail underflows only its direction counts.
+    # Where the tail underflows, only the sign of the step matters.
     found, log_smaller = _normal_of_log_tail(log_target + jnp.log(jnp.maximum(tail, 1e-37)))
     found = side * found
-    # phi(z) is the smaller tail over its Mills ratio.
+    # phi(z) is the smaller tail divided by its Mills ratio.
     smaller = _finite_exp(log_smaller - log_target)
     slope = _SQRT_2PI * smaller / (density * _mills_ratio(jnp.abs(found)))
     newton = jnp.where(found == z, 0.0, (z - found) * slope)
@@ -148,30 +172,39 @@ def _halley(z, x, means, logits, weights, side, log_target) -> tuple[jax.Array, 
 
 
 def _tail(u, logits, weights, side) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The mixture's probability beyond x on a side, and sums over k of w_k exp(-u_k^2 / 2) (1, u_k).
+    """Compute the mixture's probability beyond x on one side, and two sums for its derivatives.
 
-    In units of any scale that the log-weights are given in; weights are `_finite_exp` of them, and the side
-    is 1 for above, -1 for below.
+    Args:
+      u: x - mu_k, [K, ...].
+      logits: log-weights up to a constant; it scales all results, [K, ...].
+      weights: `_finite_exp` of logits.
+      side: 1 for the probability above x, -1 for that below, [...].
+
+    Returns:
+      The probability, and the sums over k of w_k exp(-u_k^2 / 2) and w_k exp(-u_k^2 / 2) u_k; all [...].
     """
     density = _finite_exp(logits - 0.5 * jnp.square(u))
     smaller = density * (_mills_ratio(jnp.abs(u)) / _SQRT_2PI)
-    # Beyond x lies a component's smaller part, or at least half of it: so where exponents were cut, too.
+    # A component's mass beyond x is its smaller tail, or the rest, which is at least half of its weight. The
+    # bound holds even where `_finite_exp` has cut an exponent.
     tails = jnp.where(side[None] * u > 0, smaller, jnp.maximum(weights - smaller, 0.5 * weights))
     return _total(tails), _total(density), _total(density * u)
 
 
 def _derivatives(z, x, means, log_weights):
-    """What both directions' derivatives are made of; all finite, or zero where densities vanish.
+    """Compute the quantities that the derivatives of both directions need; all finite, or 0 for zero density.
 
-    log(dx/dz); the components' shares of the density; which tail z lies in; the log of the
-    components' parts of that tail, over phi(z).
+    Returns:
+      log(dx/dz), [...]; the components' shares of the density, [K, ...]; the tail in which z lies (1 or -1),
+      [...]; the log of the components' probabilities in that tail, divided by phi(z), [K, ...].
     """
     u = x[None] - means
     powers, largest = shifted_exp(log_weights - 0.5 * jnp.square(u), axis=0)
     density = sum_keeping(powers, axis=0)
     log_phi = -0.5 * jnp.square(z)
     log_slope = log_phi - (largest + jnp.log(density))[0]
-    # The weights move the tail that z lies in; both tails give the same where the weights stay normalised.
+    # Derivative of the tail in which z lies with respect to the weights. Both tails give the same derivative
+    # if the weights stay normalised.
     side = jnp.where(z > 0, 1.0, -1.0).astype(x.dtype)
     log_tails = log_weights + log_ndtr(-side[None] * u) - (log_phi - 0.5 * _LOG_2PI)[None]
     return log_slope, powers / density, side, log_tails
@@ -182,16 +215,16 @@ def _total(values: jax.Array) -> jax.Array:
 
 
 def _finite_exp(x: jax.Array) -> jax.Array:
-    return jnp.exp(jnp.minimum(x, 60.0))  # of 88 and more it overflows float32
+    return jnp.exp(jnp.minimum(x, 60.0))  # exp(89) overflows float32
 
 
 def _log_tail(z: jax.Array) -> jax.Array:
-    """log Phi(-z) for z >= 0."""
+    """Return log Phi(-z) for z >= 0."""
     return jnp.log(_mills_ratio(z)) - 0.5 * (jnp.square(z) + _LOG_2PI)
 
 
 def _normal_of_log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The z with log Phi(-z) = log_p, and the logarithm of the smaller of Phi(-z) and Phi(z)."""
+    """Solve log Phi(-z) = log_p for z. Also return the log of the smaller of Phi(-z) and Phi(z)."""
     complement = jnp.log(-jnp.expm1(jnp.minimum(log_p, -1e-7)))
     upper = log_p <= -_LOG_2
     smaller = jnp.where(upper, log_p, jnp.minimum(complement, -_LOG_2))
@@ -203,17 +236,17 @@ def _normal_of_log_tail(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _rough_normal(log_p: jax.Array) -> jax.Array:
-    """The z >= 0 with log Phi(-z) = log_p, within 5e-4 (Hastings; Abramowitz and Stegun 26.2.23)."""
+    """Solve log Phi(-z) = log_p for z >= 0, within 5e-4 (Hastings; Abramowitz and Stegun 26.2.23)."""
     s = jnp.sqrt(-2 * log_p)
     top = 2.515517 + s * (0.802853 + s * 0.010328)
     return s - top / (1 + s * (1.432788 + s * (0.189269 + s * 0.001308)))
 
 
 def _mills_ratio(u: jax.Array) -> jax.Array:
-    """Phi(-u) / phi(u) for u >= 0, within 4e-7 in float32 and 1e-14 in float64.
+    """Compute Phi(-u) / phi(u) for u >= 0, within 4e-7 in float32 and 1e-14 in float64.
 
-    The Chebyshev series of its ratio to r = 6 / (u + 3), in 1 - r, which is fast as all of [0, inf) is
-    r in (0, 2]: one division, where the error functions of jax choose between several ranges.
+    Evaluates a Chebyshev series in 1 - r for the ratio to r = 6 / (u + 3), which maps [0, inf) to (0, 2].
+    This needs one division and no case distinction, and is faster than JAX's error functions.
     """
     degree = 10 if u.dtype == jnp.float32 else 22
     r = 6 / (u + 3)

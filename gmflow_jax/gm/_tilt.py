@@ -1,4 +1,4 @@
-"""The one primitive behind posterior, guidance, extrapolation and products: the Gaussian tilt."""
+"""The Gaussian tilt: the primitive that posteriors, guidance, extrapolation and products are built on."""
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +17,39 @@ def tilt(
     scale: jax.Array | float = 1.0,
     center: jax.Array | None = None,
 ) -> GaussianMixture:
-    """Multiply a mixture's density by a Gaussian-shaped factor and renormalise.
+    r"""Multiply a mixture's density by a Gaussian-shaped factor and renormalise.
 
-    The factor is exp((linear . (x - center) - precision |x - center|^2 / 2) / scale). No division by
-    a small number enters, so the result is exact for precision 0, for components of zero variance
-    and for scale 0, where the factor is a point mass at center + linear / precision.
+    With center $c$, linear $b$, precision $\lambda$ and scale $\gamma$ the result is
+
+    $$q(x) \exp\left(\frac{b \cdot (x - c) - \lambda |x - c|^2 / 2}{\gamma}\right) / Z.$$
+
+    The computation divides by no small number. It is exact for precision 0, for components of zero
+    variance, and for scale 0, where the factor is a point mass at center + linear / precision.
 
     Args:
       q: mixture over [*batch, D].
-      linear: [*batch, D].
-      precision: a scalar or the rank of `*batch`; negative where the factor grows outwards.
-      scale: a scalar or the rank of `*batch`, >= 0.
+      linear: coefficients of x - center, [*batch, D].
+      precision: a scalar or an array of the rank of `*batch`. It may be negative: the factor then grows
+        with the distance from center.
+      scale: a scalar or an array of the rank of `*batch`, >= 0.
       center: [*batch, D]; None means 0.
 
     Returns:
-      The tilted mixture, same K.
+      The tilted mixture, with the same K.
 
     Raises:
-      ValueError: if shapes do not fit, or the product is not normalisable
+      ValueError: if shapes do not fit, or the product cannot be normalised
         (scale + variance * precision <= 0).
+
+    Example:
+      Multiplying N(0, 1) by exp(x) moves its mean to 1:
+
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm
+      >>> q = gm.tilt(gm.Gaussian(jnp.zeros(1), jnp.ones(())), linear=jnp.ones(1), precision=0.0)
+      >>> print(np.asarray(gm.mean(q)).round(3), np.asarray(gm.moment_match(q).var).round(3))
+      [1.] 1.0
     """
     center = jnp.zeros_like(linear) if center is None else center
     q, linear, precision, scale, center = promote_mixture(q, linear, precision, scale, center)
@@ -46,7 +60,7 @@ def tilt(
 def tilt_unchecked(
     q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
 ) -> GaussianMixture:
-    """`tilt` for arguments of one dtype and fitting shapes."""
+    """`tilt` without promotion and shape checks."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     delta = q.means - center[..., None, :]
     means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear[..., None, :]
@@ -56,7 +70,7 @@ def tilt_unchecked(
 def tilted_mean_unchecked(
     q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
 ) -> jax.Array:
-    """The mean of `tilt_unchecked`, [*batch, D], without forming the mixture."""
+    """Compute the mean of `tilt_unchecked`, [*batch, D], without forming the mixture."""
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     weights, _ = shifted_exp(logits)
     total = sum_slices(lambda k: weights[..., k, None] * q.means[..., k, :], weights.shape[-1], axis=-2)
@@ -67,10 +81,15 @@ def tilted_mean_unchecked(
 def _tilt(
     q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """How far components keep their place and follow linear, and their log-weights before normalising."""
+    """Return the coefficients of a tilted mixture.
+
+    Returns:
+      keep and pull, of the shape of log_std, and unnormalised log-weights [*batch, K]. A component's new
+      mean is center + keep (mean - center) + pull linear, and its new variance keep var.
+    """
     var = jnp.exp(2 * q.log_std)
     d = scale + var * precision
-    # d = 0 only where scale and variance both vanish: the components are points and stay.
+    # d = 0 only where scale and variance are both 0. The components are then points, which do not move.
     keep = safe_divide(scale, d, otherwise=1.0)
     pull = safe_divide(var, d)
     half = 0.5 * append_axes(precision, 2)
@@ -86,29 +105,78 @@ def _tilt(
 def multiply(
     q: GaussianMixture | Gaussian, g: Gaussian, power: jax.Array | float = 1.0
 ) -> GaussianMixture:
-    """q * g**power, renormalised.
+    """Multiply a mixture by a power of a Gaussian, q * g**power, and renormalise.
 
     Args:
       q: mixture (or Gaussian, K = 1) over [*batch, D].
       g: Gaussian over [*batch, D].
-      power: a scalar or the rank of `*batch`. A negative power is a quotient; it must leave the
-        product normalisable: g.var + power * variance > 0.
+      power: a scalar or an array of the rank of `*batch`. A negative power divides by g; the result must
+        be normalisable: g.var + power * variance > 0.
+
+    Returns:
+      The product, with the K of q.
+
+    Raises:
+      ValueError: if shapes do not fit, or the product cannot be normalised.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm
+      >>> prior = gm.Gaussian(jnp.zeros(1), jnp.ones(()))
+      >>> likelihood = gm.Gaussian(jnp.array([2.0]), jnp.ones(()))
+      >>> q = gm.multiply(prior, likelihood)
+      >>> print(np.asarray(gm.mean(q)).round(3), np.asarray(gm.moment_match(q).var).round(3))
+      [1.] 0.5
     """
     g, power = promote(g, power)
     return tilt(q, jnp.zeros_like(g.mean), power, scale=g.var, center=g.mean)
 
 
 def reweight(q: GaussianMixture, numerator: Gaussian, denominator: Gaussian) -> GaussianMixture:
-    """q * numerator / denominator, renormalised: the Gaussian mask of eq. 8 and eq. 14.
+    """Multiply a mixture by a ratio of Gaussians, q * numerator / denominator, and renormalise.
 
-    Exact for equal Gaussians (no change) and for a numerator of zero variance.
+    Exact for equal Gaussians (q is unchanged) and for a numerator of zero variance.
+
+    Args:
+      q: mixture over [*batch, D].
+      numerator: Gaussian over [*batch, D].
+      denominator: Gaussian over [*batch, D].
+
+    Returns:
+      The reweighted mixture, with the same K.
+
+    Raises:
+      ValueError: if shapes do not fit, or the result cannot be normalised.
+
+    Source:
+      GMFlow (arXiv 2504.05304), the Gaussian masks of eq. 8 and eq. 14.
     """
     n, d = promote(numerator, denominator)
     return tilt(q, n.mean - d.mean, (d.var - n.var) / d.var, scale=n.var, center=d.mean)
 
 
 def product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
-    """p * q, renormalised, with K_p * K_q components; component k_p * K_q + k_q is the pair's."""
+    """Multiply two mixtures and renormalise.
+
+    Args:
+      p: mixture with K_p components over [*batch, D].
+      q: mixture with K_q components over [*batch, D].
+
+    Returns:
+      Mixture with K_p * K_q components. The product of components i of p and j of q has index i * K_q + j.
+
+    Raises:
+      ValueError: if p and q differ in batch axes or channels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm
+      >>> q = gm.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.log(jnp.array([0.5, 0.5])), jnp.zeros(()))
+      >>> print(np.asarray(gm.product(q, q).means[:, 0]).round(3))
+      [-1.  0.  0.  1.]
+    """
     p, q = promote(p, q)
     check_mixture(p)
     check_mixture(q)
@@ -144,7 +212,7 @@ def _check_tilt_shapes(
         if value.ndim not in (0, len(batch)):
             raise ValueError(
                 f"{name} has shape {value.shape}; it must be a scalar or have the {len(batch)} axes "
-                f"of the batch {batch}, each 1 or of the batch's size."
+                f"of the batch {batch}, each of size 1 or the batch's size."
             )
     d, unbounded = concrete(scale + jnp.exp(2 * q.log_std) * precision), concrete(scale > 0)
     if d is not None and np.any((d < 0) | ((d == 0) & unbounded)):

@@ -1,4 +1,4 @@
-"""The Knothe-Rosenblatt transport between a mixture and the standard normal, axis by axis."""
+"""The Knothe-Rosenblatt transport between a mixture and the standard normal, one axis after the other."""
 
 import math
 
@@ -10,27 +10,37 @@ from gmflow_jax.gm._moments import covariance_of_means
 from gmflow_jax.gm._quantile import from_normal, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_normalised, promote_mixture
 
-# Under the std of components that are one point, so that 1 / std^2 stays finite.
+# Lower bound of the std where all components coincide, so that 1 / std^2 stays finite.
 _MIN_STD = 1e-12
-# Entries of an eigenvector closer than this count as equally large, so that rounding does not set its sign.
+# Entries of an eigenvector that differ by less than this relative amount count as equally large, so that
+# rounding does not determine the sign.
 _TIE = 1e-5
 
 
 def to_standard_normal(
     q: GaussianMixture | Gaussian, x: jax.Array, rotation: jax.Array | None = None
 ) -> jax.Array:
-    """Map x ~ q to z ~ N(0, I): along each axis in turn, Phi^-1 of the conditional CDF (section A.3).
+    """Map x ~ q to z ~ N(0, I) by the Knothe-Rosenblatt transport.
+
+    Along each axis in turn, z_i = Phi^-1(F_i(x_i)), where F_i is the CDF of q along axis i given the
+    coordinates along the previous axes.
 
     Args:
       q: mixture over [*batch, D].
       x: [*batch, D].
-      rotation: [D, D] or the rank of `*batch` and two more; its columns are the axes in order. None
-        means the eigenvectors of the covariance averaged over each sample (all batch axes but the
-        first), largest eigenvalue first, the largest entry of each positive.
+      rotation: [D, D], or with the batch's axes before (each of size 1 or the batch's size). Its columns
+        are the axes in order. None means the eigenvectors of the covariance averaged over each sample (all
+        batch axes but the first), by decreasing eigenvalue, with the largest entry of each positive.
 
     Returns:
-      z, [*batch, D], in axis coordinates: z_i belongs to column i. Never clipped: finite wherever the
-      square of the distance to the nearest component is, in standard deviations.
+      z, [*batch, D], in axis coordinates: z_i belongs to column i of the rotation. Nothing is clipped: z is
+      finite unless the squared distance to the nearest component, in standard deviations, overflows.
+
+    Raises:
+      ValueError: if shapes do not fit, or log_weights are not normalised.
+
+    Source:
+      GMFlow (arXiv 2504.05304), appendix A.3.
     """
     q, x, axes = _prepare(q, x, rotation, "x")
     deltas, _ = _in_stds(q, _along_axes(x[..., None, :] - q.means, axes))
@@ -45,16 +55,27 @@ def to_standard_normal(
 def from_standard_normal(
     q: GaussianMixture | Gaussian, z: jax.Array, rotation: jax.Array | None = None
 ) -> jax.Array:
-    """Map z ~ N(0, I) to x ~ q: the exact inverse of `to_standard_normal`, same arguments.
+    """Map z ~ N(0, I) to x ~ q, the inverse of `to_standard_normal`.
 
-    Halley's method with bisection as a fallback, so it converges for any mixture. Gradients come from
+    Uses Halley's method with bisection as a fallback, so it converges for any mixture. Gradients come from
     the implicit function theorem.
+
+    Args:
+      q: mixture over [*batch, D].
+      z: [*batch, D], in axis coordinates.
+      rotation: as in `to_standard_normal`.
+
+    Returns:
+      x, [*batch, D].
+
+    Raises:
+      ValueError: if shapes do not fit, or log_weights are not normalised.
     """
     q, z, axes = _prepare(q, z, rotation, "z")
     fixed = jax.lax.stop_gradient((q, z, axes))
     rough = _transport(*fixed, _mean_of(q, jnp.argmax(q.log_weights, axis=-1)), None, max_iterations=2)
-    # Once more, and fully, in the frame of the nearest component: the digits of x that are below the
-    # distance between components count where these are narrow.
+    # Solve again to full precision relative to the mean of the nearest component. For narrow components,
+    # coordinates relative to a distant mean would not resolve the position within the component.
     return _transport(q, z, axes, _mean_of(q, _nearest(q, rough)), rough)
 
 
@@ -66,7 +87,19 @@ def _transport(
     start: jax.Array | None,
     **options: int,
 ) -> jax.Array:
-    """`from_standard_normal` computed in displacements from center, [*batch, D]; start is a guess of it."""
+    """`from_standard_normal` in displacements from a center.
+
+    Args:
+      q: mixture over [*batch, D].
+      z: [*batch, D].
+      rotation: rank of `*batch` and two more axes.
+      center: [*batch, D], from which displacements are measured.
+      start: first guess of the result, [*batch, D]; None lets `from_normal` guess.
+      **options: passed to `from_normal`.
+
+    Returns:
+      x, [*batch, D].
+    """
     offsets, std = _in_stds(q, _along_axes(q.means - center[..., None, :], rotation))
     guesses = None if start is None else _along_axes((start - center)[..., None, :], rotation)[:, 0]
 
@@ -87,7 +120,7 @@ def _nearest(q: GaussianMixture, x: jax.Array) -> jax.Array:
 
 
 def _mean_of(q: GaussianMixture, component: jax.Array) -> jax.Array:
-    """The means, [*batch, D], of one component each, [*batch], as constants."""
+    """Select the mean of component[...] for each batch entry, [*batch, D], without gradient."""
     size = q.means.shape[-2]
     chosen, means = jax.nn.one_hot(component, size, dtype=bool), jax.lax.stop_gradient(q.means)
     return sum_slices(lambda k: jnp.where(chosen[..., k, None], means[..., k, :], 0.0), size, axis=-2)
@@ -116,19 +149,22 @@ def _prepare(
     if rotation.shape[-2:] != (dim, dim) or not fits:
         raise ValueError(
             f"rotation has shape {rotation.shape}, but for a mixture over {(*batch, dim)} it must be "
-            f"({dim}, {dim}), or have {len(batch)} axes before these of which each is 1 or the batch's size."
+            f"({dim}, {dim}), or have {len(batch)} axes before these, each of size 1 or the batch's size."
         )
     return q, point, rotation.reshape((1,) * (len(batch) - len(lead)) + rotation.shape)
 
 
 def _default_rotation(q: GaussianMixture) -> jax.Array:
-    """Principal axes of each sample; the components' own variance turns none of them."""
-    # The barriers keep XLA from rounding this differently in different programs: where eigenvalues are
-    # equal up to rounding, the inverse transport must still find the same axes.
+    """Compute the principal axes of each sample.
+
+    The components' own isotropic variance does not change the eigenvectors, so it is left out.
+    """
+    # The barriers keep XLA from rounding this differently in different programs. Where eigenvalues are equal
+    # up to rounding, the transport and its inverse must find the same axes.
     cov = covariance_of_means(jax.lax.optimization_barrier(q))
     *batch, dim, _ = cov.shape
     if len(batch) > 1:
-        # A product: XLA's reduction of so many axes takes several times as long on a CPU.
+        # A matrix product, since XLA's reduction over these axes takes several times as long on CPUs.
         pixels = cov.reshape(batch[0], math.prod(batch[1:]), dim**2)
         shares = jnp.full(pixels.shape[:2], 1 / pixels.shape[1], cov.dtype)
         cov = jnp.einsum("bp,bpc->bc", shares, pixels, precision="highest")
@@ -137,10 +173,11 @@ def _default_rotation(q: GaussianMixture) -> jax.Array:
 
 
 def _along_axes(deltas: jax.Array, rotation: jax.Array) -> jax.Array:
-    """Coordinates of [*batch, K, D] along the columns of rotation, [D, K, *batch].
+    """Compute coordinates of `deltas`, [*batch, K, D], along the columns of rotation, as [D, K, *batch].
 
-    As one product for each sample where its pixels share their axes: what is made of the coordinates uses
-    them many times, and XLA would compute sums written out as many times.
+    Where the pixels of a sample share their axes, this is one matrix product per sample. Sums written slice
+    by slice would be slower here: the coordinates are used many times, and XLA would recompute the sums for
+    each use.
     """
     *batch, size, dim = deltas.shape
     if rotation.shape[1:-2] != (1,) * len(batch[1:]):
@@ -155,10 +192,11 @@ def _along_axes(deltas: jax.Array, rotation: jax.Array) -> jax.Array:
 
 
 def _in_stds(q: GaussianMixture, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Offsets [D, K, *batch] in units of the std [*batch], raised to what the dtype resolves, and that std.
+    """Divide offsets, [D, K, *batch], by the std; return them and the std, [*batch].
 
-    Points are told apart by it. The division and the exponential are the last operations: cheaper ones
-    XLA would repeat in everything that uses their results.
+    The std is raised to the smallest distance that the dtype resolves, so that point masses remain distinct.
+    The exponential and the division come last on purpose: if the last operations were cheap, XLA would
+    recompute them for every use of the results.
     """
     sizes = jnp.abs(jax.lax.collapse(offsets, 0, 2))
     extremes = (jnp.maximum, jnp.minimum)
@@ -169,13 +207,16 @@ def _in_stds(q: GaussianMixture, offsets: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def _condition(log_weights: jax.Array, delta: jax.Array) -> jax.Array:
-    """The weights [K, *batch] given the coordinate at distance delta, in stds, from each component."""
+    """Condition the log-weights, [K, *batch], on one coordinate.
+
+    delta, [K, *batch], is the coordinate's distance from each component's mean, in standard deviations.
+    """
     return log_softmax(log_weights - 0.5 * jnp.square(delta), axis=0)
 
 
 @jax.custom_jvp
 def principal_axes(cov: jax.Array) -> jax.Array:
-    """Eigenvectors of [..., D, D] as columns, largest eigenvalue first, largest entry positive."""
+    """Return the eigenvectors of [..., D, D] as columns, by decreasing eigenvalue, largest entry positive."""
     _, vectors = jnp.linalg.eigh(-cov)
     size = jnp.abs(vectors)
     largest = jnp.argmax(size >= (1 - _TIE) * jnp.max(size, axis=-2, keepdims=True), axis=-2, keepdims=True)
@@ -184,7 +225,8 @@ def principal_axes(cov: jax.Array) -> jax.Array:
 
 @principal_axes.defjvp
 def _principal_axes_jvp(primals, tangents):
-    # jax's own rule divides by differences of eigenvalues; where these vanish the axes are arbitrary.
+    # JAX's rule divides by differences of eigenvalues. Where these are 0, the axes are arbitrary; this rule
+    # gives them gradient 0.
     (cov,), (dcov,) = primals, tangents
     axes = principal_axes(cov)
     inner = [jnp.einsum("...ji,...jk,...kl->...il", axes, c, axes, precision="highest") for c in (cov, dcov)]

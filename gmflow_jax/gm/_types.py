@@ -1,4 +1,4 @@
-"""The two distributions of the library: plain containers, channels last, component before channel."""
+"""The distributions of the library, as plain dataclasses. The channel axis is last, components before it."""
 
 import dataclasses
 
@@ -14,13 +14,28 @@ from gmflow_jax._safe import safe_log
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture:
-    """One isotropic Gaussian mixture for each entry of the batch axes.
+    """One mixture of isotropic Gaussians for each entry of the batch axes.
+
+    All components of a mixture share their standard deviation. The class is a pytree.
 
     Attributes:
       means: component means, [*batch, K, D].
       log_weights: normalised log-weights, [*batch, K]: logsumexp over the last axis is 0.
-      log_std: log standard deviation shared by the components: a scalar, or the rank of `*batch` and
-        broadcastable to it ([B, 1, 1] for images). -inf means point masses.
+      log_std: log standard deviation of the components: a scalar, or an array of the rank of `*batch`
+        that broadcasts to it ([B, 1, 1] for images). -inf makes the components point masses.
+
+    Example:
+      A batch of 4 mixtures of K = 2 components over D = 3 channels:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from gmflow_jax import gm
+      >>> q = gm.GaussianMixture(
+      ...     means=jnp.zeros((4, 2, 3)),
+      ...     log_weights=jax.nn.log_softmax(jnp.zeros((4, 2))),
+      ...     log_std=jnp.zeros((4,)),
+      ... )
+      >>> gm.mean(q).shape
+      (4, 3)
     """
 
     means: jax.Array
@@ -35,7 +50,7 @@ class Gaussian:
 
     Attributes:
       mean: [*batch, D].
-      var: variance of each channel: a scalar, or the rank of `*batch` and broadcastable to it.
+      var: variance of each channel: a scalar, or an array of the rank of `*batch` that broadcasts to it.
     """
 
     mean: jax.Array
@@ -43,14 +58,18 @@ class Gaussian:
 
 
 def as_mixture(q: GaussianMixture | Gaussian) -> GaussianMixture:
-    """Return `q` as a checked mixture of one float dtype; a Gaussian has K = 1."""
+    """Check shapes and promote `q` to one float dtype. A Gaussian becomes a mixture with K = 1."""
     return promote_mixture(q)[0]
 
 
 def promote_mixture(
     q: GaussianMixture | Gaussian, *arrays: ArrayLike
 ) -> tuple[GaussianMixture, *tuple[jax.Array, ...]]:
-    """Return `as_mixture(q)` and `arrays`, all in one float dtype."""
+    """Promote a mixture and arrays to one float dtype.
+
+    Returns:
+      The mixture, as from `as_mixture`, followed by the arrays.
+    """
     if not isinstance(q, (GaussianMixture, Gaussian)):
         raise TypeError(
             f"A GaussianMixture or a Gaussian is needed here, but {type(q).__name__} was given. "
@@ -66,7 +85,7 @@ def promote_mixture(
 
 
 def check_mixture(q: GaussianMixture) -> None:
-    """Refuse a mixture whose arrays do not fit each other."""
+    """Raise unless the shapes of the mixture's arrays fit each other."""
     means, log_weights = q.means.shape, q.log_weights.shape
     if len(means) < 2 or log_weights != means[:-1]:
         raise ValueError(
@@ -77,6 +96,7 @@ def check_mixture(q: GaussianMixture) -> None:
 
 
 def _check_scale_shape(value: jax.Array, batch: tuple[int, ...], name: str) -> None:
+    """Raise unless `value`, a log_std or a var, is a scalar or broadcasts to the batch axes at their rank."""
     fits = value.ndim == 0 or (
         value.ndim == len(batch)
         and all(n in (1, m) for n, m in zip(value.shape, batch, strict=True))
@@ -84,18 +104,18 @@ def _check_scale_shape(value: jax.Array, batch: tuple[int, ...], name: str) -> N
     if not fits:
         raise ValueError(
             f"{name} has shape {value.shape}, which does not broadcast to the batch axes {batch}. "
-            f"Pass a scalar, or {len(batch)} axes of which each is 1 or the batch's size (a value "
-            "per image is [B, 1, 1])."
+            f"Pass a scalar, or an array with {len(batch)} axes, each of size 1 or the batch's size (one "
+            "value per image is [B, 1, 1])."
         )
 
 
 def check_normalised(q: GaussianMixture) -> None:
-    """Refuse raw logits, where the values are known."""
+    """Raise if log_weights are not normalised, as raw logits are not. Traced values are not checked."""
     log_weights = concrete(q.log_weights)
     if log_weights is None:
         return
     total = np.exp(log_weights.astype(np.float64)).sum(-1)
-    # Wide enough for half-precision inputs and for finite differences; raw logits miss it by far.
+    # The tolerance allows half-precision inputs and finite differences. Raw logits exceed it by far.
     if not np.allclose(total, 1.0, atol=0.05):
         raise ValueError(
             f"log_weights must be normalised over their last axis, but their weights sum to between "

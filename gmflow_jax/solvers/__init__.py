@@ -1,6 +1,6 @@
-"""Solvers: GM-ODE, GM-SDE, baselines for plain flow models, and the driver `sample`.
+"""Solvers: GM-ODE, GM-SDE, GM-PC, baselines for plain flow models, and `sample`, which runs them.
 
-Each is an (init, step) pair of pure functions; `sample` runs one as a `lax.scan`. Needs jax alone.
+Each solver is a pair of pure functions (init, step). `sample` runs one in a `lax.scan`.
 """
 
 from gmflow_jax.solvers._ab2 import ab2

@@ -6,14 +6,17 @@ from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_argumen
 
 
 def ab2() -> Solver:
-    """Two-step Adams-Bashforth for dx/dt = E[u | x_t]: order 2, one network call a step.
+    """Make a two-step Adams-Bashforth solver of dx/dt = E[u | x_t]: order 2, one network call per step.
 
-    Variable step sizes. The first step is Euler's; after it, exact where the mean velocity is linear in t
-    along the path. Source: Hairer, Norsett, Wanner, Solving ODEs I, III.5.
+    Step sizes may vary. The first step is an Euler step. The later steps are exact if the mean velocity is
+    linear in t along the path.
+
+    Source:
+      Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section III.5.
     """
 
     def init(denoise, x_init):
-        # An infinite previous step gives the old velocity no weight: the first step is Euler's.
+        # With an infinite previous step size the previous velocity has weight 0: an Euler step.
         return jnp.zeros_like(x_init), per_sample(jnp.inf, x_init)
 
     def step(key, denoise, x_t, t, s, state):

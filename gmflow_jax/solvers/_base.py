@@ -1,4 +1,4 @@
-"""What every solver is made of: the (init, step) pair, random draws, and access to predictions."""
+"""The parts that solvers share: the (init, step) pair, their arguments, random draws, and predictions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,13 +18,14 @@ _State = TypeVar("_State")
 
 
 class Solver(NamedTuple):
-    """A solver as two pure functions, to be embedded in any loop; `solvers.sample` is one.
+    """A solver as two pure functions, for use in any loop. `solvers.sample` is such a loop.
 
-    init(denoise, x_init) -> state
-        A pytree of fixed structure. `denoise` is only traced for shapes, not evaluated.
-    step(key, denoise, x_t, t, s, state) -> (x_s, state)
-        One step from time t to s < t (scalars or [B]). `key` is a PRNG key, one key for each sample
-        ([B] keys), or the `Draws` to use; deterministic solvers ignore it (None will do).
+    Attributes:
+      init: (denoise, x_init) -> state, a pytree of fixed structure. `denoise` is only traced for shapes, not
+        evaluated.
+      step: (key, denoise, x_t, t, s, state) -> (x_s, state), one step from time t to s < t (scalars or
+        [B]). `key` is a PRNG key, one key per sample ([B] keys), or the `Draws` to use. Deterministic
+        solvers ignore it, so it may be None.
     """
 
     init: Callable[[Denoiser, jax.Array], Any]
@@ -34,14 +35,14 @@ class Solver(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """The random numbers of one step, given instead of a key to repeat a known trajectory.
+    """The random numbers of one step. Pass them instead of a key to repeat a known trajectory.
 
     Attributes:
-      component: index of the mixture component drawn for x_0, int [*batch].
-      mixture_normal: standard normal of the draw of x_0, [*batch, D].
-      step_noise: standard normal of the step from x_t to x_s, [*batch, D].
+      component: index of the mixture component from which x_0 is drawn, int [*batch].
+      mixture_normal: standard normal for the draw of x_0, [*batch, D].
+      step_noise: standard normal for the step from x_t to x_s, [*batch, D].
 
-    Fields that a solver does not use may be None. `solvers.sample` takes them with a leading axis of
+    Fields that a solver does not use may be None. For `solvers.sample`, each field has a leading axis of size
     num_steps.
     """
 
@@ -50,25 +51,35 @@ class Draws:
     step_noise: jax.Array | None = None
 
 
-Key = jax.Array | Draws | None  # what a step draws its random numbers from
+# The source of a step's random numbers. None is allowed for deterministic solvers.
+Key = jax.Array | Draws | None
 
 
 def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
-    """The mixture over x_0 to sample from: the guided one if there is guidance."""
+    """Return the mixture over x_0 to sample from, which is the guided one if there is guidance."""
     return prediction.mixture if isinstance(prediction, Guided) else prediction
 
 
 def data_mean(prediction: GaussianMixture | Guided) -> jax.Array:
-    """The predicted mean of x_0, all that a solver for plain flow models uses."""
+    """Return the predicted mean of x_0. Solvers for plain flow models use nothing else."""
     return weighted_mean(mixture_of(prediction))
 
 
 def step_arguments(
     x_t: jax.Array, x_0: jax.Array, t: ArrayLike, s: ArrayLike, state: _State = ()
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, _State]:
-    """Promote a step's arguments to one dtype, and give its times the rank of x_t, to broadcast with it.
+    """Promote a step's arguments to one dtype and reshape times so that they broadcast with x_t.
 
-    The same goes for those arrays in `state` that hold one value for each sample.
+    Args:
+      x_t: state at t, [B, ..., D].
+      x_0: predicted mean of x_0, [B, ..., D].
+      t: a scalar or [B].
+      s: a scalar or [B].
+      state: pytree of arrays like x_t, and of values per sample ([B]), which are reshaped like times.
+
+    Returns:
+      The five arguments. Times and values per sample are scalars, or have the shape [B, 1, ..., 1] at the
+      rank of x_t.
     """
     state, x_t, x_0, t, s = promote(state, x_t, x_0, t, s)
 
@@ -80,15 +91,36 @@ def step_arguments(
 
 
 def per_sample(value: ArrayLike, x: jax.Array) -> jax.Array:
-    """A time as one value for each entry of x's leading batch axis, so that a state keeps its shape."""
+    """Broadcast a time to one value per entry of x's leading batch axis.
+
+    Times are stored in this shape in a solver's state, whose shapes must not change between steps.
+
+    Args:
+      value: a scalar, [B] or [B, 1, ..., 1].
+      x: [B, ..., D], or [D].
+
+    Returns:
+      [B], or a scalar if x has no batch axes.
+    """
     value = jnp.asarray(value, x.dtype)
     return jnp.broadcast_to(value.reshape(value.shape[:1]), x.shape[:-1][:1])
 
 
 def per_sample_keys(key: jax.Array | None, x: jax.Array) -> jax.Array:
-    """fold_in(key, i) for sample i of the leading axis; [B] keys pass; [D] alone keeps its one key.
+    """Return fold_in(key, i) for each sample i of the leading axis.
 
-    So a sample does not depend on the size of its batch or on how devices share it.
+    A sample then depends neither on the size of its batch nor on the distribution over devices. [B] keys are
+    returned as they are, and so is the one key of an x without batch axes.
+
+    Args:
+      key: a PRNG key or [B] keys, typed or raw.
+      x: [B, ..., D].
+
+    Returns:
+      [B] typed keys, or one if x has no batch axes.
+
+    Raises:
+      ValueError: if key is None or its shape does not fit x.
     """
     if key is None:
         raise ValueError("This solver draws random numbers: pass a PRNG key or Draws, not None.")
@@ -112,21 +144,21 @@ def fold_in_keys(keys: jax.Array, data: int | jax.Array) -> jax.Array:
 
 
 def normal_like(keys: jax.Array, x: jax.Array) -> jax.Array:
-    """Standard normal of x's shape and dtype, drawn sample by sample."""
+    """Draw standard normals of x's shape and dtype, with one key per sample."""
     if keys.ndim == 0:
         return jax.random.normal(keys, x.shape, x.dtype)
     return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
 
 
 def step_noise(key: Key, x: jax.Array) -> jax.Array:
-    """The noise of a step from a key or from given draws."""
+    """Draw the noise of a step, or take it from given draws."""
     if isinstance(key, Draws):
         return _given(key, "step_noise", x.shape)
     return normal_like(per_sample_keys(key, x), x)
 
 
 def component_draw(key: Key, q: GaussianMixture, x: jax.Array) -> jax.Array:
-    """The index of the component from which a GM-SDE step draws x_0."""
+    """Draw the index of the component from which a GM-SDE step samples x_0, or take it from given draws."""
     if isinstance(key, Draws):
         return _given(key, "component", x.shape[:-1])
     keys = fold_in_keys(per_sample_keys(key, x), 0)
@@ -135,7 +167,7 @@ def component_draw(key: Key, q: GaussianMixture, x: jax.Array) -> jax.Array:
 
 
 def normal_draws(key: Key, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two standard normals of a GM-SDE step: that of x_0, and the noise of the step."""
+    """Draw the two standard normals of a GM-SDE step, for x_0 and for x_s, or take them from given draws."""
     if isinstance(key, Draws):
         return _given(key, "mixture_normal", x.shape), _given(key, "step_noise", x.shape)
     keys = per_sample_keys(key, x)

@@ -39,17 +39,27 @@ def by_name(
     integrator: str | None = None,
     spectrum: Callable[[Gaussian], jax.Array] | None = None,
 ) -> Solver:
-    """The solver called `name`, one of `NAMES`; each takes those of the options that it knows.
+    """Make the solver with a given name. Options that it does not have are ignored.
 
-    See `gm_ode` for `order`, `num_substeps`, `shift` and `integrator` (None is the solver's own), and
-    `gm_sde` for `spectrum`.
-    Raises ValueError for an unknown name, or a spectrum with a solver that does not draw with one.
+    Args:
+      name: one of `NAMES`.
+      order: of gm_ode and gm_sde.
+      num_substeps: of gm_ode and gm_pc.
+      shift: of gm_ode and gm_pc.
+      integrator: of gm_ode and gm_pc; None means the solver's default.
+      spectrum: of gm_sde.
+
+    Returns:
+      The solver.
+
+    Raises:
+      ValueError: if the name is unknown, or a spectrum is given for a solver other than gm_sde.
     """
     if name not in NAMES:
         raise ValueError(f"There is no solver {name!r}. Choose one of {', '.join(NAMES)}.")
     if spectrum is not None and name != "gm_sde":
         raise ValueError(
-            f"Only gm_sde draws with a spectrum, {name} does not. Use it, or leave the spectrum out."
+            f"Only gm_sde draws with a spectrum, {name} does not. Use gm_sde, or leave the spectrum out."
         )
     if name == "gm_ode":
         ode = gm_ode if integrator is None else functools.partial(gm_ode, integrator=integrator)

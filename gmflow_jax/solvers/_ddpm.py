@@ -3,17 +3,26 @@
 import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
-from gmflow_jax.flow._path import reverse_coefficients
+from gmflow_jax.flow._transition import reverse_coefficients
 from gmflow_jax.solvers._base import Solver, data_mean, step_arguments, step_noise
 
 
 def ddpm(variance: str = "small") -> Solver:
-    """Ancestral sampling from the mean prediction (Ho et al. 2020, paper section A.5); one call a step.
+    """Make an ancestral sampler (DDPM) from the mean prediction of x_0: one network call per step.
 
     Args:
-      variance: 'small' adds the variance of p(x_s | x_t, x_0): exact for data of zero variance, and
-        GM-SDE with K = 1, std -> 0. 'large' is the variance for standard normal data, GM-SDE with
-        K = 1 and std 1 / sqrt(alpha^2 + sigma^2); it adds noise in the last step too.
+      variance: 'small' uses the variance of p(x_s | x_t, x_0). It is exact for data of zero variance, and the
+        limit of GM-SDE with K = 1 for std -> 0. 'large' uses the variance for standard normal data, which is
+        GM-SDE with K = 1 and std 1 / sqrt(alpha^2 + sigma^2); it adds noise in the last step, too.
+
+    Returns:
+      The solver.
+
+    Raises:
+      ValueError: if variance has another value.
+
+    Source:
+      Ho et al. 2020 (arXiv 2006.11239); GMFlow (arXiv 2504.05304), section A.5.
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be 'small' or 'large', but {variance!r} was given.")

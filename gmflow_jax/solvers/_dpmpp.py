@@ -3,17 +3,20 @@
 import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
-from gmflow_jax.flow._path import reverse_coefficients
+from gmflow_jax.flow._transition import reverse_coefficients
 from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments, step_noise
 from gmflow_jax.solvers._log_snr import step_length
 
 
 def dpmpp_2m() -> Solver:
-    """DPM-Solver++ 2M, midpoint (Lu et al. 2022, algorithm 2): order 2, one network call a step.
+    """Make the DPM-Solver++ 2M solver, midpoint variant: order 2, one network call per step.
 
-    Extrapolates the mean of x_0 to the middle of the step, linearly in log-SNR, and steps as Euler does
-    with that. The first step and a step to s = 0 are Euler's. Exact where the prediction of x_0 is
-    constant along the path.
+    It extrapolates the mean of x_0 to the middle of the step, linearly in log-SNR, and makes an Euler step
+    with the result. The first step and a step to s = 0 are Euler steps. The solver is exact if the
+    prediction of x_0 is constant along the path.
+
+    Source:
+      Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
     """
 
     def step(key, denoise, x_t, t, s, state):
@@ -25,10 +28,14 @@ def dpmpp_2m() -> Solver:
 
 
 def dpmpp_2m_sde() -> Solver:
-    """SDE-DPM-Solver++ 2M, midpoint (Lu et al. 2022): one network call a step.
+    """Make the SDE-DPM-Solver++ 2M solver, midpoint variant: one network call per step.
 
-    `dpmpp_2m`'s extrapolation in an ancestral step (eq. 9). The first step and a step to s = 0 are those
-    of `ddpm('small')`. Exact in distribution for data of zero variance.
+    It combines the extrapolation of `dpmpp_2m` with an ancestral step (GMFlow, eq. 9). The first step and a
+    step to s = 0 are those of `ddpm('small')`. The solver is exact in distribution for data of zero
+    variance.
+
+    Source:
+      Lu et al. 2022 (arXiv 2211.01095).
     """
 
     def step(key, denoise, x_t, t, s, state):
@@ -44,7 +51,11 @@ def _empty(denoise, x_init):
 
 
 def _midpoint(denoise, x_t, t, s, state):
-    """The mean of x_0 in the middle of the step, x_t and times ready for arithmetic, the next state."""
+    """Extrapolate the mean of x_0 to the middle of the step.
+
+    Returns:
+      The extrapolated mean; x_t, t and s as from `step_arguments`; the next state.
+    """
     x_t, x_0, t, s, (x_0_prev, h_prev) = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
     h, ratio = step_length(t, s, h_prev)
     middle = x_0 + 0.5 * ratio * (x_0 - x_0_prev)

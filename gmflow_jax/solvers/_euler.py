@@ -4,9 +4,9 @@ from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
 
 
 def euler() -> Solver:
-    """Euler's method for dx/dt = E[u | x_t]: order 1, one network call a step.
+    """Make an Euler solver of dx/dt = E[u | x_t]: order 1, one network call per step.
 
-    Exact where the mean velocity is constant along the path. Equals DDIM with eta = 0 and GM-ODE of
+    It is exact if the mean velocity is constant along the path. It equals DDIM with eta = 0, and GM-ODE of
     order 1 with one sub-step.
     """
 

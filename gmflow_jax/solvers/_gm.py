@@ -1,4 +1,4 @@
-"""GM-ODE and GM-SDE: the solvers that use the whole predicted mixture."""
+"""GM-ODE and GM-SDE, the solvers of GMFlow, which use the whole predicted mixture."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,13 @@ import jax
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._safe import safe_sqrt
-from gmflow_jax.flow._path import reverse_coefficients
 from gmflow_jax.flow._spectrum import spectral_field
+from gmflow_jax.flow._transition import reverse_coefficients
 from gmflow_jax.gm._moments import select
+from gmflow_jax.gm._surrogate import surrogate_of
 from gmflow_jax.gm._transport import from_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
-from gmflow_jax.guidance import Guided, surrogate_of
+from gmflow_jax.guidance import Guided
 from gmflow_jax.solvers._base import Denoiser, Solver, component_draw, mixture_of, normal_draws, per_sample
 from gmflow_jax.solvers._second_order import Extrapolation, Memory, empty_memory, extrapolate
 from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocity
@@ -28,21 +29,47 @@ def gm_ode(
     correction_steps: int = 0,
     sample_axes: tuple[int, ...] | None = None,
 ) -> Solver:
-    """GM-ODE (section 3.4): sub-steps along the mean velocity of the analytic posterior.
+    """Make the GM-ODE solver: a deterministic solver with one network call per step.
 
-    One network call a step; the sub-steps move the predicted mixture by eq. 10 and cost next to
-    nothing. With an exact network each step follows the true flow as exactly as the sub-steps are
-    integrated, whatever the size of the step.
+    Each step follows the mean velocity of the predicted mixture in sub-steps. The mixture at each sub-step
+    comes from the exact posterior (`flow.posterior`), without another network call, and is cheap to
+    compute. With an exact network, a step of any size follows the true flow up to the error of the
+    sub-steps.
 
     Args:
-      order: 1, or 2 to extrapolate with the previous step (`second_order`), neutral for an exact
-        network.
-      num_substeps: sub-steps in a step; the paper uses max(128 / num_steps, 2).
-      shift: the time grid's; sub-times are uniform in the unshifted time.
-      integrator: of the sub-steps: 'euler' (the paper's), 'midpoint' and 'heun' (order 2, two sweeps over
-        the mixture in a sub-step) or 'rk4' (order 4, four sweeps). None evaluates the velocity at time 0,
-        where it is 0 / 0: a sub-step that ends there has order 2 at most.
-      ca, cb, correction_steps, sample_axes: see `second_order`.
+      order: 1, or 2 to extrapolate with the prediction of the previous step (`second_order`). With an exact
+        network both give the same result.
+      num_substeps: sub-steps per step. The paper uses max(128 / num_steps, 2).
+      shift: shift of the time grid. Sub-steps are uniform in the time before the shift.
+      integrator: method of the sub-steps: 'euler' (as in the paper), 'midpoint' or 'heun' (order 2; two
+        velocity evaluations per sub-step) or 'rk4' (order 4; four evaluations). The velocity is not used at
+        time 0, where it is 0 / 0, so the sub-step that ends there has at most order 2.
+      ca: damping constant of `second_order`.
+      cb: damping factor of the guidance scale in `second_order`.
+      correction_steps: fixed-point corrections in `second_order`.
+      sample_axes: batch axes that belong to one sample; None means all but the first.
+
+    Returns:
+      The solver.
+
+    Raises:
+      ValueError: if order, num_substeps, shift or integrator is not valid.
+
+    Source:
+      GMFlow (arXiv 2504.05304), section 3.4; appendix A.2 for order 2.
+
+    Example:
+      At t = 1 the exact prediction is the distribution of the data. One step then samples from it:
+
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import flow, gm, solvers
+      >>> means = jnp.broadcast_to(jnp.array([[-1.0], [1.0]]), (6, 2, 1))
+      >>> data = gm.GaussianMixture(means, jnp.log(jnp.full((6, 2), 0.5)), jnp.log(0.1))
+      >>> noise = jnp.linspace(-1.25, 1.25, 6)[:, None]
+      >>> x_0 = solvers.sample(None, lambda x_t, t: data, noise, solvers.gm_ode(), flow.time_grid(1))
+      >>> print(np.asarray(x_0[:, 0]).round(1))
+      [-1.1 -1.  -0.9  0.9  1.   1.1]
     """
     _check_order(order)
     check_substeps(num_substeps, shift, integrator)
@@ -71,18 +98,40 @@ def gm_sde(
     correction_steps: int = 0,
     sample_axes: tuple[int, ...] | None = None,
 ) -> Solver:
-    """GM-SDE (section 3.3): sample x_0 from the mixture, then x_s from p(x_s | x_t, x_0) (eq. 9).
+    """Make the GM-SDE solver: a stochastic solver with one network call per step.
 
-    One network call a step. With an exact network it is exact in distribution for any number of
-    steps, one included, if pixels are independent: so they are drawn, unless a spectrum relates them.
+    Each step samples x_0 from the predicted mixture, and x_s from p(x_s | x_t, x_0). Pixels are drawn
+    independently unless a spectrum is given. With an exact network and independent pixels, the solver is
+    exact in distribution for any number of steps, including one.
 
     Args:
-      order: 1, or 2 to extrapolate with the previous step (`second_order`).
-      spectrum: surrogate over x_0 -> log power [B, H, W, D]. The surrogate has mean [B, H, W, D] and
-        var [B, 1, 1]: matched to the mixture, or what guidance and order 2 aim at. The mixture is then
-        sampled by its transport from a field of this power (`flow.spectral_field`, appendix A.3);
-        `Draws.component` is not needed.
-      ca, cb, correction_steps, sample_axes: see `second_order`.
+      order: 1, or 2 to extrapolate with the prediction of the previous step (`second_order`).
+      spectrum: function from the surrogate of x_0, a Gaussian with mean [B, H, W, D] and var [B, 1, 1], to
+        the log power [B, H, W, D]. The surrogate includes guidance and, for order 2, the extrapolation. x_0
+        is then the transport into the mixture (`gm.from_standard_normal`) of a field with this power
+        (`flow.spectral_field`); `Draws.component` is not used.
+      ca: damping constant of `second_order`.
+      cb: damping factor of the guidance scale in `second_order`.
+      correction_steps: fixed-point corrections in `second_order`.
+      sample_axes: batch axes that belong to one sample; None means all but the first.
+
+    Returns:
+      The solver.
+
+    Raises:
+      ValueError: if order is not 1 or 2.
+
+    Source:
+      GMFlow (arXiv 2504.05304), section 3.3 and eq. 9; appendices A.2 for order 2 and A.3 for the spectrum.
+
+    Example:
+      >>> import jax
+      >>> from gmflow_jax import flow, solvers
+      >>> denoise = flow.denoiser(lambda x_t, t: x_t)  # stands for a network
+      >>> noise = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+      >>> x_0 = solvers.sample(jax.random.key(1), denoise, noise, solvers.gm_sde(), flow.time_grid(8))
+      >>> x_0.shape
+      (4, 8, 8, 3)
     """
     _check_order(order)
     predict = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
@@ -116,21 +165,21 @@ def _check_image(x_t: jax.Array) -> None:
     if x_t.ndim != 4:
         raise ValueError(
             f"The state has shape {x_t.shape}, but a spectrum relates the pixels of images [B, H, W, D]. "
-            "Give x_init these axes, or leave the spectrum out."
+            "Give x_init these axes, or leave out the spectrum."
         )
 
 
 def _predictor(
     order: int, options: Extrapolation
 ) -> Callable[..., tuple[GaussianMixture, Gaussian, Memory | tuple[()]]]:
-    """predict(denoise, x_t, t, s, state) -> (mixture over x_0 to step with, its surrogate, next state)."""
+    """Return predict(denoise, x_t, t, s, state) -> (mixture over x_0, its surrogate, next state)."""
 
     def predict(denoise: Denoiser, x_t, t, s, state):
         prediction = promote(denoise(x_t, t))[0]
         if order == 1:
             return mixture_of(prediction), _surrogate(prediction, options.sample_axes), state
         extrapolated, surrogate = extrapolate(prediction, state, x_t, t, s, options)
-        # Carried on: the mixture after guidance, before extrapolation.
+        # The memory holds the mixture after guidance and before extrapolation.
         mixture, x_t, t, s = promote(mixture_of(prediction), x_t, t, s)
         state = Memory(mixture, x_t, per_sample(t, x_t), per_sample(t - s, x_t))
         return mixture_of(extrapolated), surrogate, state
@@ -139,7 +188,7 @@ def _predictor(
 
 
 def _surrogate(prediction: GaussianMixture | Guided, sample_axes: tuple[int, ...] | None) -> Gaussian:
-    """The Gaussian matched to a prediction; with guidance, the one that guidance aims at."""
+    """Match a Gaussian to a prediction. With guidance, it is the target Gaussian of the guidance."""
     if not isinstance(prediction, Guided):
         return surrogate_of(prediction, sample_axes)
     matched = prediction.surrogate

@@ -1,10 +1,10 @@
-"""GM-PC: the analytic flow of the predicted mixture, corrected by what the network says next."""
+"""GM-PC: a predictor-corrector solver along the analytic flow of the predicted mixture."""
 
 import jax
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
-from gmflow_jax.flow._path import posterior_unchecked
+from gmflow_jax.flow._transition import posterior_unchecked
 from gmflow_jax.gm._types import GaussianMixture
 from gmflow_jax.solvers._base import Solver, mixture_of, per_sample
 from gmflow_jax.solvers._second_order import Memory, empty_memory
@@ -14,20 +14,46 @@ from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocit
 def gm_pc(
     num_substeps: int = 8, shift: float = 1.0, *, integrator: str = "midpoint", corrector: bool = True
 ) -> Solver:
-    """Predictor-corrector along the mean velocity of the analytic posterior; one network call a step.
+    """Make the GM-PC solver: a deterministic predictor-corrector with one network call per step.
 
-    Of order 2 for the network's own mean velocity, whatever its prediction error; exact up to the
-    sub-steps for an exact network, like `gm_ode`. The velocity that the previous mixture gives here
-    (eq. 10) misses the network's by the error that has grown over the previous step. The predictor lets
-    the error of the present mixture grow at the same rate, as two-step Adams-Bashforth extrapolates the
-    whole velocity. The corrector integrates the previous step again, its error now being known at both
-    ends, and moves the network's mixture to the corrected point by eq. 10: no second call. `gm_ode`'s
-    order 2 (appendix A.2) reweights the mixture instead, which is damped at small steps and moves the
-    mean of an anisotropic mixture by another amount than intended. Source: this library.
+    Like `gm_ode`, it follows the mean velocity of the predicted mixture in sub-steps, and is exact up to
+    their error for an exact network. For any other network it is of order 2 with respect to the network's
+    mean velocity.
+
+    At (x_t, t), the velocity of the previous mixture, moved by eq. 10, differs from the velocity of the new
+    prediction. This difference is the error that the previous step has accumulated.
+
+    - The predictor assumes that the error of the new mixture grows at the same rate, and adds it to the
+      velocity. The two-step Adams-Bashforth method extrapolates the whole velocity in the same way.
+    - The corrector integrates the previous step again, with its error known at both ends. It moves the new
+      mixture to the corrected point by eq. 10, without a second network call.
+
+    Order 2 of `gm_ode` (appendix A.2) reweights the mixture instead. That is damped for small steps, and
+    for an anisotropic mixture it does not move the mean by the intended amount.
 
     Args:
-      num_substeps, shift, integrator: as in `gm_ode`.
-      corrector: whether to integrate each step again once its end is known.
+      num_substeps: sub-steps per step.
+      shift: shift of the time grid. Sub-steps are uniform in the time before the shift.
+      integrator: method of the sub-steps, as in `gm_ode`.
+      corrector: whether to integrate each step again once the prediction at its end is known.
+
+    Returns:
+      The solver.
+
+    Raises:
+      ValueError: if num_substeps, shift or integrator is not valid.
+
+    Source:
+      This library.
+
+    Example:
+      >>> import jax
+      >>> from gmflow_jax import flow, solvers
+      >>> denoise = flow.denoiser(lambda x_t, t: x_t)  # stands for a network
+      >>> noise = jax.random.normal(jax.random.key(0), (4, 2))
+      >>> x_0 = solvers.sample(None, denoise, noise, solvers.gm_pc(), flow.time_grid(8))
+      >>> x_0.shape
+      (4, 2)
     """
     check_substeps(num_substeps, shift, integrator)
 
@@ -48,7 +74,7 @@ def gm_pc(
 
         def error_rate(q, x):
             error = mean_velocity(q, x, t, x, t) - mean_velocity(previous, x_prev, t_prev, x, t)
-            return error / append_axes(h_prev, 1)  # 0 at the first step, whose h_prev is infinite
+            return error / append_axes(h_prev, 1)  # 0 in the first step, where h_prev is infinite
 
         if corrector:
             corrected = follow(previous, x_prev, t_prev, t, error_rate(q, x_t))
@@ -63,10 +89,11 @@ def gm_pc(
 
 
 def _rate_ratio(t_prev: jax.Array, t: jax.Array) -> jax.Array:
-    """How much faster the error grows from t than from t_prev.
+    """Return the ratio of the rates at which the velocity error grows in the steps from t and from t_prev.
 
-    Near the data a mixture predicted at t narrows as tau^2 / t^2, and what it says amiss about the
-    velocity fades as tau / t: the rate is as 1 / t, and order 2 is lost without this. Near the noise the
-    mixture is as wide as the data and the rate about constant. alpha^2 leads from one to the other.
+    Near the data, the variance of a mixture predicted at t shrinks like tau^2 / t^2, and its velocity error
+    like tau / t. The rate is then proportional to 1 / t; without this ratio the solver would not be of
+    order 2. Near the noise, the mixture is as wide as the data and the rate is about constant. The exponent
+    alpha^2 interpolates between the two.
     """
     return (t_prev / t) ** jnp.square(1 - t)

@@ -7,18 +7,20 @@ from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
 
 
 def heun() -> Solver:
-    """Heun's method for dx/dt = E[u | x_t]: order 2, two network calls a step, no memory.
+    """Make a Heun solver of dx/dt = E[u | x_t]: order 2, two network calls per step.
 
-    Exact where the mean velocity is linear in t along the path. A step to s = 0, where the velocity
-    cannot be told from a prediction of x_0, is Euler's and its second call without effect. Source:
-    Karras et al. 2022, algorithm 1.
+    It is exact if the mean velocity is linear in t along the path. At s = 0 a prediction of x_0 does not
+    determine the velocity: a step to s = 0 is an Euler step, and its second call has no effect.
+
+    Source:
+      Karras et al. 2022 (arXiv 2206.00364), algorithm 1.
     """
 
     def step(key, denoise, x_t, t, s, state):
         del key
         x_0 = data_mean(denoise(x_t, t))
         _, _, t, s = promote(x_t, x_0, t, s)
-        # A step to s = 0 makes its second call at t instead, so that it cannot give NaN.
+        # In a step to s = 0 the second call is made at t instead, so that it does not give NaN.
         end = jnp.where(s <= 0, t, s)
         x_t, x_0, t, s, tau = step_arguments(x_t, x_0, t, s, end)
         velocity = (x_t - x_0) / t

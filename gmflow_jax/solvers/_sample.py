@@ -1,4 +1,4 @@
-"""The driver: any solver over any time grid, as one `lax.scan`."""
+"""`sample`, which runs a solver over a time grid in one `lax.scan`."""
 
 import jax
 import jax.numpy as jnp
@@ -26,27 +26,41 @@ def sample(
     times: jax.Array,
     return_trajectory: bool = False,
 ) -> jax.Array:
-    """Solve from noise to data.
+    """Sample from a model: run a solver from noise to data.
 
-    Pure and traceable: the caller owns jit, vmap, pmap, shard_map and grad.
+    The function is pure and traceable. Apply jit, vmap, pmap, shard_map or grad to it as needed.
 
     Args:
-      key: a PRNG key; sample i uses fold_in(key, i) and its step j fold_in of that, so a sample does
-        not depend on the batch around it. Or one key for each sample ([B] keys), which devices that
-        share a batch need under pmap and shard_map; or `Draws` with a leading axis of num_steps; or
-        None for a deterministic solver.
-      denoise: (x_t, t) -> GaussianMixture over x_0, or guided prediction; t is a scalar.
-        `flow.denoiser` makes one from a velocity function.
+      key: one of
+        - a PRNG key. Step j of sample i uses fold_in(fold_in(key, i), j), so a sample does not depend on the
+          other samples of its batch.
+        - [B] keys, one per sample. Under pmap and shard_map, devices that share a batch need these.
+        - `Draws`, with a leading axis of size num_steps.
+        - None, for a deterministic solver.
+      denoise: (x_t, t) -> GaussianMixture over x_0, or a guided prediction; t is a scalar. `flow.denoiser`
+        makes one from a velocity function.
       x_init: state at times[0], [B, ..., D]; standard normal for times[0] = 1.
-      solver: from this package.
-      times: decreasing, [num_steps + 1], usually `flow.time_grid(num_steps)`.
-      return_trajectory: also return the states between.
+      solver: a solver of this package, such as `gm_ode()`.
+      times: decreasing times, [num_steps + 1], usually `flow.time_grid(num_steps)`.
+      return_trajectory: whether to return all states instead of the last one.
 
     Returns:
-      The state at times[-1], same shape as x_init; or all states [num_steps + 1, ...], x_init first.
+      The state at times[-1], of the shape of x_init, or all states, [num_steps + 1, B, ..., D], x_init first.
 
     Raises:
-      ValueError: if times do not decrease or the prediction does not fit x_init.
+      ValueError: if times do not decrease, or the prediction or the key do not fit x_init.
+
+    Example:
+      A velocity function for standard normal data, which the flow maps to itself:
+
+      >>> import jax, jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import flow, solvers
+      >>> denoise = flow.denoiser(lambda x_t, t: (2 * t - 1) * x_t / (t**2 + (1 - t) ** 2))
+      >>> noise = jnp.array([[-1.0], [2.0]])
+      >>> x_0 = solvers.sample(None, denoise, noise, solvers.heun(), flow.time_grid(32))
+      >>> print(np.asarray(x_0[:, 0]).round(2))
+      [-1.  2.]
     """
     (x_init,) = promote(x_init)
     times = _checked_times(times, x_init.dtype)
@@ -74,7 +88,7 @@ def _checked_times(times: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     times = jnp.asarray(times, dtype)
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(
-            f"times must be a list of num_steps + 1 >= 2 decreasing times, but its shape is "
+            f"times must be an array [num_steps + 1] of at least 2 decreasing times, but its shape is "
             f"{times.shape}. Use flow.time_grid(num_steps)."
         )
     if value is not None and not (np.all(np.diff(value) < 0) and value[0] <= 1 and value[-1] >= 0):
@@ -105,5 +119,6 @@ def _check_draws(draws: Draws, num_steps: int) -> None:
     for leaf in jax.tree.leaves(draws):
         if leaf.shape[:1] != (num_steps,):
             raise ValueError(
-                f"Draws need a leading axis of num_steps = {num_steps}, but one has shape {leaf.shape}."
+                f"Every field of Draws needs a leading axis of size num_steps = {num_steps}, but one has "
+                f"shape {leaf.shape}."
             )

@@ -1,4 +1,4 @@
-"""Second order for GM solvers (appendix A.2): extrapolate the mean and reweight the mixture once."""
+"""Order 2 of the GM solvers (appendix A.2): extrapolate the mean and reweight the mixture."""
 
 import dataclasses
 import math
@@ -10,21 +10,26 @@ from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._safe import safe_divide, safe_sqrt
-from gmflow_jax.flow._path import posterior_mean_unchecked
+from gmflow_jax.flow._transition import posterior_mean_unchecked
 from gmflow_jax.gm._moments import weighted_mean
+from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture
-from gmflow_jax.guidance import Guided, sample_mean, surrogate_of
+from gmflow_jax.guidance import Guided
 from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample
 
-# Where a shift exceeds the variance, the mask keeps this share of the variance. Part of the method.
+# Least share of the surrogate's variance that remains when the mean is shifted. It is part of the method.
 _MIN_SHRINK = 1e-6
 
 
 class Memory(NamedTuple):
-    """The previous step: its mixture over x_0 (after guidance), its point and time, and its size t - s.
+    """The previous step, from which `second_order` extrapolates.
 
-    An infinite step size says that there was none.
+    Attributes:
+      mixture: the mixture over x_0, after guidance and before extrapolation.
+      x: the point at which it was predicted, [B, ..., D].
+      t: the time at which it was predicted, [B].
+      step_size: the size t - s of the step, [B]. inf means that there was no previous step.
     """
 
     mixture: GaussianMixture
@@ -43,12 +48,12 @@ class Extrapolation(NamedTuple):
 
 
 def empty_memory(denoise: Denoiser, x_init: jax.Array) -> Memory:
-    """The memory before the first step, with the shapes that `denoise` will give."""
+    """Make the memory before the first step, with the shapes of the predictions of `denoise`."""
     t = jnp.ones((), x_init.dtype)
     shapes = mixture_of(jax.eval_shape(denoise, x_init, t))
-    # zeros_like of a shape also keeps its variation over the devices of a shard_map.
+    # zeros_like of a ShapeDtypeStruct keeps the mesh axes over which the value varies in a shard_map.
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, x_init.dtype), shapes)
-    # A constant, not log_softmax of zeros, which XLA would spend seconds folding.
+    # Not log_softmax of zeros, since XLA would take seconds to fold it into a constant.
     uniform = jnp.full_like(zeros.log_weights, -math.log(zeros.log_weights.shape[-1]))
     mixture = dataclasses.replace(zeros, log_weights=uniform)
     return Memory(mixture, x_init, per_sample(t, x_init), per_sample(jnp.inf, x_init))
@@ -65,24 +70,36 @@ def second_order(
     correction_steps: int = 0,
     sample_axes: tuple[int, ...] | None = None,
 ) -> GaussianMixture | Guided:
-    """Extrapolate a prediction over the step from t to s with the previous step's (eq. 13-14).
+    """Extrapolate a prediction over the step from t to s, using the prediction of the previous step.
 
-    The previous mixture is moved to (x_t, t) by its exact posterior; half of the step-scaled change
-    of the mean, plus the guidance bias if any, shifts the surrogate Gaussian; and one tilt of the
-    unguided mixture applies both. Neutral where the network is exact, whose change is 0.
+    1. Move the previous mixture to (x_t, t) by its exact posterior (eq. 10). The difference of the means is
+       the change of the prediction, which is 0 for an exact network.
+    2. Scale the change by half of the ratio of step sizes and by the damping, and add the bias of the
+       guidance.
+    3. Shift the surrogate Gaussian by the sum, and reweight the mixture before guidance accordingly.
 
     Args:
-      prediction: mixture over x_0 at (x_t, t), or what guidance returned.
-      memory: (mixture, x, t, step size) of the previous step; an infinite step size means that there
-        was none and returns the prediction as it is.
-      x_t: [B, ..., D].
-      t, s: scalars or [B].
-      ca, cb: damping: the change is scaled by sqrt(max(0, 1 - v ((w cb)^2 + ca) / h_prev^2)).
-      correction_steps: fixed-point steps that bring the mixture's mean closer to its target.
-      sample_axes: batch axes of one sample; None means all but the first.
+      prediction: mixture over x_0 at (x_t, t), or a guided prediction.
+      memory: (mixture, x, t, step size) of the previous step, such as a `Memory`. An infinite step size
+        means that there was no previous step; the prediction is then returned unchanged.
+      x_t: state at t, [B, ..., D].
+      t: start of the step, a scalar or [B].
+      s: end of the step, a scalar or [B].
+      ca: damping constant. The change is scaled by sqrt(max(0, 1 - v ((w cb)^2 + ca) / h_prev^2)), where v
+        is the variance of the surrogate, w the guidance scale and h_prev the size of the previous step.
+      cb: factor of the guidance scale in the damping.
+      correction_steps: number of fixed-point corrections, which bring the mixture's mean closer to its
+        target.
+      sample_axes: batch axes that belong to one sample; None means all but the first.
 
     Returns:
-      The prediction with its mixture replaced, same type.
+      The prediction with its mixture replaced, of the type of `prediction`.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Source:
+      GMFlow (arXiv 2504.05304), appendix A.2, eq. 13-14.
     """
     options = Extrapolation(ca, cb, correction_steps, sample_axes)
     return extrapolate(prediction, memory, x_t, t, s, options)[0]
@@ -96,7 +113,11 @@ def extrapolate(
     s: ArrayLike,
     options: Extrapolation,
 ) -> tuple[GaussianMixture | Guided, Gaussian]:
-    """`second_order`, and the surrogate that guidance and extrapolation together aim at."""
+    """`second_order`, which also returns the target Gaussian of the reweighting.
+
+    Returns:
+      The extrapolated prediction, and the surrogate shifted by guidance and extrapolation.
+    """
     (prediction, memory), x_t, t, s = promote((prediction, Memory(*memory)), x_t, t, s)
     ca, cb, correction_steps, sample_axes = options
     now = mixture_of(prediction)
@@ -137,16 +158,25 @@ def extrapolate(
 def _shift(
     base: GaussianMixture, surrogate: Gaussian, bias: jax.Array, sample_axes: tuple[int, ...] | None
 ) -> tuple[GaussianMixture, jax.Array, jax.Array]:
-    """Reweight `base` so that its surrogate moves by `bias`, and shrinks by the bias's power.
+    """Reweight a mixture so that its surrogate's mean moves by `bias`.
 
-    A bias stronger than one standard deviation is cut to it. Returns the mixture, that bias, and the
-    surrogate's new variance.
+    The mean square of the bias is subtracted from the surrogate's variance. A bias of a root mean square
+    above one standard deviation is scaled down to one standard deviation.
+
+    Args:
+      base: the mixture.
+      surrogate: the Gaussian matched to it.
+      bias: the shift, [*batch, D].
+      sample_axes: batch axes that belong to one sample; None means all but the first.
+
+    Returns:
+      The reweighted mixture, the bias that was applied, and the surrogate's new variance.
     """
     var = surrogate.var
     power = sample_mean(jnp.square(bias), sample_axes, event_axes=1)
     exceeds = power > var
     cut = jnp.where(exceeds, safe_sqrt(var / jnp.where(exceeds, power, 1.0)), 1.0)
-    # The ratio is not formed where it exceeds 1: its gradient would overflow at tiny variances.
+    # Where the ratio exceeds 1 it is not computed, since its gradient would overflow for tiny variances.
     shrink = jnp.maximum(1 - safe_divide(jnp.where(exceeds, var, power), var), _MIN_SHRINK)
     bias, shrunk = append_axes(cut, 1) * bias, shrink * var
     return tilt_unchecked(base, bias, 1 - shrink, shrunk, surrogate.mean), bias, shrunk

@@ -1,4 +1,4 @@
-"""Sub-steps along the analytic velocity of a predicted mixture: no network call, so integrate it well."""
+"""Sub-steps along the analytic velocity of a predicted mixture, which need no network calls."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,26 @@ import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes
 from gmflow_jax._safe import safe_divide
-from gmflow_jax.flow._path import posterior_mean_unchecked
 from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
+from gmflow_jax.flow._transition import posterior_mean_unchecked
 from gmflow_jax.gm._types import GaussianMixture
 
 
 def mean_velocity(
     q: GaussianMixture, x_t: jax.Array, t: jax.Array, x: jax.Array, tau: jax.Array
 ) -> jax.Array:
-    """The mean velocity at (x, tau) of a mixture over x_0 predicted at (x_t, t), moved by eq. 10."""
+    """Compute the mean velocity at another point, from the posterior there (eq. 10).
+
+    Args:
+      q: mixture over x_0 predicted at (x_t, t), means [*batch, K, D].
+      x_t: [*batch, D].
+      t: at the rank of `*batch`.
+      x: the point, [*batch, D].
+      tau: its time, at the rank of `*batch`.
+
+    Returns:
+      [*batch, D]; 0 for tau = 0.
+    """
     return safe_divide(x - posterior_mean_unchecked(q, x_t, t, x, tau), append_axes(tau, 1))
 
 
@@ -29,7 +40,7 @@ def _midpoint(velocity, x, a, h):
 
 def _heun(velocity, x, a, h):
     first = velocity(x, a)
-    # The velocity at tau = 0 is smooth only below the components' std: there the node is the midpoint.
+    # If the sub-step ends at tau = 0, where the velocity is 0 / 0, use the midpoint as the second node.
     node = jnp.where(a + h > 0, 1.0, 0.5).astype(x.dtype)
     second = velocity(x + append_axes(node * h, 1) * first, a + node * h)
     return first + append_axes(0.5 / node, 1) * (second - first)
@@ -41,12 +52,12 @@ def _rk4(velocity, x, a, h):
     k2 = velocity(x + half * k1, a + 0.5 * h)
     k3 = velocity(x + half * k2, a + 0.5 * h)
     k4 = velocity(x + whole * k3, a + h)
-    # At tau = 0 the last stage is extrapolated, for the reason above.
+    # If the sub-step ends at tau = 0, extrapolate the last stage instead of evaluating the velocity there.
     k4 = jnp.where(append_axes(a + h, 1) > 0, k4, 2 * k3 - k1)
     return (k1 + 2 * k2 + 2 * k3 + k4) / 6
 
 
-# velocity function, x, start and (negative) length of a sub-step -> the average velocity over it
+# (velocity function, x, start a, negative length h of a sub-step) -> average velocity over the sub-step.
 INTEGRATORS: dict[str, Callable] = {"euler": _euler, "midpoint": _midpoint, "heun": _heun, "rk4": _rk4}
 
 
@@ -69,9 +80,19 @@ def integrate(
     shift: float,
     integrator: str,
 ) -> jax.Array:
-    """Solve dx/dtau = velocity(x, tau) from t to s; sub-times uniform in the unshifted time.
+    """Solve dx/dtau = velocity(x, tau) from t to s, in sub-steps uniform in the time before the shift.
 
-    x [*batch, D]; t and s of the rank of `*batch`.
+    Args:
+      velocity: (x, tau) -> [*batch, D].
+      x: state at t, [*batch, D].
+      t: start, at the rank of `*batch`.
+      s: end, at the rank of `*batch`.
+      num_substeps: number of sub-steps.
+      shift: shift of the time grid.
+      integrator: one of `INTEGRATORS`.
+
+    Returns:
+      The state at s, [*batch, D].
     """
     t, s = jnp.broadcast_arrays(t, s)
     u_t, u_s = unshift_time(t, shift), unshift_time(s, shift)

@@ -8,16 +8,19 @@ from gmflow_jax.solvers._log_snr import step_length
 
 
 def unipc() -> Solver:
-    """UniPC-2 predicting x_0, B(h) = e^h - 1 (Zhao et al. 2023): order 3, one network call a step.
+    """Make the UniPC-2 solver for predictions of x_0, B(h) = e^h - 1: order 3, one network call per step.
 
-    The predictor is `dpmpp_2m`. The network's call at the predicted point also corrects that point, from
-    which the next step starts; so states are predicted ones, and the last of them is not corrected. The
-    first step and a step to s = 0 are Euler's. Exact where the prediction of x_0 is constant along the
-    path.
+    The predictor is `dpmpp_2m`. The network's call at the predicted point also corrects that point, and the
+    next step starts from the corrected point. The states that `sample` returns are predicted points, so the
+    last one is not corrected. The first step and a step to s = 0 are Euler steps. The solver is exact if
+    the prediction of x_0 is constant along the path.
+
+    Source:
+      Zhao et al. 2023 (arXiv 2302.04867).
     """
 
     def init(denoise, x_init):
-        # The correction due at the next call: weight * (x_0 - x_0_prev) + shift.
+        # The last two define the correction at the next call: weight * (x_0 - x_0_prev) + shift.
         h_prev = per_sample(jnp.inf, x_init)
         return jnp.zeros_like(x_init), h_prev, jnp.zeros_like(h_prev), jnp.zeros_like(x_init)
 
@@ -39,9 +42,11 @@ def unipc() -> Solver:
 
 
 def _corrector_weights(h: jax.Array, h_prev: jax.Array, ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the change over the previous step and the change over this one weigh in the corrector.
+    """Solve the paper's two equations for the corrector's weights.
 
-    The solution of the paper's two equations; a first-order step (ratio 0) has its corrector of order 1.
+    Returns:
+      The weights of the change of x_0 over the previous step and of the change over this step. After a
+      first-order step (ratio 0) the corrector is of order 1, too.
     """
     second = ratio > 0
     h, h_prev = jnp.where(second, h, 1.0), jnp.where(second, h_prev, 1.0)
