@@ -1,4 +1,4 @@
-"""The parts of experiments.solver_study: solvers on problems whose answer is known, and on the checkerboard.
+"""Parts of experiments.solver_study: solvers on problems with known answers, and on the checkerboard.
 
 Imports common, runs, training and configs.
 """

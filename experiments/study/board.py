@@ -17,44 +17,48 @@ from experiments.training.fit import fit_run
 from gmflow_jax import evaluation
 
 PART = "checkerboard"
-_UNITS = 60  # of the progress bar, for one number of network calls; a training step is one
+_UNITS = 60  # of the progress bar, for a solver at one NFE; a training step is one unit
 _START_SEED, _STEP_SEED = range(2)
 
 
 def problem_name(variant: str) -> str:
+    """Return the name of a network in tables, for its variant of `configs.checkerboard_study`."""
     return claims.PLAIN if variant == "flow" else f"K = {variant}"
 
 
-def suited(contenders: Sequence[Contender], variant: str) -> list[Contender]:
-    """Who runs on a network: plain solvers where a mean is enough, GM solvers on mixtures."""
+def contenders_for(contenders: Sequence[Contender], variant: str) -> list[Contender]:
+    """Select the solvers for a network: plain solvers for plain flow, and GM solvers for mixtures."""
     if variant == "flow":
         return [c for c in contenders if not c.uses_mixture]
-    few = variant in ("1", "2")
-    mixture = [c for c in contenders if c.uses_mixture and not (few and c.name == UNCONVERTED)]
-    # The strongest mixture network also shows what plain solvers make of its mean.
-    plain = [c for c in contenders if not (c.uses_mixture or c.loses_first_call)]
+    few_components = variant in ("1", "2")
+    mixture = [c for c in contenders if c.uses_mixture and not (few_components and c.name == UNCONVERTED)]
+    # The largest mixture also runs with plain solvers, which use its mean.
+    plain = [c for c in contenders if not (c.uses_mixture or c.drops_first_call)]
     return mixture + (plain if variant == "64" else [])
 
 
 def units(settings: Settings, contenders: Sequence[Contender]) -> int:
-    cells = sum(len(suited(contenders, variant)) for variant in settings.networks) * len(settings.nfes)
-    return cells * _UNITS + len(settings.networks) * settings.num_training_steps
+    """Return the length of this part in units of the progress bar."""
+    num_solvers = sum(len(contenders_for(contenders, variant)) for variant in settings.networks)
+    return num_solvers * len(settings.nfes) * _UNITS + len(settings.networks) * settings.num_training_steps
 
 
 def run(study: Study) -> str:
-    """Train the networks, score every contender on them; write the figures; return the Markdown."""
+    """Train the networks, score the solvers on them, write the figures, and return the Markdown."""
     x_1 = start_noise(study.settings.num_board_samples, 2, _START_SEED)
-    exact = _exact_scores(study.settings)
-    sections = [_INTRODUCTION.format(**exact)]
+    num_samples = study.settings.num_board_samples
+    floor = evaluation.checkerboard_floor(num_samples)[0]
+    sections = [_INTRODUCTION.format(num_samples=num_samples, total_variation=floor)]
     for variant in study.settings.networks:
-        trained = _train(study, variant)
-        network = Network(trained.apply, 2, {variant: trained.params})
-        problem, cells = problem_name(variant), {}
-        for cell in sweep(network, suited(study.contenders, variant), study.settings.nfes, x_1, _STEP_SEED):
-            cells.setdefault(cell.contender.name, []).append(cell.samples)
+        run = _train(study, variant)
+        network = Network(run.apply, 2, {variant: run.params})
+        contenders = contenders_for(study.contenders, variant)
+        problem, samples = problem_name(variant), {}
+        for cell in sweep(network, contenders, study.settings.nfes, x_1, _STEP_SEED):
+            samples.setdefault(cell.contender.name, []).append(cell.samples)
             study.record(PART, problem, cell.contender, cell.nfe, board_scores(cell.samples))
             study.advance(f"checkerboard, {problem}: {cell.contender.name}", _UNITS)
-        sections.append(_section(study, problem, f"checkerboard_{variant}.png", cells, exact))
+        sections.append(_section(study, problem, f"checkerboard_{variant}.png", samples, floor))
     sections.append(claims.section(study.records))
     return "\n\n".join(sections)
 
@@ -66,23 +70,24 @@ def _train(study: Study, variant: str) -> trained.TrainedRun:
     workdir = study.out / "runs" / f"checkerboard_{variant}"
     before = study.bar.n
     fit_run(config, workdir, lambda: study.advance(f"training {problem_name(variant)}"))
-    study.bar.update(before + config.num_steps - study.bar.n)  # what an earlier run had done
+    study.bar.update(before + config.num_steps - study.bar.n)  # steps that an earlier call had made
     return trained.load_run(str(workdir))
 
 
 def _section(
-    study: Study, problem: str, file: str, cells: dict[str, list[np.ndarray]], exact: dict[str, float]
+    study: Study, problem: str, file: str, samples: dict[str, list[np.ndarray]], floor: float
 ) -> str:
+    """Draw the histograms of a network; return its Markdown. `samples` are {solver: [of each NFE]}."""
     nfes = study.settings.nfes
 
     def columns(*metrics: str) -> list[tables.Values]:
         return [tables.values(study.records, problem, metric) for metric in metrics]
 
     inside, variation = columns("inside", "total_variation")
-    captions = [[(inside[name][nfe], variation[name][nfe]) for nfe in nfes] for name in cells]
-    note = f"exact points: 1 / {exact['total_variation']:.3f}"
-    rows = [textwrap.fill(name, 10) for name in cells]
-    figures.histogram_grid(study.out / file, rows, nfes, list(cells.values()), captions, note)
+    captions = [[(inside[name][nfe], variation[name][nfe]) for nfe in nfes] for name in samples]
+    note = f"exact points: 1 / {floor:.3f}"
+    rows = [textwrap.fill(name, 10) for name in samples]
+    figures.histogram_grid(study.out / file, rows, nfes, list(samples.values()), captions, note)
     return "\n\n".join([
         f"### {problem}",
         f"![Histograms of samples, {problem}: solvers in rows, network calls in columns]({file})",
@@ -93,16 +98,11 @@ def _section(
     ])
 
 
-def _exact_scores(settings: Settings) -> dict[str, float]:
-    """What as many exact points score."""
-    n = settings.num_board_samples
-    return {"num_samples": n, "total_variation": evaluation.checkerboard_floor(n)[0]}
-
-
 _INTRODUCTION = """## Checkerboard
 
-Five networks of one size and training: mixtures of K components, and plain flow matching. Each cell has \
-{num_samples:,} samples; as many exact points score a total variation of {total_variation:.3f}. Spread is \
-the mean squared radius over the board's, centre the share in the central quarter and edge the share \
-beyond three quarters of the half-width, each over the board's own share: 1 is right, spread below 1 is \
-pulled inward, above 1 pushed outward."""
+The networks have the same size and the same training: mixtures of K components, and plain flow matching. \
+Each cell of a table is computed from {num_samples:,} samples. The same number of exact points has a total \
+variation of {total_variation:.3f}. Spread is the mean squared radius of the samples, centre is their share \
+in the central quarter of the board, and edge their share beyond three quarters of its half-width. All three \
+are relative to the exact distribution, for which they are 1. A spread below 1 means that samples are pulled \
+inward, above 1 that they are pushed outward."""

@@ -1,4 +1,4 @@
-"""The solvers that the study compares, each told how to spend a number of network calls."""
+"""The solvers that the study compares, and how each spends a given number of network calls."""
 
 import dataclasses
 import functools
@@ -11,19 +11,25 @@ from experiments.common.solver_choices import num_calls, paper_substeps
 from gmflow_jax import solvers
 from gmflow_jax.solvers import Memory, Solver
 
+# The solvers that the paper runs through an adapter for variance-preserving schedules, and the suffix of
+# their names when the study imitates this adapter.
+ADAPTED_SOLVERS = ("DPM++ 2M", "UniPC", "DPM++ 2M SDE")
+ADAPTED = ", call lost"
+UNCONVERTED = "GM-ODE 2, no eq. 10"
+
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
     """A solver in the study.
 
     Attributes:
-      name: what tables and figures call it.
-      solver: one for all numbers of steps, or a function of the number of steps.
-      stochastic: whether it samples instead of following the flow of the mean velocity.
-      uses_mixture: whether it needs the predicted mixture; the others do with its mean.
-      num_steps: steps from the network calls that are to be spent.
-      num_calls: the calls that so many steps make.
-      loses_first_call: whether the prediction at t = 1 is thrown away, see `lose_first_call`.
+      name: name in tables and figures.
+      solver: a solver for all numbers of steps, or a function from the number of steps to a solver.
+      stochastic: whether it is an SDE solver; the others follow the flow of the mean velocity.
+      uses_mixture: whether it needs the predicted mixture; the others use only its mean.
+      num_steps: function from the number of network calls to spend to the number of steps.
+      num_calls: function from the number of steps to the number of network calls.
+      drops_first_call: whether the prediction at t = 1 is discarded, see `drop_first_call`.
     """
 
     name: str
@@ -32,17 +38,17 @@ class Contender:
     uses_mixture: bool = False
     num_steps: Callable[[int], int] = lambda nfe: nfe
     num_calls: Callable[[int], int] = lambda num_steps: num_steps
-    loses_first_call: bool = False
+    drops_first_call: bool = False
 
     def programs(self, nfes: Sequence[int]) -> list[tuple[Solver, list[int]]]:
-        """The solvers to compile, each with the NFEs that it serves."""
+        """Return the solvers to compile, each with the numbers of network calls for which it is used."""
         if isinstance(self.solver, Solver):
             return [(self.solver, list(nfes))]
         return [(self.solver(self.num_steps(nfe)), [nfe]) for nfe in nfes]
 
 
 def all_contenders() -> tuple[Contender, ...]:
-    """All solvers, in the order of the tables."""
+    """Return all solvers, in the order of the tables."""
     plain = (
         Contender("Euler", solvers.euler()),
         Contender(
@@ -59,9 +65,9 @@ def all_contenders() -> tuple[Contender, ...]:
         Contender("DPM++ 2M SDE", solvers.dpmpp_2m_sde(), stochastic=True),
     )
     adapted = tuple(
-        dataclasses.replace(c, name=f"{c.name}{CALL_LOST}", loses_first_call=True)
+        dataclasses.replace(c, name=f"{c.name}{ADAPTED}", drops_first_call=True)
         for c in plain
-        if c.name in CALL_LOSERS
+        if c.name in ADAPTED_SOLVERS
     )
     mixture = (
         Contender("GM-ODE 1", functools.partial(_gm_ode_of_paper, 1), uses_mixture=True),
@@ -74,38 +80,32 @@ def all_contenders() -> tuple[Contender, ...]:
     return mixture + plain + adapted
 
 
-# The solvers that the paper runs through an adapter for variance-preserving schedules.
-CALL_LOSERS = ("DPM++ 2M", "UniPC", "DPM++ 2M SDE")
-CALL_LOST = ", call lost"
-UNCONVERTED = "GM-ODE 2, no eq. 10"
-
-
 def _gm_ode_of_paper(order: int, num_steps: int) -> Solver:
     return solvers.gm_ode(order, paper_substeps(num_steps, imagenet=False))
 
 
-def lose_first_call(denoise: Callable) -> Callable:
-    """`denoise` whose prediction at t = 1 is moved to 0, whatever the network says.
+def drop_first_call(denoise: Callable) -> Callable:
+    """Return `denoise` with the means at t = 1 replaced by 0.
 
-    So does an adapter that turns the velocity u into the noise prediction x_t + (1 - t) u and that back
-    into x_0: at t = 1 the velocity drops out. The log-SNR that such an adapter gives t = 1 is not
-    imitated: the solver keeps its own.
+    This is the effect of an adapter that converts the velocity u into the noise prediction x_t + (1 - t) u,
+    and this into x_0: at t = 1 the velocity drops out. The adapter's log-SNR at t = 1 is not imitated; the
+    solver uses its own.
     """
 
-    def lossy(x_t, t):
+    def without_first_call(x_t, t):
         q = denoise(x_t, t)
         return dataclasses.replace(q, means=jnp.where(t == 1, 0.0, q.means))
 
-    return lossy
+    return without_first_call
 
 
 def unconverted_gm_ode(num_steps: int) -> Solver:
-    """GM-ODE 2 that compares with the previous mixture as it was, not moved to the current point."""
+    """Return GM-ODE 2 without eq. 10: the previous mixture is not moved to the current point."""
     stepper = _gm_ode_of_paper(1, num_steps)
 
     def step(key, denoise, x_t, t, s, state):
         q = denoise(x_t, t)
-        # Moving a mixture from a point to itself changes nothing.
+        # `second_order` moves the mixture from the point in `state` to x_t, which then has no effect.
         here = state._replace(x=x_t, t=jnp.full_like(state.t, t))
         extrapolated = solvers.second_order(q, here, x_t, t, s)
         x_s, _ = stepper.step(key, lambda x, t: extrapolated, x_t, t, s, ())
@@ -115,11 +115,27 @@ def unconverted_gm_ode(num_steps: int) -> Solver:
 
 
 def integrate(
-    keys: jax.Array, denoise: Callable, x_init: jax.Array, solver: Solver, times: jax.Array, num_steps
+    keys: jax.Array,
+    denoise: Callable,
+    x_init: jax.Array,
+    solver: Solver,
+    times: jax.Array,
+    num_steps: int | jax.Array,
 ) -> jax.Array:
-    """`solvers.sample` whose number of steps is a run-time value, so that one program serves all.
+    """Run a solver, as `solvers.sample` does, for a number of steps that is known only at run time.
 
-    `keys` holds one key for each sample; `times` at least num_steps + 1 times, the rest is padding.
+    `solvers.sample` is compiled anew for each number of steps; here one compiled program serves all.
+
+    Args:
+      keys: a key for each sample, [N].
+      denoise: denoise(x_t, t) -> mixture over x_0.
+      x_init: samples at times[0], [N, D].
+      solver: the solver.
+      times: decreasing times. The first num_steps + 1 are used; the rest is padding.
+      num_steps: number of steps.
+
+    Returns:
+      Samples at times[num_steps], [N, D].
     """
     fold_in = jax.vmap(jax.random.fold_in, (0, None))
 

@@ -1,4 +1,4 @@
-"""Problems with exact answers: data that is a Gaussian mixture, whose posterior velocity is one too."""
+"""Problems with exact answers: the data is a Gaussian mixture, so the velocity has a mixture posterior."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ EXACT, RIPPLED = "exact", "with error"
 
 
 def plane(offset: float = 0.0) -> Network:
-    """Eight Gaussians on an uneven ring in 2-D, of unequal weights, about (offset, offset)."""
+    """Return eight Gaussians of unequal weights on an uneven ring in 2-D, with mean (offset, offset)."""
     angle = 2 * np.pi * np.arange(8) / 8
     radius = 1 + 0.25 * np.cos(3 * angle + 1)
     means = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -22,7 +22,7 @@ def plane(offset: float = 0.0) -> Network:
 
 
 def space() -> Network:
-    """Sixteen Gaussians at random places in 16-D, of equal weights."""
+    """Return sixteen Gaussians of equal weights at random places in 16-D."""
     means = np.random.default_rng(0).normal(size=(16, 16))
     return _network(means, np.ones(16), std=0.3, ripple=0.18)
 
@@ -30,7 +30,7 @@ def space() -> Network:
 def _network(
     means: np.ndarray, weights: np.ndarray, std: float, ripple: float, offset: float = 0.0
 ) -> Network:
-    """The exact network and the one with error, for the mixture of mean `offset` and mean variance 1."""
+    """Return the exact network and the one with error, for data of mean `offset` and mean variance 1."""
     weights = weights / weights.sum()
     means = means - weights @ means
     scale = np.sqrt((weights @ means**2).mean() + std**2)
@@ -41,59 +41,94 @@ def _network(
         "ripple": np.float64(0),
     }
     rippled = params | {"ripple": np.float64(ripple)}
-    return Network(velocity, means.shape[1], {EXACT: _narrow(params), RIPPLED: _narrow(rippled)})
+    return Network(velocity, means.shape[1], {EXACT: _to_float32(params), RIPPLED: _to_float32(rippled)})
 
 
-def _narrow(params: Params) -> Params:
-    """float32 values, so that the float64 reference solves the very same problem."""
+def _to_float32(params: Params) -> Params:
+    """Round to float32, so that the float64 reference has exactly the same parameters."""
     return {name: np.asarray(value, np.float32) for name, value in params.items()}
 
 
 def velocity(params: Params, x: jax.Array, t: jax.Array) -> GaussianMixture:
-    """The mixture of u given x_t = x [N, D] at time t, plus waves of size `ripple`.
+    """Return the mixture of the velocity given x_t, plus a smooth error of size `ripple`.
 
-    A wave of each component and channel is added to the means, and the mean of these to the logits:
-    a smooth error that depends on x and t alone.
+    A wave for each component and channel, which depends on x and t, is added to the means; the average of the
+    waves over the channels is added to the logits.
+
+    Args:
+      params: parameters of the data, and "ripple".
+      x: x_t, [N, D].
+      t: time, a scalar.
+
+    Returns:
+      The mixture, with a component for each component of the data.
     """
     means, log_std = params["means"][None], params["log_std"]
     var, alpha = jnp.exp(2 * log_std), 1 - t
-    spread = t**2 + alpha**2 * var
+    var_t = t**2 + alpha**2 * var  # of x_t in each component
     x = x[:, None]
     phase = jnp.arange(means.shape[1], dtype=x.dtype)[None, :, None]
     wave = params["ripple"] * jnp.sin(2 * x + 5 * t + phase)
-    logits = params["log_weights"][None] - jnp.sum((x - alpha * means) ** 2, -1) / (2 * spread)
+    logits = params["log_weights"][None] - jnp.sum((x - alpha * means) ** 2, -1) / (2 * var_t)
     return GaussianMixture(
-        (x * (t - alpha * var) - t * means) / spread + wave,
+        (x * (t - alpha * var) - t * means) / var_t + wave,
         jax.nn.log_softmax(logits + jnp.mean(wave, -1)),
-        0.5 * jnp.log(var / spread),
+        0.5 * jnp.log(var / var_t),
     )
 
 
 def sample_data(network: Network, num_samples: int, seed: int) -> np.ndarray:
-    """Samples [N, D] of the data."""
+    """Draw samples of the data.
+
+    Args:
+      network: a network of `plane` or `space`.
+      num_samples: number of samples N.
+      seed: seed of the samples.
+
+    Returns:
+      [N, D].
+    """
     p = network.variants[EXACT]
     data = GaussianMixture(*(jnp.asarray(p[name]) for name in ("means", "log_weights", "log_std")))
     return np.asarray(gm.sample(jax.random.key(seed), data, num_samples))
 
 
 def relative_error(network: Network, num_samples: int = 2000, num_times: int = 32) -> float:
-    """RMS error of the rippled mean velocity over RMS velocity, along noised data at even times."""
+    """Compute the RMS error of the mean velocity with ripple, relative to the RMS of the exact one.
+
+    Args:
+      network: a network of `plane` or `space`.
+      num_samples: number of data points, to which noise is added.
+      num_times: number of evenly spaced times.
+
+    Returns:
+      The relative error over all points and times.
+    """
     x_0 = jnp.asarray(sample_data(network, num_samples, seed=10))
     noise = jax.random.normal(jax.random.key(11), x_0.shape)
 
     @jax.jit
-    def at(t):
+    def mean_squares(t):
         x_t = flow.interpolate(x_0, noise, t)
         exact, rippled = (gm.mean(velocity(network.variants[v], x_t, t)) for v in (EXACT, RIPPLED))
         return jnp.mean((rippled - exact) ** 2), jnp.mean(exact**2)
 
     times = (np.arange(num_times, dtype=np.float32) + 0.5) / num_times
-    error, power = np.mean([at(t) for t in times], axis=0)
+    error, power = np.mean([mean_squares(t) for t in times], axis=0)
     return float(np.sqrt(error / power))
 
 
 def flow_endpoint(params: Params, x_1: np.ndarray, num_steps: int) -> np.ndarray:
-    """Where the flow of the mean velocity takes x_1 [N, D] at t = 0: classical Runge-Kutta in float64."""
+    """Solve the flow of the mean velocity from t = 1 to 0 by classical Runge-Kutta in float64.
+
+    Args:
+      params: parameters of `velocity`.
+      x_1: points at t = 1, [N, D].
+      num_steps: number of steps of equal length.
+
+    Returns:
+      The points at t = 0, [N, D] in float64.
+    """
 
     @jax.jit
     def solve(params, x_1):

@@ -1,4 +1,4 @@
-"""Scores of the study: endpoint error, energy distance, and where on the board points are."""
+"""Scores of the study: endpoint error, energy distance, and statistics of checkerboard points."""
 
 from collections.abc import Callable
 
@@ -11,15 +11,24 @@ from gmflow_jax.data import BOARD_HALF_WIDTH
 
 
 def endpoint_error(samples: np.ndarray, reference: np.ndarray) -> float:
-    """Root mean square, over points and channels, of samples [N, D] minus where they should be."""
+    """Compute the RMS of samples [N, D] minus a reference [N, D], over points and channels."""
     return float(np.sqrt(np.mean((np.asarray(samples, np.float64) - reference) ** 2)))
 
 
 def energy_distance_to(reference: np.ndarray) -> Callable[[np.ndarray], float]:
-    """energy_distance(samples [N, D]) to reference [M, D]: 2 E|X - Y| - E|X - X'| - E|Y - Y'|.
+    """Return a function that measures the energy distance of samples to a reference.
 
-    Unbiased: pairs of a point with itself are left out, so equal laws score 0 on average and can score
-    below. Source: Szekely and Rizzo 2013.
+    The distance is 2 E|X - Y| - E|X - X'| - E|Y - Y'|. The estimate is unbiased, because pairs of a point
+    with itself are left out: for equal distributions its mean is 0, and it can be negative.
+
+    Args:
+      reference: points [M, D].
+
+    Returns:
+      energy_distance(samples [N, D]). It raises ValueError if the shapes do not fit.
+
+    Source:
+      Szekely and Rizzo, Energy statistics (2013).
     """
     reference = np.asarray(reference, np.float32)
     within_reference = _mean_within(reference)
@@ -47,32 +56,36 @@ def _sum_of_distances(x: np.ndarray, y: np.ndarray) -> float:
 
 @jax.jit
 def _row_sums(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Sums over j of |x_i - y_j|, a block of rows at a time."""
+    """Compute the sum over j of |x_i - y_j| for each i, in blocks of rows."""
     square_y = jnp.sum(y**2, -1)
 
     def row(x_i):
-        # By a matrix product, five times as fast in 16-D; a point's distance to itself may come out as
-        # 1e-3, which among thousands of others does not show.
+        # A matrix product is five times as fast in 16-D. The distance of a point to itself can then be 1e-3
+        # instead of 0, which is negligible in a sum over thousands of points.
         return jnp.sqrt(jnp.maximum(jnp.sum(x_i**2) + square_y - 2 * (y @ x_i), 0.0)).sum()
 
     return jax.lax.map(row, x, batch_size=250)
 
 
 def board_scores(points: np.ndarray) -> dict[str, float]:
-    """Where points [N, 2] are, relative to the checkerboard.
+    """Compare points with the uniform distribution on the checkerboard.
 
-    inside, total_variation: see `evaluation.checkerboard_scores`.
-    spread: mean squared radius, over the board's.
-    centre: share in the central quarter, |x| and |y| below 2, over the board's share there.
-    edge: share beyond 3 in |x| or |y|, off the board included, over the board's share there.
-    off_board: share beyond 4.
+    Args:
+      points: [N, 2].
+
+    Returns:
+      inside, total_variation: see `evaluation.checkerboard_scores`.
+      spread: mean squared radius, relative to that of the board.
+      centre: share with |x| and |y| below 2, relative to the share of the board there.
+      edge: share with |x| or |y| above 3, also off the board, relative to the share of the board there.
+      off_board: share with |x| or |y| above 4.
     """
     points = np.asarray(points, np.float64)
     scores = evaluation.checkerboard_scores(points)
     reach = np.abs(points).max(1) / BOARD_HALF_WIDTH
     return {
         **scores._asdict(),
-        # Either coordinate of a uniform point on the white squares is uniform, of variance half^2 / 3.
+        # Each coordinate of a uniform point on the white squares is uniform, with variance half_width^2 / 3.
         "spread": float((points**2).sum(1).mean() / (2 / 3 * BOARD_HALF_WIDTH**2)),
         "centre": float((reach < 0.5).mean() / 0.25),
         "edge": float((reach > 0.75).mean() / (1 - 0.75**2)),

@@ -1,4 +1,4 @@
-"""Every contender on a network at every NFE: compiled in the background, sampled in batches."""
+"""Samples of all contenders on a network: compiled in the background, drawn in batches."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,14 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.batches import full_batches
-from experiments.study.contenders import Contender, integrate, lose_first_call
+from experiments.study.contenders import Contender, drop_first_call, integrate
 from gmflow_jax import flow
 
 BATCH_SIZE = 2000
 
 
 class Network(NamedTuple):
-    """velocity(params, x, t) over `num_dims` dimensions, and named params of one shape for it."""
+    """A network with parameters of several variants.
+
+    Attributes:
+      velocity: velocity(params, x [N, D], t) -> mixture.
+      num_dims: number of dimensions D.
+      variants: {name: params}, all of the same shapes.
+    """
 
     velocity: Callable
     num_dims: int
@@ -33,28 +39,48 @@ class ContenderSamples(NamedTuple):
 
 
 def start_noise(num_samples: int, num_dims: int, seed: int) -> np.ndarray:
-    """The points [N, D] at t = 1 from which every solver starts."""
+    """Draw the points at t = 1 from which every solver starts.
+
+    Args:
+      num_samples: number of points N.
+      num_dims: number of dimensions D.
+      seed: seed of the noise.
+
+    Returns:
+      Standard normal noise [N, D].
+    """
     return np.asarray(jax.random.normal(jax.random.key(seed), (num_samples, num_dims)))
 
 
 def sweep(
     network: Network, contenders: Sequence[Contender], nfes: Sequence[int], x_1: np.ndarray, seed: int
 ) -> Iterator[ContenderSamples]:
-    """All cells, as they are sampled; the next programs compile meanwhile.
+    """Draw samples of every contender at every NFE on every variant of a network.
 
-    Every cell starts from x_1 [N, D] and draws its noise from the same keys.
+    The samplers that come next compile while one draws. All start from the same points and draw their noise
+    with the same keys.
+
+    Args:
+      network: the network.
+      contenders: the solvers.
+      nfes: numbers of network calls.
+      x_1: points at t = 1, [N, D].
+      seed: seed of the noise of SDE solvers.
+
+    Yields:
+      The samples, ordered by contender, NFE and variant.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(len(x_1)))
     max_steps = max(c.num_steps(nfe) for c in contenders for nfe in nfes)
-    todo = [(c, *program) for c in contenders for program in c.programs(nfes)]
+    jobs = [(c, *program) for c in contenders for program in c.programs(nfes)]
 
-    def build(item):
-        contender, solver, _ = item
+    def build(job):
+        contender, solver, _ = job
         return _compile(network, contender, solver, min(BATCH_SIZE, len(x_1)), max_steps)
 
     with ThreadPoolExecutor(2) as pool:
-        for (contender, _, served), program in zip(todo, pool.map(build, todo), strict=True):
-            for nfe in served:
+        for (contender, _, job_nfes), program in zip(jobs, pool.map(build, jobs), strict=True):
+            for nfe in job_nfes:
                 num_steps = contender.num_steps(nfe)
                 times = np.zeros(max_steps + 1, np.float32)
                 times[: num_steps + 1] = flow.time_grid(num_steps)
@@ -66,8 +92,8 @@ def sweep(
 def _compile(network, contender, solver, batch_size, max_steps) -> Callable:
     def run(params, keys, x, times, num_steps):
         denoise = flow.denoiser(lambda x, t: network.velocity(params, x, t))
-        if contender.loses_first_call:
-            denoise = lose_first_call(denoise)
+        if contender.drops_first_call:
+            denoise = drop_first_call(denoise)
         return integrate(keys, denoise, x, solver, times, num_steps)
 
     params = next(iter(network.variants.values()))

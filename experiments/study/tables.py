@@ -10,7 +10,7 @@ Values = dict[str, dict[int, float]]
 
 
 def to_csv(records: Sequence[Record]) -> str:
-    """All records in long form, one number a line."""
+    """Format all records, one number a line."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(Record._fields)
@@ -19,32 +19,51 @@ def to_csv(records: Sequence[Record]) -> str:
 
 
 def values(records: Sequence[Record], problem: str, metric: str) -> Values:
-    """{solver: {nfe: value}} of one metric of a problem, in the order of the records."""
-    found: Values = {}
+    """Select the values of one metric of a problem.
+
+    Args:
+      records: the numbers of the study.
+      problem: name of the problem.
+      metric: name of the metric.
+
+    Returns:
+      {solver: {nfe: value}}, in the order of the records.
+    """
+    selected: Values = {}
     for record in records:
         if (record.problem, record.metric) == (problem, metric):
-            found.setdefault(record.solver, {})[record.nfe] = record.value
-    return found
+            selected.setdefault(record.solver, {})[record.nfe] = record.value
+    return selected
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def errors_by_nfe(found: Values, nfes: Sequence[int]) -> str:
-    """Solvers in rows, NFE in columns, two significant digits, the smallest number of a column in bold."""
+def errors_by_nfe(errors: Values, nfes: Sequence[int]) -> str:
+    """Format errors with solvers in rows and NFE in columns, the smallest of each column in bold."""
 
     def cell(nfe: int, text: str) -> str:
-        best = min(float(f"{v[nfe]:.2g}") for v in found.values())
+        best = min(float(f"{v[nfe]:.2g}") for v in errors.values())
         return f"**{text}**" if float(text) == best else text
 
-    rows = [[name, *(cell(nfe, f"{v[nfe]:.2g}") for nfe in nfes)] for name, v in found.items()]
+    rows = [[name, *(cell(nfe, f"{v[nfe]:.2g}") for nfe in nfes)] for name, v in errors.items()]
     return markdown(["solver", *map(str, nfes)], rows)
 
 
-def by_nfe(columns: Sequence[Values], nfes: Sequence[int], show: Callable[..., str]) -> str:
-    """Solvers in rows, NFE in columns; a cell is show(a, b, ...) of one number from each of `columns`."""
-    rows = [[name, *(show(*(c[name][nfe] for c in columns)) for nfe in nfes)] for name in columns[0]]
+def by_nfe(metrics: Sequence[Values], nfes: Sequence[int], format_cell: Callable[..., str]) -> str:
+    """Format several metrics with solvers in rows and NFE in columns.
+
+    Args:
+      metrics: values of each metric, all for the same solvers.
+      nfes: numbers of network calls.
+      format_cell: format_cell(a, b, ...) -> text, for one value of each metric.
+
+    Returns:
+      A Markdown table.
+    """
+    rows = [[name, *(format_cell(*(m[name][nfe] for m in metrics)) for nfe in nfes)] for name in metrics[0]]
     return markdown(["solver", *map(str, nfes)], rows)
 
