@@ -69,7 +69,7 @@ def section(records: Sequence[Record]) -> str:
             found, verdict = "", "not measured"
         rows.append([claim.sentence, claim.meaning, found, verdict])
     return "\n\n".join([
-        "### What the paper says",
+        "### Statements of the paper",
         f"A histogram is called reasonable if its total variation (TV) is at most {REASONABLE}, and good if "
         f"it is at most {GOOD}. Few calls are {', '.join(map(str, FEW_CALLS))}. These limits are chosen by "
         "this study, not by the paper, so a verdict on a number close to a limit means little. Each kind of "

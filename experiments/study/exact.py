@@ -149,7 +149,7 @@ def _lost_call_section(study: Study) -> str:
                     ratio = {nfe: adapted[nfe] / errors[solver][nfe] for nfe in adapted}
                     ratios[f"{solver}, {name} {variant}"] = ratio
     return "\n\n".join([
-        "### What the lost first call costs",
+        "### Effect of the lost first call",
         "The paper runs its baselines through an adapter that sets the estimate of x_0 at t = 1 to zero "
         "(\"call lost\" above). The correct estimate there is the mean of the data. The adapter therefore "
         "changes nothing if that mean is 0, but causes an error otherwise, for instance for a single class. "
