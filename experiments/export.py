@@ -1,63 +1,65 @@
-"""Export networks: a run as a diffusers folder, or a checkpoint's sampler as one file that needs jax alone.
+"""Export a run as a diffusers folder, or the sampler of a checkpoint as one file.
 
   python -m experiments.export --workdir=runs/imagenet --autoencoder=checkpoints/imagenet --out=FOLDER
   python -m experiments.export --checkpoint=checkpoints/imagenet --num_steps=8 --out=sampler.jaxexport
 
-The folder holds averaged parameters in the form in which the authors publish theirs; PyTorch reads it, and
-so does --checkpoint here and elsewhere. To run the file, where jax and safetensors are installed:
+The folder has the layout of the authors' published networks. Their PyTorch code reads it, and so does
+--checkpoint of the programs here.
+
+The sampler's file runs without this library, where jax and safetensors are installed:
 
   sampler = jax.export.deserialize(bytearray(open("sampler.jaxexport", "rb").read()))
   params = safetensors.numpy.load_file("sampler.safetensors")
-  indices = np.arange(2, dtype=np.int32)  # of the images; any batch size
+  indices = np.arange(2, dtype=np.int32)  # an index for each image of the batch, of any size
   images = sampler.call(params, np.uint32(seed), indices, np.int32([17, 18]), np.float32(guidance_scale))
 """
 
-import pathlib
 import time
 
 from absl import flags
 
-from experiments.common import cli
+from experiments.common import cli, files
 from experiments.runs import bundles
 from gmflow_jax import interop, pipeline, solvers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on latents.")
 _AUTOENCODER = flags.DEFINE_string(
-    "autoencoder", None, "Folder of the autoencoder that made the run's latents, to go with the network."
+    "autoencoder", None, "Folder of the autoencoder that encoded the run's latents, to export it too."
 )
 _AVERAGE = flags.DEFINE_string(
-    "average", "final", "Which averaged parameters of the run: final, or best by its evaluation loss."
+    "average", "final", "Which averaged parameters of the run: final, or best by the evaluation loss."
 )
 _EMA_STD = flags.DEFINE_float(
-    "ema_std", None, "Relative width of the average, rebuilt from those that the run stored (post_hoc_ema)."
+    "ema_std", None, "Relative width of an average that is rebuilt from stored ones (config.post_hoc_ema)."
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Diffusers folder of a published network.")
 _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(solvers.NAMES)}.")
 _ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde: 1 or 2.")
-_STEPS = flags.DEFINE_integer("num_steps", 32, "Steps, each one network call.")
-_SUBSTEPS = flags.DEFINE_integer("num_substeps", 4, "Sub-steps of gm_ode or gm_pc in each step.")
-_GUIDED = flags.DEFINE_bool("guided", True, "Whether there is guidance, which takes a second network call.")
+_STEPS = flags.DEFINE_integer("num_steps", 32, "Number of steps, each one network call.")
+_SUBSTEPS = flags.DEFINE_integer("num_substeps", 4, "Sub-steps of gm_ode and gm_pc in each step.")
+_GUIDED = flags.DEFINE_bool("guided", True, "Whether to use guidance, which takes a second network call.")
 _PLATFORMS = flags.DEFINE_list(
-    "platforms", None, "Of cpu, cuda, rocm and tpu, comma-separated; by default the one that this runs on."
+    "platforms", None, "Some of cpu, cuda, rocm and tpu; by default the one of this machine."
 )
 _DTYPE = flags.DEFINE_string(
-    "dtype", None, "float32, bfloat16 or float16; by default that stored, and float32 where a CPU takes part."
+    "dtype",
+    None,
+    "float32, bfloat16 or float16; by default float32 if the platforms include cpu, else the stored one.",
 )
-_OUT = flags.DEFINE_string("out", None, "The folder, or the sampler's file; by default sampler.jaxexport.")
+_OUT = flags.DEFINE_string("out", None, "The folder, or the file; by default sampler.jaxexport.")
 
 
 def main() -> None:
     with cli.report_user_errors():
         if (_CHECKPOINT.value is None) == (_WORKDIR.value is None):
             raise ValueError(
-                "Give either --workdir, a run to be written as a diffusers folder, or --checkpoint, a "
-                "published network whose sampler is exported."
+                "Give either --workdir, a run to write as a diffusers folder, or --checkpoint, a published "
+                "network whose sampler to export."
             )
         out = _OUT.value or (None if _CHECKPOINT.value is None else "sampler.jaxexport")
         if out is None:
-            raise ValueError("--out is needed: the folder that the run's networks are written to.")
-        if not pathlib.Path(out).absolute().parent.is_dir():
-            raise ValueError(f"The folder of {out} does not exist. Make it, or write elsewhere.")
+            raise ValueError("--out is needed: the folder to write the run's networks to.")
+        files.check_parent(out)
         start = time.perf_counter()
         written = _export_run(out) if _CHECKPOINT.value is None else _export_sampler(out)
     print(f"Wrote {written} in {time.perf_counter() - start:.1f} s.")
@@ -75,7 +77,7 @@ def _export_sampler(out: str) -> str:
     bundle = pipeline.load_bundle(_CHECKPOINT.value, _DTYPE.value, platform)
     recipe = pipeline.Recipe(_SOLVER.value, _ORDER.value, _SUBSTEPS.value, _GUIDED.value)
     weights = pipeline.export_sampler(out, bundle, recipe, _STEPS.value, _PLATFORMS.value)
-    return f"{out} and {weights}, to be run as --help says,"
+    return f"{out} and {weights} (to run them, see --help)"
 
 
 if __name__ == "__main__":

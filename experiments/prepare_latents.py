@@ -1,12 +1,13 @@
-"""Encode a set of images into latents to train on.
+"""Encode images to latents to train on.
 
   python -m experiments.prepare_latents --images=ILSVRC2012_img_train.tar --out=latents/imagenet256 \\
       --autoencoder=checkpoints/imagenet --class_names=LOC_synset_mapping.txt
 
---images is a folder with a folder for each class, a tar file (the original ones of ImageNet are read
-without unpacking), several separated by commas, a folder of them, or tfds:NAME:SPLIT. Killed and started
-again, the same command goes on where it stopped. To share the work, start it on every host with
---num_processes and --process_id, into one folder; the last to end completes it.
+--images is a folder with a subfolder for each class, a tar file (ImageNet's are read without unpacking),
+several of them separated by commas, a folder of them, or tfds:NAME:SPLIT.
+
+The command can be stopped and started again; it continues where it stopped. To share the work, start it on
+every host with --num_processes, --process_id and the same --out; the last process completes the folder.
 """
 
 import time
@@ -19,22 +20,24 @@ from gmflow_jax import data
 from gmflow_jax.data._files import local_path
 from gmflow_jax.data._write import check_image_size
 
-_IMAGES = flags.DEFINE_string("images", None, "Images: a folder, tar files, or tfds:NAME:SPLIT.")
-_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Diffusers folder with vae/, or that folder alone.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the latents.")
-_SIZE = flags.DEFINE_integer("image_size", 256, "Pixels along the side of the centre crop.")
+_IMAGES = flags.DEFINE_string("images", None, "The images: a folder, tar files, or tfds:NAME:SPLIT.")
+_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Diffusers folder with vae/, or vae/ itself.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write the latents to.")
+_SIZE = flags.DEFINE_integer("image_size", 256, "Pixels along each side of the centre crop.")
 _FORMAT = flags.DEFINE_string(
-    "format", "moments", "moments: mean and deviation, also mirrored; sample: one draw, as the authors."
+    "format",
+    "moments",
+    "moments: mean and standard deviation, also of the mirror image; sample: one draw, as the authors.",
 )
-_CONTAINER = flags.DEFINE_string("container", "array_record", "array_record, or npy to be memory-mapped.")
-_PER_SHARD = flags.DEFINE_integer("images_per_shard", 4096, "Images in a file.")
-_BATCH = flags.DEFINE_integer("batch_size", None, "Images at a time on all devices; by default 16 on each.")
-_BROKEN = flags.DEFINE_string("broken", "skip", "skip images that cannot be read and list them, or stop.")
-_NAMES = flags.DEFINE_string("class_names", None, "File with a line of folder and words for each class.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of --format=sample.")
-_THREADS = flags.DEFINE_integer("num_threads", None, "Threads that decode; by default one for each core.", 1)
-_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes that share the work.", 1)
-_PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.", 0)
+_CONTAINER = flags.DEFINE_string("container", "array_record", "array_record, or npy (memory-mapped).")
+_PER_SHARD = flags.DEFINE_integer("images_per_shard", 4096, "Images in each file.")
+_BATCH = flags.DEFINE_integer("batch_size", None, "Images encoded at a time; by default 16 on each device.")
+_BROKEN = flags.DEFINE_string("broken", "skip", "For unreadable images: skip (and list them) or stop.")
+_NAMES = flags.DEFINE_string("class_names", None, "File with a line for each class: its folder and its name.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the draws of --format=sample.")
+_THREADS = flags.DEFINE_integer("num_threads", None, "Threads that read images; by default one a core.", 1)
+_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes that share the work.", 1)
+_PROCESS = flags.DEFINE_integer("process_id", 0, "Index of this process, from 0.", 0)
 
 
 def main() -> None:
@@ -67,7 +70,7 @@ def main() -> None:
         )
     seconds = time.perf_counter() - start
     if metadata is None:
-        print(f"The shards of this process are done in {seconds:.1f} s; others are still missing.")
+        print(f"The shards of this process are done ({seconds:.1f} s); those of others are still missing.")
         return
     size = sum(shard.num_bytes for shard in metadata.shards)
     print(

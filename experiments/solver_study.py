@@ -1,10 +1,10 @@
-"""Compare all solvers where the answer is known and on the checkerboard; test the paper's statements.
+"""Compare all solvers on exact problems and on the checkerboard, and test the paper's statements.
 
   python -m experiments.solver_study --out=study
   python -m experiments.solver_study --out=/tmp/study --quick
 
-Writes study.md (all tables), study.csv (every number, one a line), error curves and histogram grids
-(PNG), and the trained networks in runs/, which the next call uses again. Same seeds, same numbers.
+Writes study.md (all tables), study.csv (one number a line), error curves and histogram grids (PNG), and the
+trained networks in runs/, which later calls with the same --out use again. All seeds are fixed.
 """
 
 import pathlib
@@ -18,16 +18,16 @@ from experiments.study import board, exact, substeps, tables
 from experiments.study.base import QUICK, Settings, Study
 from experiments.study.contenders import Contender, all_contenders
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the results; made if it does not exist.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the results; it is created.")
 _TRAINING_STEPS = flags.DEFINE_integer(
     "checkerboard_steps",
     None,
     f"Training steps of each network; {Settings().num_training_steps:,} by default.",
 )
 _SOLVERS = flags.DEFINE_multi_string(
-    "solver", [], "Compare these only, by the names of the tables; repeat the flag. By default all."
+    "solver", [], "Solver to compare, by its name in the tables; repeat the flag for more. By default all."
 )
-_QUICK = flags.DEFINE_bool("quick", False, "Few samples, network calls and training steps: a trial.")
+_QUICK = flags.DEFINE_bool("quick", False, "Use few samples, network calls and training steps, for a trial.")
 
 PARTS = (exact, substeps, board)  # modules with units(settings, contenders) and run(study) -> Markdown
 
@@ -60,16 +60,16 @@ def _settings() -> Settings:
 
 
 def _contenders() -> list[Contender]:
-    everyone = {contender.name: contender for contender in all_contenders()}
+    by_name = {contender.name: contender for contender in all_contenders()}
     for name in _SOLVERS.value:
-        if name not in everyone:
-            raise ValueError(f"There is no solver {name!r} in the study. Choose of: {'; '.join(everyone)}.")
-    return [c for name, c in everyone.items() if name in _SOLVERS.value or not _SOLVERS.value]
+        if name not in by_name:
+            raise ValueError(f"There is no solver {name!r} in the study. Choose from: {'; '.join(by_name)}.")
+    return [c for name, c in by_name.items() if name in _SOLVERS.value or not _SOLVERS.value]
 
 
 def _folder() -> pathlib.Path:
     if _OUT.value is None:
-        raise ValueError("--out is needed: the folder of the results, for example --out=study.")
+        raise ValueError("--out is needed, the folder of the results; for example --out=study.")
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     return out
@@ -77,8 +77,8 @@ def _folder() -> pathlib.Path:
 
 _TITLE = """# Solver study
 
-Made by `python -m experiments.solver_study`. Solvers in rows, network calls (NFE) in columns; every number \
-is in study.csv too."""
+Made by `python -m experiments.solver_study`. Solvers are in rows, network calls (NFE) in columns; all \
+numbers are also in study.csv."""
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 if __name__ == "__main__":

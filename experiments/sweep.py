@@ -1,4 +1,4 @@
-"""Sweep guidance scales, steps and solvers: best distance, best precision, and the curve between.
+"""Sweep guidance scales, steps and solvers for the best FID (or Frechet distance) and the best precision.
 
   python -m experiments.sweep --config=experiments/configs/sweep_digits.py --workdir=runs/digits
     --out=sweeps/digits
@@ -6,10 +6,13 @@
     --inception=inception.safetensors --reference=VIRTUAL_imagenet256_labeled.npz --out=sweeps/table2
   python -m experiments.sweep ... --row=A0 --row=B0
 
-The folder --out receives a file for each cell in cells/, then sweep.json, sweep.txt (the tables) and
-sweep.png (precision against recall). The same command again goes on where it stopped, and a sweep may be
-extended by more rows, steps or scales; what else decides the scores must not change. On several hosts
-start the same command on each, with --out on a disk that all share; they draw each cell together.
+A cell is a row of the configuration at one number of steps and one guidance scale. The folder --out receives
+a file for each cell in cells/, then sweep.json, sweep.txt (the tables) and sweep.png (precision and recall).
+
+The same command continues where it stopped. Rows, steps and scales may be added; other settings that affect
+the scores must not change. On several hosts, start the same command on each, with --out on a shared disk.
+
+--helpfull also lists the flags for images and for several hosts.
 """
 
 import pathlib
@@ -28,15 +31,15 @@ from experiments.scoring.image_evaluator import ImageEvaluator
 from experiments.scoring.run_evaluator import RunEvaluator
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What is swept, e.g. experiments/configs/sweep_digits.py.", lock_config=True
+    "config", None, "Configuration file, for example experiments/configs/sweep_digits.py.", lock_config=True
 )
 _ROWS = flags.DEFINE_multi_string(
-    "row", [], "A row to sweep, by its name or how that begins; repeat for more. By default all of them."
+    "row", [], "Row to sweep, by its name or the first word of it; repeat for more. By default all."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on digits, or on latents.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the sweep; made if it does not exist.")
-_OPTIONS = options.define_flags()
-_JOIN = cluster.define_flags()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on digits or on latents.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the sweep; it is created.")
+_READ_OPTIONS = options.define_flags()
+_JOIN_PROCESSES = cluster.define_flags()
 
 
 def main() -> None:
@@ -45,14 +48,14 @@ def main() -> None:
             "--config and --out are needed, for example --config=experiments/configs/sweep_digits.py "
             "--out=sweeps/digits."
         )
-    _JOIN()
+    _JOIN_PROCESSES()
     config, out = _CONFIG.value, pathlib.Path(_OUT.value)
     with cluster.fail_together() as notes:
         if "rows" not in config:
-            raise ValueError("--config is no sweep, for it has no rows; see experiments/configs/sweep_*.py.")
+            raise ValueError("--config is no sweep: it has no rows; see experiments/configs/sweep_*.py.")
         rows = cells.select_rows(config.rows, _ROWS.value)
-        todo = cells.make_cells(rows, config.num_steps, config.guidance_scales, config.cfg_scales)
-        evaluator, todo = _make_evaluator(config, todo)
+        grid = cells.make_cells(rows, config.num_steps, config.guidance_scales, config.cfg_scales)
+        evaluator, grid = _make_evaluator(config, grid)
         notes["settings"] = evaluator.settings
         folder.check_unchanged(out / "settings.json", evaluator.settings, "setting of the sweep", "--out")
     with cluster.fail_together():
@@ -61,39 +64,41 @@ def main() -> None:
             files.write_json(out / "settings.json", evaluator.settings)
     with cluster.fail_together() as notes:
         cluster.check_shared(out, "--out")
-        done = _read_cells(todo, out / "cells")
-        notes["done"] = sorted(done)  # or hosts would wait for one another
-    results = _sweep(evaluator, todo, done, out / "cells")
+        done = _read_cells(grid, out / "cells")
+        notes["done"] = sorted(done)  # hosts that drew different cells would wait for each other
+    results = _sweep(evaluator, grid, done, out / "cells")
     if jax.process_index() == 0:
         _report(evaluator, results, out)
 
 
 def _make_evaluator(
-    config, todo: Sequence[cells.Cell]
+    config, grid: Sequence[cells.Cell]
 ) -> tuple[RunEvaluator | ImageEvaluator, list[cells.Cell]]:
-    """The evaluator, and the cells as it draws them."""
-    asked = _OPTIONS(_WORKDIR.value)
-    if options.draws_images(asked):
+    """Return the evaluator, and the cells with all defaults filled in."""
+    flag_values = _READ_OPTIONS(_WORKDIR.value)
+    if options.draws_images(flag_values):
         if not config.num_samples:
-            raise ValueError("num_samples is 0; give --config.num_samples, 50000 for figures to be compared.")
+            raise ValueError("num_samples is 0; give --config.num_samples, usually 50000.")
         needed = ("fid", "precision_recall")
         return options.make_image_evaluator(
-            asked, todo, config.num_samples, config.labels, config.seed, needed, measure.SWEPT_METRICS
+            flag_values, grid, config.num_samples, config.labels, config.seed, needed, measure.SWEPT_METRICS
         )
-    asked.refuse(["metrics"], "runs on digits have scores of their own.")
+    flag_values.refuse(["metrics"], "runs on digits have scores of their own.")
     if jax.process_count() > 1:
-        raise ValueError("A sweep of a run on digits takes one process; start it on one host.")
+        raise ValueError("A sweep of a run on digits uses one process; start it on one host.")
     run = trained.load_run(_WORKDIR.value)
     if not run.task.class_names:
-        raise ValueError(f"The run in {_WORKDIR.value} has no classes, so there is no guidance to sweep.")
+        raise ValueError(
+            f"The run in {_WORKDIR.value} has no classes and no guidance; give a run on digits or latents."
+        )
     evaluator = RunEvaluator(_WORKDIR.value, run)
-    return evaluator, [evaluator.resolve(cell) for cell in todo]
+    return evaluator, [evaluator.resolve(cell) for cell in grid]
 
 
-def _read_cells(todo: Sequence[cells.Cell], cells_folder: pathlib.Path) -> dict[str, dict[str, float]]:
-    """Scores of the cells that an earlier call has left, by key."""
+def _read_cells(grid: Sequence[cells.Cell], cells_folder: pathlib.Path) -> dict[str, dict[str, float]]:
+    """Read the scores of cells that an earlier call has written, by key."""
     done = {}
-    for cell in todo:
+    for cell in grid:
         path = cells_folder / f"{cell.key}.json"
         if path.exists():
             folder.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name", "--out")
@@ -102,21 +107,21 @@ def _read_cells(todo: Sequence[cells.Cell], cells_folder: pathlib.Path) -> dict[
 
 
 def _sweep(
-    evaluator, todo: Sequence[cells.Cell], done, cells_folder: pathlib.Path
+    evaluator, grid: Sequence[cells.Cell], done, cells_folder: pathlib.Path
 ) -> list[tables.Result]:
-    """Scores of every cell; what is not done is drawn, and written when it is."""
-    results, total = [], len(todo) * evaluator.num_samples
+    """Return the scores of every cell; draw the missing cells, and write each when it is done."""
+    results, total = [], len(grid) * evaluator.num_samples
     with tqdm(total=total, desc="sweep", unit="sample", disable=jax.process_index() > 0) as bar:
-        for number, cell in enumerate(todo, 1):
-            bar.set_postfix_str(f"{cell.key}, cell {number} of {len(todo)}")
-            scores, before = done.get(cell.key), bar.n
+        for number, cell in enumerate(grid, 1):
+            bar.set_postfix_str(f"{cell.key}, cell {number} of {len(grid)}")
+            scores, start = done.get(cell.key), bar.n
             if scores is None:
                 scores = evaluator.score(cell, bar.update)
                 content = {"cell": cell.to_json(), "scores": scores, "versions": versions()}
                 with cluster.fail_together():
                     if jax.process_index() == 0:
                         files.write_json(cells_folder / f"{cell.key}.json", content)
-            bar.update(before + evaluator.num_samples - bar.n)
+            bar.update(start + evaluator.num_samples - bar.n)
             results.append((cell, scores))
     return results
 
@@ -129,7 +134,7 @@ def _report(evaluator, results: Sequence[tables.Result], out: pathlib.Path) -> N
     files.write_text(out / "sweep.txt", text)
     files.write_json(out / "sweep.json", {
         "settings": evaluator.settings,
-        "origin": _OPTIONS(_WORKDIR.value).origin,
+        "origin": _READ_OPTIONS(_WORKDIR.value).origin,
         "versions": versions(),
         "cells": tables.to_json(results),
         "best": tables.bests_to_json(bests),

@@ -1,14 +1,14 @@
-"""Train a run from a configuration, resume it, and report on it when it is done.
+"""Train a run from a configuration, and evaluate it at the end.
 
   python -m experiments.train --config=experiments/configs/digits.py --workdir=runs/digits
   python -m experiments.train --config=... --workdir=... --config.num_steps=100
 
-The workdir receives config.json, checkpoints/, metrics.csv and TensorBoard events; the digits and the
-checkerboard are reported on at the end: report.json, report.png and a printed table. The same command
-again resumes an unfinished run, to the same numbers.
+The workdir receives config.json, checkpoints/, metrics.csv and TensorBoard events. Runs on digits and the
+checkerboard are evaluated at the end: a printed table, report.json and report.png. The same command resumes
+an unfinished run, with the same numbers as without the interruption.
 
-On several hosts start the same command on each, with the workdir on a shared disk; where neither TPU
-metadata nor Slurm tell of the others, with --coordinator_address, --num_processes and --process_id.
+On several hosts, start the same command on each, with the workdir on a shared disk. If there is neither TPU
+metadata nor Slurm, give --coordinator_address, --num_processes and --process_id (see --helpfull).
 """
 
 import pathlib
@@ -22,11 +22,11 @@ from experiments.scoring.run_report import report
 from experiments.training.fit import Outcome, fit_run
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, e.g. experiments/configs/digits.py.", lock_config=True
+    "config", None, "Configuration file, for example experiments/configs/digits.py.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.")
-_REPORT = flags.DEFINE_bool("report", True, "Whether to evaluate the run when it is done.")
-_JOIN = cluster.define_flags()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; it is created.")
+_REPORT = flags.DEFINE_bool("report", True, "Whether to evaluate the run at the end.")
+_JOIN_PROCESSES = cluster.define_flags()
 
 
 def main() -> None:
@@ -35,21 +35,21 @@ def main() -> None:
             "--config and --workdir are needed, for example --config=experiments/configs/digits.py "
             "--workdir=runs/digits."
         )
-    _JOIN()
+    _JOIN_PROCESSES()
     workdir = pathlib.Path(_WORKDIR.value)
     outcome = fit_run(_CONFIG.value, workdir)
     if outcome is Outcome.STOPPED or jax.process_index() > 0:
         return
     out = workdir / "report.json"
     if "report" in _CONFIG.value and jax.process_count() > 1:
-        print(f"For its report run python -m experiments.evaluate --workdir={workdir} on one host.")
+        print(f"To evaluate it, run python -m experiments.evaluate --workdir={workdir} on one host.")
     elif "report" not in _CONFIG.value:
         print(
-            f"Sample: python -m experiments.sample --workdir={workdir} --autoencoder=FOLDER. As a diffusers "
-            f"folder: python -m experiments.export --workdir={workdir} --out=FOLDER."
+            f"To sample: python -m experiments.sample --workdir={workdir} --autoencoder=FOLDER. To export a "
+            f"diffusers folder: python -m experiments.export --workdir={workdir} --out=FOLDER."
         )
     elif outcome is Outcome.ALREADY_DONE and out.exists():
-        print(f"Its report is {out}; python -m experiments.evaluate --workdir={workdir} makes it anew.")
+        print(f"Its report is {out}; to evaluate again: python -m experiments.evaluate --workdir={workdir}")
     elif _REPORT.value:
         report([str(workdir)], out)
 

@@ -154,7 +154,7 @@ def test_evaluate_measures_points_and_writes_beside_the_first_run(tmp_path, run_
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--samples=samples.npz"], "has no likelihood"),
+        (["--samples=samples.npz"], "--metrics=nll needs a run"),
         (["--workdir=/nowhere"], "does not exist"),
         (["--workdir={}", "--out=nll.txt"], "must end in .json"),
     ],
