@@ -160,25 +160,29 @@ def make_image_evaluator(
     metrics = options.metrics or defaults
     evaluation.check_metrics(metrics, num_samples)
     _check_needed(metrics, needed, "--metrics leaves out", "add them")
-    if options.checkpoint is not None:
-        pipe = pipeline.load(options.checkpoint)
-    else:
-        pipe = bundles.load_pipeline(
-            options.workdir, options.average, options.autoencoder, options.ema_std
-        )
-    config, autoencoder = pipe.bundle.config, pipe.bundle.autoencoder
-    if autoencoder is None:
-        raise ValueError(
-            f"{options.checkpoint} has no autoencoder (no folder vae/), so it cannot generate images; "
-            "add one."
-        )
-    image_size = config.input_height_width[0] * autoencoder.config.downscale
+    pipe = _load_pipeline(options)
+    image_size = pipe.bundle.config.input_height_width[0] * pipe.bundle.autoencoder.config.downscale
     load = functools.partial(load_measurement, options, image_size, num_samples, defaults)
     evaluator = ImageEvaluator(pipe, load, num_samples, labels, seed, options.batch_size)
     cells = [evaluator.resolve(cell) for cell in cells]
     lacking = f"{options.reference} has no images or features for"
     _check_needed(evaluator.measurement.metrics, needed, lacking, "give another --reference")
     return evaluator, cells
+
+
+def _load_pipeline(options: Options) -> pipeline.Pipeline:
+    """Load the pipeline of a checkpoint or of a run, which must have an autoencoder."""
+    if options.checkpoint is None:
+        return bundles.load_pipeline(
+            options.workdir, options.average, options.autoencoder, options.ema_std
+        )
+    pipe = pipeline.load(options.checkpoint)
+    if pipe.bundle.autoencoder is None:
+        raise ValueError(
+            f"{options.checkpoint} has no autoencoder (no folder vae/), so it cannot generate images; "
+            "add one."
+        )
+    return pipe
 
 
 def load_measurement(
