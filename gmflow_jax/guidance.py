@@ -231,13 +231,12 @@ def guided_denoiser(
       GMFlow (arXiv 2504.05304), eq. 7-8; Kynkaanniemi et al. 2024 (arXiv 2404.07724) for the interval.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gmflow_jax import flow, gm, guidance, solvers
+      >>> import jax.numpy as jnp
+      >>> from gmflow_jax import flow, guidance, solvers
       >>> cond = flow.denoiser(lambda x, t: x - 1)  # stands for a network with the label
       >>> uncond = flow.denoiser(lambda x, t: x)  # and without
       >>> denoise = guidance.guided_denoiser(cond, uncond, scale=0.3)
-      >>> noise = jax.random.normal(jax.random.key(0), (4, 2))
-      >>> x_0 = solvers.sample(None, denoise, noise, solvers.gm_ode(), flow.time_grid(4))
+      >>> x_0 = solvers.sample(None, denoise, jnp.ones((4, 2)), solvers.gm_ode(), flow.time_grid(4))
       >>> x_0.shape
       (4, 2)
     """

@@ -44,7 +44,8 @@ def mixture_nll(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
       GMFlow (arXiv 2504.05304), eq. 5-6.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> from gmflow_jax import gm, losses
       >>> log_weights = jax.nn.log_softmax(jnp.zeros((8, 2)))  # the outputs of a network
       >>> q = gm.GaussianMixture(jnp.zeros((8, 2, 3)), log_weights, jnp.zeros((8,)))
@@ -85,7 +86,8 @@ def transition_loss(
       GMFlow (arXiv 2504.05304), eq. 9 and algorithm 1.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> from gmflow_jax import flow, gm, losses
       >>> t, s = jnp.array([0.8, 0.4]), jnp.array([0.4, 0.2])  # s = t / 2, one time per sample
       >>> x_0, noise_s, noise_t = jax.random.normal(jax.random.key(0), (3, 2, 4))
@@ -128,7 +130,8 @@ def flow_matching_loss(velocity: jax.Array, x_0: jax.Array, noise: jax.Array) ->
       ValueError: if the shapes differ.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> import numpy as np
       >>> from gmflow_jax import flow, losses
       >>> x_0, noise = jax.random.normal(jax.random.key(0), (2, 4, 3))

@@ -187,7 +187,8 @@ def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | Non
       ValueError: if num_samples is less than 1, or log_weights are not normalised.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> from gmflow_jax import gm
       >>> q = gm.GaussianMixture(jnp.array([[-3.0], [3.0]]), jnp.log(jnp.array([0.5, 0.5])), jnp.zeros(()))
       >>> x = gm.sample(jax.random.key(0), q, num_samples=1000)

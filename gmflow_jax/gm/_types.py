@@ -27,7 +27,8 @@ class GaussianMixture:
     Example:
       A batch of 4 mixtures of K = 2 components over D = 3 channels:
 
-      >>> import jax, jax.numpy as jnp
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> from gmflow_jax import gm
       >>> q = gm.GaussianMixture(
       ...     means=jnp.zeros((4, 2, 3)),

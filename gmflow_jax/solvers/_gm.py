@@ -128,9 +128,12 @@ def gm_sde(
       >>> import jax
       >>> from gmflow_jax import flow, solvers
       >>> denoise = flow.denoiser(lambda x_t, t: x_t)  # stands for a network
-      >>> noise = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-      >>> x_0 = solvers.sample(jax.random.key(1), denoise, noise, solvers.gm_sde(), flow.time_grid(8))
-      >>> x_0.shape
+      >>> @jax.jit
+      ... def generate(key):
+      ...     key, noise_key = jax.random.split(key)
+      ...     noise = jax.random.normal(noise_key, (4, 8, 8, 3))
+      ...     return solvers.sample(key, denoise, noise, solvers.gm_sde(), flow.time_grid(8))
+      >>> generate(jax.random.key(0)).shape
       (4, 8, 8, 3)
     """
     _check_order(order)

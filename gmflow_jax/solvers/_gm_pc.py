@@ -47,13 +47,16 @@ def gm_pc(
       This library.
 
     Example:
-      >>> import jax
+      A velocity function for standard normal data, which the flow maps to itself:
+
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
       >>> from gmflow_jax import flow, solvers
-      >>> denoise = flow.denoiser(lambda x_t, t: x_t)  # stands for a network
-      >>> noise = jax.random.normal(jax.random.key(0), (4, 2))
-      >>> x_0 = solvers.sample(None, denoise, noise, solvers.gm_pc(), flow.time_grid(8))
-      >>> x_0.shape
-      (4, 2)
+      >>> denoise = flow.denoiser(lambda x_t, t: (2 * t - 1) * x_t / (t**2 + (1 - t) ** 2))
+      >>> noise = jnp.array([[-1.0], [2.0]])
+      >>> x_0 = solvers.sample(None, denoise, noise, solvers.gm_pc(), flow.time_grid(32))
+      >>> print(np.asarray(x_0[:, 0]).round(1))
+      [-1.  2.]
     """
     check_substeps(num_substeps, shift, integrator)
 

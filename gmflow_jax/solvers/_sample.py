@@ -53,7 +53,7 @@ def sample(
     Example:
       A velocity function for standard normal data, which the flow maps to itself:
 
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> import numpy as np
       >>> from gmflow_jax import flow, solvers
       >>> denoise = flow.denoiser(lambda x_t, t: (2 * t - 1) * x_t / (t**2 + (1 - t) ** 2))
