@@ -1,4 +1,4 @@
-"""Benchmarks, each a program `python -m experiments.benchmarks.NAME`, and what they share.
+"""Benchmarks, each a program `python -m experiments.benchmarks.NAME`, and the modules that they share.
 
 Imports common, runs, training and configs.
 """

@@ -1,12 +1,14 @@
-"""How fast one host makes batches of latents, and what a pod needs.
+"""Speed at which one host reads batches of latents, compared with the needs of a pod.
 
   python -m experiments.benchmarks.data
 
-Writes latents of random numbers in every format and container, and reads them shuffled through
-`LatentBatches` and `prefetch` with several numbers of threads. The floor of all is a plain copy of the
-records from memory-mapped .npy files, made in turn with the rest; `copy_share` is the share of its speed. The
-files are read once before, so that the disk plays no part where they fit into memory. `steps_per_s` are
-those of a pod whose hosts all read as fast.
+Writes latents of random numbers in every format and container, and reads them in shuffled order through
+`LatentBatches` and `prefetch` with several numbers of threads. The row `floor` is a plain copy of the records
+from memory-mapped .npy files. All rows are measured in turn. The files are read once before, so the disk has
+no influence if they fit into memory.
+
+Columns: `copy_share` is the speed relative to the plain copy, `steps_per_s` the steps per second of a pod in
+which every host reads at this speed, and `of_needed` the same relative to --steps_per_second.
 """
 
 import contextlib
@@ -27,15 +29,15 @@ from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype
 from gmflow_jax.data._shards import shard_name, write_records
 
-_FOLDER = flags.DEFINE_string("folder", None, "Where latents go for a while; temporary by default.")
-_RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents in each set.", lower_bound=1)
-_SHARDS = flags.DEFINE_integer("num_shards", 16, "Files of each set; ImageNet has 313.", lower_bound=1)
-_THREADS = flags.DEFINE_list("num_threads", ["0", "1", "2", "4", "8"], "Numbers of threads to try.")
-_WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes that make batches, with those threads.", 0)
-_BATCH = flags.DEFINE_integer("global_batch_size", 4096, "Images of a step.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder for temporary latents; by default the system's.")
+_RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents of each format and container.", lower_bound=1)
+_SHARDS = flags.DEFINE_integer("num_shards", 16, "Files of each container; ImageNet has 313.", lower_bound=1)
+_THREADS = flags.DEFINE_list("num_threads", ["0", "1", "2", "4", "8"], "Numbers of threads, with commas.")
+_WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes that make batches, each with these threads.", 0)
+_BATCH = flags.DEFINE_integer("global_batch_size", 4096, "Images in a training step, over all hosts.")
 _HOSTS = flags.DEFINE_integer("num_hosts", 16, "Hosts that share a step; a TPU v4-128 has 16.", 1)
-_RATE = flags.DEFINE_float("steps_per_second", 5, "Steps a second that the pod shall make.", 0.01)
-_SECONDS = flags.DEFINE_float("seconds", 10.0, "Time for each format, with all ways to read.", 0.0)
+_RATE = flags.DEFINE_float("steps_per_second", 5, "Training steps per second that the pod should make.", 0.01)
+_SECONDS = flags.DEFINE_float("seconds", 10.0, "Time for all measurements of a format.", 0.0)
 _OUT = flags.DEFINE_string("out", None, OUT_HELP)
 
 _LATENT_SHAPE = (32, 32, 4)  # of an image of 256 pixels
@@ -43,15 +45,19 @@ _FORMATS, _CONTAINERS = ("moments", "sample"), ("npy", "array_record")
 
 
 def main() -> None:
+    """Run the benchmark."""
     with cli.report_user_errors():
         threads = inputs.whole_numbers(_THREADS, smallest=0)
         if _BATCH.value < _HOSTS.value:
-            raise ValueError(f"A batch of {_BATCH.value} images cannot be shared by {_HOSTS.value} hosts.")
+            raise ValueError(
+                f"A batch of {_BATCH.value} images cannot be split over {_HOSTS.value} hosts; give a larger "
+                "--global_batch_size or a smaller --num_hosts."
+            )
         if _FOLDER.value and not pathlib.Path(_FOLDER.value).is_dir():
             raise ValueError(f"There is no folder {_FOLDER.value}; make it first, or leave --folder out.")
         report = Report("data", _OUT.value)
     per_host = _BATCH.value // _HOSTS.value
-    report.say(
+    report.log(
         f"Each of {_HOSTS.value} hosts, at batch {_BATCH.value} and {_RATE.value:g} steps/s, needs "
         f"{per_host * _RATE.value:,.0f} records/s."
     )
@@ -62,18 +68,19 @@ def main() -> None:
 
 
 def _measure(report: Report, format: str, folder: pathlib.Path, threads: list[int], per_host: int) -> None:
-    """The rows of one format."""
+    """Add the rows of one format."""
     for container in _CONTAINERS:
         _write(folder / container, format, container)
-    ways = {"floor": (None, functools.partial(_copy, sorted((folder / "npy").glob("*.npy"))))}
+    readers = {"floor": (None, functools.partial(_copy, sorted((folder / "npy").glob("*.npy"))))}
     for container in _CONTAINERS:
         latents = data.Latents(folder / container)
         for number in threads:
             call = functools.partial(_read, latents, per_host, number)
-            ways[f"{container}, {number} threads"] = (number, call)
-    timings = timing.measure({name: call for name, (_, call) in ways.items()}, _SECONDS.value, say=report.say)
-    for name, (number, _) in ways.items():
-        # Batches are whole, so that the last may begin the next epoch.
+            readers[f"{container}, {number} threads"] = (number, call)
+    calls = {name: call for name, (_, call) in readers.items()}
+    timings = timing.measure(calls, _SECONDS.value, log=report.log)
+    for name, (number, _) in readers.items():
+        # All batches are full, so the last may contain records of the next epoch.
         records = _RECORDS.value if name == "floor" else -(-_RECORDS.value // per_host) * per_host
         rate = records / timings.seconds(name).median
         report.add(
@@ -118,12 +125,12 @@ def _write(folder: pathlib.Path, format: str, container: str) -> None:
 
 
 def _copy(files: list[pathlib.Path]) -> int:
-    """Copies all records from their maps, in order; returns their number."""
+    """Copy all records from memory-mapped files, in order; return their number."""
     return sum(len(np.array(np.load(file, mmap_mode="r"))) for file in files)
 
 
 def _read(latents: data.Latents, batch_size: int, num_threads: int) -> int:
-    """Makes the whole batches that hold an epoch; returns their number of records."""
+    """Make the full batches that contain an epoch; return their number of records."""
     num_steps = -(-len(latents) // batch_size)
     batches = data.prefetch(
         data.LatentBatches(latents, batch_size), 0, num_steps,

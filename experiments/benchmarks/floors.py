@@ -1,4 +1,4 @@
-"""What a device reaches at its simplest: a copy, and a large matrix product."""
+"""Reference speeds of a device: a copy, and a large matrix product."""
 
 import functools
 import math
@@ -14,21 +14,24 @@ _SECONDS = 0.5
 
 
 def num_bytes(*trees: Any) -> int:
-    """Bytes of all arrays, or of shapes of arrays, in some pytrees."""
+    """Return the bytes of all arrays, or `jax.ShapeDtypeStruct`s, in pytrees."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
 
 
 def copy_call(count: int) -> timing.Call:
-    """A call that moves `count` bytes, half of them read and half written, as fast as XLA can.
+    """Return a call that reads `count` / 2 bytes and writes as many.
 
-    It adds 1, for a plain copy would be left out.
+    It adds 1, because XLA would remove a plain copy.
     """
     x = jnp.zeros(max(count // 8, 1), jnp.float32)
     return functools.partial(jax.jit(lambda x: x + 1), x)
 
 
 def matmul_rate(dtype: str) -> float:
-    """Operations a second of one device in a large product, summed in float32; a multiply-add is two."""
+    """Measure the operations per second of a large matrix product on one device.
+
+    The sums are in float32, and a multiply-add counts as two operations.
+    """
     size = 1024 if jax.default_backend() == "cpu" else 8192
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (size, size), dtype) for key in keys)
@@ -38,5 +41,5 @@ def matmul_rate(dtype: str) -> float:
 
 
 def peak_rate(dtype: str) -> float | None:
-    """Operations a second that the device's maker promises, where known: for 16-bit floats alone."""
+    """Return the operations per second that the manufacturer states; None for float32 or other devices."""
     return models.peak_flops(jax.devices()[0].device_kind) if dtype != "float32" else None

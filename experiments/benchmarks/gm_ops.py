@@ -1,12 +1,13 @@
-"""The mixture operations against the bytes that they must move.
+"""Speed of the mixture operations, compared with a copy of the bytes that they must move.
 
   python -m experiments.benchmarks.gm_ops
   python -m experiments.benchmarks.gm_ops --batch_size=16,128 --out=gm_ops.json
 
-`bytes` counts every input once and every output once; `copy_share` is the share of the bandwidth of a copy
-of as many bytes, measured in turn with the operation, that it reaches, and `times_copy` its time in units of
-that copy's. The last rows are one formula, the mean of the posterior, for three orders of axes in memory.
-A call is waited for, so on a GPU give batches that take longer than this, --batch_size=1024,8192.
+Each operation is measured in turn with a copy of the same number of bytes. Columns: `bytes` counts every
+input and every output once, `copy_share` is the bandwidth relative to the copy, and `times_copy` the time
+relative to the copy. The last rows compute one formula, the mean of the posterior, for three orders of axes
+in memory. The time of a call includes waiting for its result; on a GPU use batches for which this wait does
+not matter, such as --batch_size=1024,8192.
 """
 
 import functools
@@ -22,33 +23,37 @@ from experiments.benchmarks.report import OUT_HELP, Report
 from experiments.common import cli
 from gmflow_jax import flow, gm, guidance, losses
 
-_BATCH_SIZE = flags.DEFINE_list("batch_size", ["16"], "Samples; several, with commas, are measured in turn.")
+_BATCH_SIZE = flags.DEFINE_list("batch_size", ["16"], "Batch sizes, separated by commas.")
 _SIZE = flags.DEFINE_integer("input_size", 32, "Height and width of a sample.", lower_bound=1)
 _COMPONENTS = flags.DEFINE_integer("num_components", 8, "Components K of each mixture.", lower_bound=1)
 _CHANNELS = flags.DEFINE_integer("in_channels", 4, "Channels D of a pixel.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 1.0, "Time for each operation.", lower_bound=0.0)
 _OUT = flags.DEFINE_string("out", None, OUT_HELP)
 
-# Axes of the components and of the channels among those of the means.
+# Axes of the components and of the channels in the means.
 _LAYOUTS = {"[B, H, W, K, D]": (3, 4), "[B, H, W, D, K]": (4, 3), "[K, D, B, H, W]": (0, 1)}
 
 
 class Operation(NamedTuple):
+    """A function with its arguments, and its name in the table."""
+
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
     @property
     def num_bytes(self) -> int:
-        """What must be read and written at least."""
+        """The bytes of all inputs and outputs."""
         return floors.num_bytes(self.arguments, jax.eval_shape(self.function, *self.arguments))
 
     @property
     def call(self) -> timing.Call:
+        """The call of the compiled function."""
         return functools.partial(jax.jit(self.function), *self.arguments)
 
 
 def main() -> None:
+    """Run the benchmark."""
     with cli.report_user_errors():
         batch_sizes = inputs.whole_numbers(_BATCH_SIZE)
         report = Report("gm_ops", _OUT.value)
@@ -60,11 +65,11 @@ def main() -> None:
     report.finish()
 
 
-def _measure(report: Report, together: list[Operation], shape: tuple[int, ...]) -> None:
-    """A row for each of some operations that move as many bytes."""
-    size = together[0].num_bytes
-    calls = {operation.name: operation.call for operation in together}
-    timings = timing.measure(calls | {"copy": floors.copy_call(size)}, _SECONDS.value * len(together))
+def _measure(report: Report, group: list[Operation], shape: tuple[int, ...]) -> None:
+    """Measure operations that move the same number of bytes in turn, and add a row for each."""
+    size = group[0].num_bytes
+    calls = {operation.name: operation.call for operation in group}
+    timings = timing.measure(calls | {"copy": floors.copy_call(size)}, _SECONDS.value * len(group))
     for name in calls:
         seconds = timings.seconds(name)
         report.add(
@@ -80,7 +85,7 @@ def _measure(report: Report, together: list[Operation], shape: tuple[int, ...]) 
 
 
 def operations(shape: tuple[int, int, int, int, int]) -> list[Operation]:
-    """The operations on mixtures with means of this shape, [B, H, W, K, D]."""
+    """Return the operations on mixtures with means of shape [B, H, W, K, D]."""
     keys = jax.random.split(jax.random.key(0), 5)
     q, uncond = (inputs.random_mixture(key, shape) for key in keys[:2])
     x_t, x_s, noise = (jax.random.normal(key, (*shape[:3], shape[4])) for key in keys[2:])
@@ -113,11 +118,11 @@ def operations(shape: tuple[int, int, int, int, int]) -> list[Operation]:
 
 
 def layouts(shape: tuple[int, int, int, int, int]) -> list[Operation]:
-    """The mean of the posterior of a mixture with these means, [B, H, W, K, D], in several orders of axes."""
+    """Return the posterior mean of mixtures with means [B, H, W, K, D], for several orders of axes."""
     keys = jax.random.split(jax.random.key(0), 3)
     q = inputs.random_mixture(keys[0], shape)
     x_t, x_s = (jax.random.normal(key, (*shape[:3], shape[4])) for key in keys[1:])
-    made = []
+    variants = []
     for name, (k, d) in _LAYOUTS.items():
         arguments = (
             jnp.moveaxis(q.means, (3, 4), (k, d)),
@@ -126,14 +131,14 @@ def layouts(shape: tuple[int, int, int, int, int]) -> list[Operation]:
             jnp.float32(0.15), jnp.float32(0.7), jnp.float32(0.5),
         )  # fmt: skip
         function = functools.partial(_posterior_mean, axes=(k, d))
-        made.append(Operation(f"posterior mean, plain, {name}", function, arguments))
-    return made
+        variants.append(Operation(f"posterior mean, plain, {name}", function, arguments))
+    return variants
 
 
 def _posterior_mean(means, log_weights, x_t, x_s, var, t, s, axes: tuple[int, int]) -> jax.Array:
-    """Mean of eq. 10 as the paper has it, for axes (components, channels) of the means and scalar times."""
+    """Compute the mean of eq. 10; `axes` are the axes of components and channels in the means."""
     k, d = axes
-    of_weights, of_x = k - (d < k), d - (k < d)  # where log_weights have components, and x channels
+    of_weights, of_x = k - (d < k), d - (k < d)  # axis of components in log_weights, of channels in x
     ratio = jnp.square(s / t)
     linear = (1 - s) * x_s - ratio * (1 - t) * x_t
     precision = jnp.square(1 - s) - ratio * jnp.square(1 - t)
@@ -147,7 +152,7 @@ def _posterior_mean(means, log_weights, x_t, x_s, var, t, s, axes: tuple[int, in
 
 
 def _over(operation: Callable, x: jax.Array, axis: int) -> jax.Array:
-    """A sum or maximum over a short axis, written out: XLA's own, on a CPU, took 2 to 5 times as long."""
+    """Reduce a short axis element by element; XLA's reductions took 2 to 5 times as long on a CPU."""
     return functools.reduce(operation, jnp.unstack(x, axis=axis))
 
 

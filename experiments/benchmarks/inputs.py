@@ -1,4 +1,4 @@
-"""What is measured: numbers and networks that flags name, and mixtures such as a network predicts."""
+"""Inputs of the benchmarks: values of flags, random networks and random mixtures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +10,16 @@ from absl import flags
 from gmflow_jax import models
 from gmflow_jax.gm import GaussianMixture
 
-NETWORK_HELP = "such as DiT-S/2 or DiT-XL/2; tiny is one to try the program with"
+NETWORK_HELP = "such as DiT-S/2 or DiT-XL/2; tiny is a very small one, to try the program"
 
-CFG_SCALE = 2.0  # any that is on: the time does not depend on it
+CFG_SCALE = 2.0  # any scale except 1, which is off; the time does not depend on it
 
-# The flags that are defined here are those of the program that asks for them, and in its --help.
+# absl lists flags that are defined here in the --help of the program that calls `define_network_flags`.
 flags.disclaim_key_flags()
 
 
 def define_network_flags() -> Callable[..., models.GMDiTConfig]:
-    """Defines the flags of a network but for its name; returns config(name, **fields), which reads them."""
+    """Define the flags of a network except its name; return config(name, **fields), which reads them."""
     holders = {
         "input_size": flags.DEFINE_integer("input_size", 32, "Height and width of a latent.", lower_bound=1),
         "num_components": flags.DEFINE_integer(
@@ -29,9 +29,9 @@ def define_network_flags() -> Callable[..., models.GMDiTConfig]:
             "dtype", "float32", ["float32", "bfloat16", "float16"], "Type that the blocks compute in."
         ),
         "attention": flags.DEFINE_enum(
-            "attention", "auto", ["auto", "xla"], "Of the network; auto is cuDNN's where it works."
+            "attention", "auto", ["auto", "xla"], "Kind of attention; auto uses cuDNN's where it works."
         ),
-        "depth": flags.DEFINE_integer("depth", None, "Blocks, if other than named.", lower_bound=1),
+        "depth": flags.DEFINE_integer("depth", None, "Blocks, if not those of --network.", lower_bound=1),
         "scan_layers": flags.DEFINE_bool(
             "scan_layers", True, "Whether the blocks run in a loop, which compiles faster."
         ),
@@ -46,7 +46,11 @@ def define_network_flags() -> Callable[..., models.GMDiTConfig]:
 
 
 def whole_numbers(flag: flags.FlagHolder, smallest: int = 1) -> list[int]:
-    """The values of a list flag; ValueError if one is no number or less than `smallest`."""
+    """Return the values of a list flag.
+
+    Raises:
+      ValueError: if there are none, or one is not a whole number of at least `smallest`.
+    """
     for text in flag.value:
         if not text.isdecimal() or int(text) < smallest:
             raise ValueError(f"--{flag.name} holds {text!r}; give whole numbers from {smallest} on.")
@@ -56,7 +60,7 @@ def whole_numbers(flag: flags.FlagHolder, smallest: int = 1) -> list[int]:
 
 
 def network_config(name: str, **fields: Any) -> models.GMDiTConfig:
-    """`models.gm_dit_config`, which also knows 'tiny'."""
+    """Return `models.gm_dit_config`, or a very small configuration for the name 'tiny'."""
     if name == "tiny":
         sizes = {"hidden_size": 16, "depth": 2, "num_heads": 2, "log_std_dim": 8}
         return models.GMDiTConfig(**sizes | fields)
@@ -64,13 +68,13 @@ def network_config(name: str, **fields: Any) -> models.GMDiTConfig:
 
 
 def random_network(network: type, config: Any) -> tuple[Callable[..., Any], Any]:
-    """`models.functional` of a network with random weights."""
-    draw = jax.jit(models.init_params, static_argnums=(0, 1))  # not one by one, which takes longer
+    """Return `models.functional` of a network with random weights."""
+    draw = jax.jit(models.init_params, static_argnums=(0, 1))  # faster than an uncompiled call
     return models.abstract(network, config)[0], draw(network, config, jax.random.key(0))
 
 
 def random_mixture(key: jax.Array, shape: tuple[int, int, int, int, int]) -> GaussianMixture:
-    """A mixture with means of shape [B, H, W, K, D] whose components overlap, one log_std for each sample."""
+    """Draw a mixture with means of shape [B, H, W, K, D], overlapping components and a log_std per sample."""
     means_key, weights_key = jax.random.split(key)
     return GaussianMixture(
         0.6 * jax.random.normal(means_key, shape),

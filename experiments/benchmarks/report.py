@@ -1,4 +1,4 @@
-"""What a benchmark found: a line a row while it runs, a table at its end, and a JSON file."""
+"""Results of a benchmark: a line per row while it runs, a table at its end, and a JSON file."""
 
 import json
 import os
@@ -11,37 +11,44 @@ import jax
 import jaxlib
 from absl import flags
 
-from experiments.benchmarks.timing import Spread
+from experiments.benchmarks.timing import Quartiles
 from experiments.common import files, provenance
 
-OUT_HELP = "A .json file for the rows, with their quartiles, and where they come from."
+OUT_HELP = "A .json file for the rows with their quartiles, and for the settings, machine and versions."
 
-Value = str | int | float | Spread | None
+Value = str | int | float | Quartiles | None
 
 
 class Report:
-    """Rows of a benchmark, which are dicts; a column that a row lacks, or where it has None, stays empty."""
+    """Collects the rows of a benchmark, {column: value}. A column that is missing or None stays empty.
+
+    Args:
+      name: name of the benchmark.
+      out: a .json file for the results, or None.
+
+    Raises:
+      ValueError: if `out` cannot be written.
+    """
 
     def __init__(self, name: str, out: str | None):
-        """ValueError if `out`, a .json file or None, cannot be written."""
         self._name, self._out = name, pathlib.Path(out) if out else None
         if self._out is not None:
             provenance.check_out(self._out)
         self.rows: list[dict[str, Value]] = []
 
-    def say(self, text: str) -> None:
-        """Tells what the program is at; the table alone goes to the standard output."""
+    def log(self, text: str) -> None:
+        """Print progress to the standard error; only the table goes to the standard output."""
         print(text, file=sys.stderr, flush=True)
 
     def add(self, **row: Value) -> None:
-        """Adds a row; the file is written anew, so that a run that is stopped leaves what it has."""
+        """Add a row and write the file, so that a run that is stopped leaves its rows."""
         self.rows.append(row)
-        self.say("  ".join(f"{name} {_text(value)}" for name, value in row.items() if value is not None))
+        self.log("  ".join(f"{name} {_text(value)}" for name, value in row.items() if value is not None))
         if self._out is not None:
             files.write_text(self._out, json.dumps(self._content(), indent=1) + "\n")
 
     def finish(self) -> None:
-        """Prints the table."""
+        """Print the table."""
         machine = environment()
         print(f"{machine['devices']} ({machine['processor']}), jax {machine['jax']}")
         print(table(self.rows), flush=True)
@@ -49,7 +56,7 @@ class Report:
             print(f"Wrote {self._out}.")
 
     def _content(self) -> dict[str, Any]:
-        rows = [{name: _plain(value) for name, value in row.items()} for row in self.rows]
+        rows = [{name: _to_json(value) for name, value in row.items()} for row in self.rows]
         return {
             "benchmark": self._name, "command": sys.argv, "environment": environment(),
             "settings": _settings(), "rows": rows,
@@ -57,7 +64,7 @@ class Report:
 
 
 def environment() -> dict[str, Any]:
-    """The machine, and the versions of what ran on it."""
+    """Return the machine and the versions of the software."""
     return provenance.versions() | {
         "jaxlib": jaxlib.__version__,
         "python": platform.python_version(),
@@ -68,7 +75,7 @@ def environment() -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Value]]) -> str:
-    """Rows as an aligned Markdown table."""
+    """Format rows as a Markdown table with aligned columns."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [columns, *([_text(row.get(name)) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -77,7 +84,7 @@ def table(rows: list[dict[str, Value]]) -> str:
 
 
 def _text(value: Value) -> str:
-    if isinstance(value, Spread):
+    if isinstance(value, Quartiles):
         low, median, high = (_text(v) for v in value)
         return f"{median} ({low} to {high})"
     if isinstance(value, float):
@@ -85,15 +92,15 @@ def _text(value: Value) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
-def _plain(value: Value) -> Any:
-    return value._asdict() if isinstance(value, Spread) else value
+def _to_json(value: Value) -> Any:
+    return value._asdict() if isinstance(value, Quartiles) else value
 
 
 def _settings() -> dict[str, Any]:
-    """The values of the flags that the benchmarks define."""
+    """Return the values of the flags that experiments/ defines."""
     defined = flags.FLAGS.flags_by_module_dict().items()
-    ours = (found for module, found in defined if module == sys.argv[0] or module.startswith("experiments."))
-    return {flag.name: flag.value for found in ours for flag in found}
+    ours = (group for module, group in defined if module == sys.argv[0] or module.startswith("experiments."))
+    return {flag.name: flag.value for group in ours for flag in group}
 
 
 def _processor() -> str:

@@ -1,16 +1,20 @@
-"""Sampling end to end with random weights: images a second, compile and dispatch time, the network's share.
+"""Sampling end to end with random weights: speed, compile and dispatch time, and the network's share.
 
   python -m experiments.benchmarks.sampling
   python -m experiments.benchmarks.sampling --network=DiT-XL/2 --batch_size=125 --dtype=bfloat16 \\
     --solver=gm_sde --num_steps=32
 
-Three things are measured in turn, on one device: `pipeline`, a call of the pipeline; `sampler`, all steps as
-one compiled function; and `network`, such a function with as many network calls but Euler's method and
-classifier-free guidance, a sampler with next to nothing else. `first_s` is a first call, that is trace,
-compile and run, and `first_cached_s` that in a new process, which finds what another has compiled in JAX's
-persistent cache. `dispatch_ms` is the time until the compiled function returns, before its result is there;
-`network_share` is the network's time in units of the row's. Operations are the network's, a multiply-add
-being two; `of_matmul` is their share of the rate of a large product measured before.
+Three calls are measured in turn on one device:
+- `pipeline`, a call of the pipeline;
+- `sampler`, all steps of the solver as one compiled function;
+- `network`, a compiled function with the same number of network calls and as little else as possible: it uses
+  Euler's method and classifier-free guidance.
+
+Columns: `first_s` is the time of the first call, which traces, compiles and runs, and `first_cached_s` the
+same in a new process that finds the compiled programs in JAX's persistent cache. `dispatch_ms` is the time
+until the compiled function returns, while its result is still being computed. `network_share` is the time of
+`network` relative to that of the row. `tflop_per_s` counts the operations of the network, a multiply-add as
+two, and `of_matmul` is this rate relative to that of a large matrix product.
 """
 
 import concurrent.futures
@@ -33,22 +37,31 @@ from gmflow_jax import interop, models, pipeline, solvers
 
 _NETWORK = flags.DEFINE_string("network", "DiT-S/2", f"The network, {inputs.NETWORK_HELP}.")
 _CONFIG = inputs.define_network_flags()
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images drawn together.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images in a batch.", lower_bound=1)
 _SOLVER = flags.DEFINE_enum("solver", "gm_ode", solvers.NAMES, "The solver.")
-_ORDER = flags.DEFINE_integer("order", 2, "Of gm_ode and gm_sde, 1 or 2.")
+_ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde, 1 or 2.")
 _STEPS = flags.DEFINE_integer("num_steps", 8, "Steps of the solver.", lower_bound=1)
 _SUBSTEPS = flags.DEFINE_integer("num_substeps", 16, "Sub-steps of gm_ode and gm_pc.", lower_bound=1)
-_SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Of probabilistic guidance; 0 is none.", 0.0, 0.99)
-_ONE_BATCH = flags.DEFINE_bool("one_batch", True, "Whether guidance makes one network call or two.")
+_SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Scale of probabilistic guidance; 0 is off.", 0.0, 0.99)
+_ONE_BATCH = flags.DEFINE_bool("one_batch", True, "Whether guidance makes one network call, not two.")
 _DECODE = flags.DEFINE_bool("decode", False, "Whether the pipeline also decodes images.")
-_CACHED = flags.DEFINE_bool("cached_start", True, "Whether to start new processes for first_cached_s.")
-_SECONDS = flags.DEFINE_float("seconds", 20.0, "Time for all three together.", lower_bound=0.0)
+_CACHED = flags.DEFINE_bool("cached_start", True, "Whether to measure first_cached_s, in new processes.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "Time for the rounds of all calls.", lower_bound=0.0)
 _OUT = flags.DEFINE_string("out", None, OUT_HELP)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is sampled."""
+    """What is sampled, and how.
+
+    Attributes:
+      config: configuration of the network.
+      recipe: solver and guidance of the pipeline.
+      guidance_scale: scale of the guidance.
+      num_steps: steps of the solver.
+      batch_size: number of images.
+      decode: whether the pipeline decodes latents to images.
+    """
 
     config: models.GMDiTConfig
     recipe: pipeline.Recipe
@@ -59,11 +72,11 @@ class Job:
 
     @property
     def calls(self) -> int:
-        """Network calls for each image, of which guidance makes two at a time."""
+        """Number of network calls for each image; guidance makes two per call of the denoiser."""
         return self.num_steps * calls_per_step(self.recipe.solver) * (2 if self.recipe.guided else 1)
 
     def network_alone(self) -> "Job":
-        """As many network calls, made in the same way, with next to nothing else."""
+        """Return a job with the same network calls and as little else as possible."""
         plain = {"solver": "euler", "guidance": "cfg", "spectrum": None}
         recipe = dataclasses.replace(self.recipe, **plain)
         num_steps = self.calls // (2 if self.recipe.guided else 1)
@@ -71,9 +84,11 @@ class Job:
 
     @property
     def labels(self) -> list[int]:
+        """Classes of the images."""
         return [i % self.config.num_classes for i in range(self.batch_size)]
 
     def bundle(self) -> interop.Bundle:
+        """Make the networks with random weights."""
         size, channels = self.config.input_size, self.config.in_channels
         return interop.init_bundle(
             jax.random.key(0),
@@ -83,6 +98,7 @@ class Job:
         )
 
     def pipeline_call(self, bundle: interop.Bundle) -> timing.Call:
+        """Return the call of the pipeline."""
         pipe = pipeline.Pipeline(bundle, devices=jax.local_devices()[:1])
         return functools.partial(
             pipe, self.labels, num_steps=self.num_steps, solver=self.recipe.solver, order=self.recipe.order,
@@ -92,17 +108,18 @@ class Job:
 
 
 def main() -> None:
+    """Run the benchmark."""
     with cli.report_user_errors():
         report = Report("sampling", _OUT.value)
         job = _job()
-    # The processes come first, for on some devices only one process can be at work.
+    # The other processes run first, because some devices can be used by only one process at a time.
     cached = seconds_with_cache(job) if _CACHED.value else None
     jax.config.update("jax_enable_compilation_cache", False)
     rate, bundle = floors.matmul_rate(job.config.dtype), job.bundle()
     sampler, compiling = compile_sampler(job, bundle)
     network, compiling_network = compile_sampler(job.network_alone(), bundle)
     calls = {"pipeline": job.pipeline_call(bundle), "sampler": sampler, "network": network}
-    timings = timing.measure(calls, _SECONDS.value, say=report.say)
+    timings = timing.measure(calls, _SECONDS.value, log=report.log)
     extra = {
         "pipeline": {"first_s": timings.first["pipeline"], "first_cached_s": cached},
         "sampler": {**compiling, "dispatch_ms": dispatch_seconds(sampler).scaled(1e3)},
@@ -134,7 +151,7 @@ def _job() -> Job:
 
 
 def compile_sampler(job: Job, bundle: interop.Bundle) -> tuple[timing.Call, dict[str, float]]:
-    """All steps as one compiled function, and the seconds that tracing, lowering and compiling it took."""
+    """Compile all steps as one function; return its call, and the seconds that each stage took."""
     sampler = pipeline.Sampler(bundle, job.recipe)
     params = {name: models.functional(network)[1] for name, network in bundle.networks.items()}
     keys = jax.random.split(jax.random.key(0), job.batch_size)
@@ -151,19 +168,19 @@ def compile_sampler(job: Job, bundle: interop.Bundle) -> tuple[timing.Call, dict
     return functools.partial(compiled, *arguments), seconds
 
 
-def dispatch_seconds(call: timing.Call) -> timing.Spread:
-    """Seconds until a call returns, while its result is being computed."""
+def dispatch_seconds(call: timing.Call) -> timing.Quartiles:
+    """Measure the seconds until a call returns, while its result is still being computed."""
     samples = []
     for _ in range(timing.MIN_ROUNDS):
         start = time.perf_counter()
         result = call()
         samples.append(time.perf_counter() - start)
         jax.block_until_ready(result)
-    return timing.Spread.of(samples)
+    return timing.Quartiles.of(samples)
 
 
 def seconds_with_cache(job: Job) -> float:
-    """Seconds of the first call in a new process, after another one has filled the compile cache."""
+    """Measure the first call in a new process, after another process has filled the compilation cache."""
     with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
         for _ in range(2):
             context = multiprocessing.get_context("spawn")

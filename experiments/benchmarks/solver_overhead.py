@@ -1,14 +1,15 @@
-"""What the solvers cost beside the network: a step of everything else against one forward of a GM-DiT.
+"""Time of the solvers without the network, relative to a forward pass of a GM-DiT.
 
   python -m experiments.benchmarks.solver_overhead
   python -m experiments.benchmarks.solver_overhead --network=DiT-S/2,DiT-XL/2 --batch_size=125 \\
     --dtype=bfloat16
 
-Solvers run over stored predictions in place of the network's: those of mixtures with probabilistic guidance,
-the plain ones with classifier-free guidance on plain velocities. `of_forward_percent` is their time a step
-in units of ONE forward of the same batch, `of_step_percent` in units of all `forwards` of the step, for
-guidance needs two (which it makes as one of twice the batch). Where the whole network would take too long for
---seconds, one with fewer of its blocks is measured and scaled by the operations; the last column says so.
+Solvers run on stored predictions instead of the network's: GM solvers on mixtures with probabilistic
+guidance, plain solvers on velocities with classifier-free guidance. Columns: `of_forward_percent` is their
+time per step relative to ONE forward pass of the same batch. `of_step_percent` is relative to all `forwards`
+of the step; guidance needs two, which it makes as one forward pass of twice the batch. If the whole network
+takes too long for --seconds, one with fewer blocks is measured and the time is scaled by the operations, see
+`forward_is`.
 """
 
 import dataclasses
@@ -28,47 +29,50 @@ from gmflow_jax import flow, guidance, models, solvers
 from gmflow_jax.gm import GaussianMixture
 
 
-class Entry(NamedTuple):
+class SolverChoice(NamedTuple):
+    """A solver with its options, see `solvers.by_name`; `spectrum` is whether it draws with a spectrum."""
+
     solver: str
     order: int = 2
     spectrum: bool = False
 
     @property
     def plain(self) -> bool:
-        """Whether it only uses the mean, as a plain flow model gives it."""
+        """Whether it uses velocities, the predictions of plain flow matching, instead of mixtures."""
         return not self.solver.startswith("gm_")
 
 
-_ENTRIES = {
-    "gm_ode 2": Entry("gm_ode"),
-    "gm_ode 1": Entry("gm_ode", order=1),
-    "gm_pc": Entry("gm_pc"),
-    "gm_sde 2": Entry("gm_sde"),
-    "gm_sde 1": Entry("gm_sde", order=1),
-    "gm_sde 2 spectrum": Entry("gm_sde", spectrum=True),
-    **{name: Entry(name) for name in solvers.NAMES if not name.startswith("gm_")},
+_CHOICES = {
+    "gm_ode 2": SolverChoice("gm_ode"),
+    "gm_ode 1": SolverChoice("gm_ode", order=1),
+    "gm_pc": SolverChoice("gm_pc"),
+    "gm_sde 2": SolverChoice("gm_sde"),
+    "gm_sde 1": SolverChoice("gm_sde", order=1),
+    "gm_sde 2 spectrum": SolverChoice("gm_sde", spectrum=True),
+    **{name: SolverChoice(name) for name in solvers.NAMES if not name.startswith("gm_")},
 }
 
 _NETWORK = flags.DEFINE_list("network", ["DiT-S/2", "DiT-XL/2"], f"Networks, {inputs.NETWORK_HELP}.")
 _CONFIG = inputs.define_network_flags()
-_SOLVERS = flags.DEFINE_list("solvers", list(_ENTRIES), "Which solvers.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Samples.", lower_bound=1)
+_SOLVERS = flags.DEFINE_list("solvers", list(_CHOICES), "Names of solvers.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Samples in a batch.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("num_steps", 8, "Steps of a solver, over which its time is averaged.", 1)
 _SUBSTEPS = flags.DEFINE_integer("num_substeps", 16, "Sub-steps of gm_ode and gm_pc.", lower_bound=1)
-_SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Of probabilistic guidance; 0 is none.", 0.0, 0.99)
-_SECONDS = flags.DEFINE_float("seconds", 30.0, "Time for each network, with all solvers.", lower_bound=0.0)
+_SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Scale of probabilistic guidance; 0 is off.", 0.0, 0.99)
+_SECONDS = flags.DEFINE_float("seconds", 30.0, "Time for each network and all solvers.", lower_bound=0.0)
 _OUT = flags.DEFINE_string("out", None, OUT_HELP)
 
 
 def main() -> None:
+    """Run the benchmark."""
     with cli.report_user_errors():
-        chosen = {name: _entry(name) for name in _SOLVERS.value}
+        chosen = {name: _solver_choice(name) for name in _SOLVERS.value}
         configs = {name: _CONFIG(name) for name in _NETWORK.value}
         if not chosen or not configs:
             raise ValueError("There is nothing to compare; give at least one of --solvers and of --network.")
         report = Report("solver_overhead", _OUT.value)
-    config = next(iter(configs.values()))  # the networks differ within alone
-    calls = {name: sampling_call(entry, config) for name, entry in chosen.items()}
+    config = next(iter(configs.values()))  # predictions of all networks have the same shapes
+    calls = {name: sampling_call(choice, config) for name, choice in chosen.items()}
     rate = floors.matmul_rate(config.dtype)
     for name, config in configs.items():
         _measure(report, name, config, rate, chosen, calls)
@@ -76,15 +80,15 @@ def main() -> None:
 
 
 def _measure(report: Report, network: str, config: models.GMDiTConfig, rate: float, chosen, calls) -> None:
-    """The rows of one network; `rate` is that of a matrix product."""
-    measured = affordable(config, _BATCH_SIZE.value, _SECONDS.value, rate)
+    """Add the rows of one network; `rate` is that of a large matrix product."""
+    measured = reduce_depth(config, _BATCH_SIZE.value, _SECONDS.value, rate)
     scaling = models.forward_flops(config) / models.forward_flops(measured)
-    how = "measured" if measured == config else f"scaled from {measured.depth} of {config.depth} blocks"
+    source = "measured" if measured == config else f"scaled from {measured.depth} of {config.depth} blocks"
     timings = timing.measure(
-        {"forward": forward_call(measured, _BATCH_SIZE.value), **calls}, _SECONDS.value, say=report.say
+        {"forward": forward_call(measured, _BATCH_SIZE.value), **calls}, _SECONDS.value, log=report.log
     )
-    for name, entry in chosen.items():
-        forwards = calls_per_step(entry.solver) * (2 if _SCALE.value else 1)
+    for name, choice in chosen.items():
+        forwards = calls_per_step(choice.solver) * (2 if _SCALE.value else 1)
         share = timings.ratio(name, "forward").scaled(100 / _STEPS.value / scaling)
         report.add(
             network=network,
@@ -94,76 +98,88 @@ def _measure(report: Report, network: str, config: models.GMDiTConfig, rate: flo
             of_forward_percent=share,
             forwards=forwards,
             of_step_percent=share.scaled(1 / forwards),
-            forward_is=how,
+            forward_is=source,
         )
 
 
-def _entry(name: str) -> Entry:
-    if name not in _ENTRIES:
-        raise ValueError(f"There is no solver {name!r} here; give some of: {', '.join(_ENTRIES)}.")
-    return _ENTRIES[name]
+def _solver_choice(name: str) -> SolverChoice:
+    if name not in _CHOICES:
+        raise ValueError(f"There is no solver {name!r} here; give some of: {', '.join(_CHOICES)}.")
+    return _CHOICES[name]
 
 
-def affordable(
+def reduce_depth(
     config: models.GMDiTConfig, batch_size: int, seconds: float, rate: float
 ) -> models.GMDiTConfig:
-    """The network with as many of its blocks as leave time for ten forwards, two at least.
+    """Reduce the number of blocks, to not less than two, so that ten forward passes fit into the time.
 
-    `rate` is that of a matrix product, of which a network is taken to reach half.
+    Args:
+      config: configuration of the whole network.
+      batch_size: samples in a forward pass.
+      seconds: time for ten forward passes.
+      rate: operations per second of a large matrix product; the network is assumed to reach half of it.
+
+    Returns:
+      The configuration with the largest possible number of blocks.
     """
     for depth in range(config.depth, 2, -1):
-        cut = dataclasses.replace(config, depth=depth)
-        if 10 * batch_size * models.forward_flops(cut) / (rate / 2) <= seconds:
-            return cut
+        reduced = dataclasses.replace(config, depth=depth)
+        if 10 * batch_size * models.forward_flops(reduced) / (rate / 2) <= seconds:
+            return reduced
     return dataclasses.replace(config, depth=min(config.depth, 2))
 
 
 def forward_call(config: models.GMDiTConfig, batch_size: int) -> timing.Call:
-    """One call of the network, random weights."""
+    """Return a forward pass of the network with random weights."""
     apply, params = inputs.random_network(models.GMDiT, config)
     x = jax.random.normal(jax.random.key(1), (batch_size, *config.input_height_width, config.in_channels))
     labels = jnp.arange(batch_size) % config.num_classes
     return functools.partial(jax.jit(apply), params, x, jnp.full((batch_size,), 0.5), labels)
 
 
-def sampling_call(entry: Entry, config: models.GMDiTConfig) -> timing.Call:
-    """All steps of a solver, over stored predictions as large as the network's."""
+def sampling_call(choice: SolverChoice, config: models.GMDiTConfig) -> timing.Call:
+    """Return all steps of a solver on stored predictions of the size of the network's."""
     size, channels = config.input_size, config.in_channels
     shape = (_BATCH_SIZE.value, size, size, channels)
     mixtures = (*shape[:3], config.num_components, channels)
     keys = jax.random.split(jax.random.key(0), 4)
     stored = [
-        jax.random.normal(key, shape) if entry.plain else inputs.random_mixture(key, mixtures)
+        jax.random.normal(key, shape) if choice.plain else inputs.random_mixture(key, mixtures)
         for key in keys[:2]
     ]
     apply, params = inputs.random_network(models.SpectrumMLP, models.SpectrumMLPConfig(size, channels))
-    scale = jnp.float32(inputs.CFG_SCALE if entry.plain else _SCALE.value)
-    run = jax.jit(functools.partial(_sample, entry, apply))
+    scale = jnp.float32(inputs.CFG_SCALE if choice.plain else _SCALE.value)
+    run = jax.jit(functools.partial(_sample, choice, apply))
     x = jax.random.normal(keys[2], shape)
     return functools.partial(run, params, keys[3], x, stored, jnp.float32(0), scale)
 
 
-def _sample(entry: Entry, apply_spectrum: Callable, params, key, x, stored, zero, scale) -> jax.Array:
-    spectrum = functools.partial(apply_spectrum, params) if entry.spectrum else None
-    solver = solvers.by_name(entry.solver, entry.order, _SUBSTEPS.value, spectrum=spectrum)
+def _sample(
+    choice: SolverChoice, apply_spectrum: Callable, params, key, x, stored, zero, scale
+) -> jax.Array:
+    spectrum = functools.partial(apply_spectrum, params) if choice.spectrum else None
+    solver = solvers.by_name(choice.solver, choice.order, _SUBSTEPS.value, spectrum=spectrum)
 
     def predict(x_t, t, prediction):
-        return flow.denoiser(_stand_in(prediction, zero))(x_t, t)
+        return flow.denoiser(_stored_velocity(prediction, zero))(x_t, t)
 
     if _SCALE.value:
-        # The predictions are the conditions: so the copies that one call for both needs are counted.
+        # The predictions take the place of the classes, so that copying both into one batch is measured too.
         both = guidance.in_one_batch(predict, *stored)
-        denoise = guidance.guided_denoiser(both, None, scale, "cfg" if entry.plain else "probabilistic")
+        denoise = guidance.guided_denoiser(both, None, scale, "cfg" if choice.plain else "probabilistic")
     else:
         denoise = functools.partial(predict, prediction=stored[0])
     return solvers.sample(key, denoise, x, solver, flow.time_grid(_STEPS.value))
 
 
-def _stand_in(prediction: GaussianMixture | jax.Array, zero: jax.Array) -> Callable[[jax.Array, Any], Any]:
-    """velocity(x_t, t) that gives what is stored.
+def _stored_velocity(
+    prediction: GaussianMixture | jax.Array, zero: jax.Array
+) -> Callable[[jax.Array, Any], Any]:
+    """Return velocity(x_t, t) that returns `prediction` + 0 * x_t.
 
-    `zero` is 0, which the compiler cannot know: without it everything that follows from the prediction alone
-    would be computed once, before the loop over the steps. It is also read as the network's output would be.
+    `zero` is an argument of the compiled program, so XLA cannot move computations that depend on the
+    prediction out of the loop over the steps. The prediction is also read in each step, like the output of a
+    network.
     """
 
     def velocity(x_t: jax.Array, t: jax.Array) -> GaussianMixture | jax.Array:

@@ -86,7 +86,7 @@ def test_ratios_compare_calls_of_the_same_round():
 
 
 def test_the_table_has_a_column_for_every_field():
-    rows = [{"name": "a", "ms": timing.Spread(0.5, 1.0, 2.0)}, {"name": "b", "count": 12345, "ms": None}]
+    rows = [{"name": "a", "ms": timing.Quartiles(0.5, 1.0, 2.0)}, {"name": "b", "count": 12345, "ms": None}]
     assert report.table(rows).splitlines() == [
         "| name | ms           | count  |",
         "|------|--------------|--------|",
@@ -138,11 +138,11 @@ def test_solver_overhead_benchmark(measured):
 
 def _check_that_too_slow_networks_are_cut(program):
     config = models.gm_dit_config("DiT-XL/2")
-    assert program.affordable(config, 1, 1e9, 1e12) == config
-    assert program.affordable(config, 1, 0.0, 1e12).depth == 2
+    assert program.reduce_depth(config, 1, 1e9, 1e12) == config
+    assert program.reduce_depth(config, 1, 0.0, 1e12).depth == 2
     half = dataclasses.replace(config, depth=14)
     seconds = 10 * 4 * models.forward_flops(half) / 0.5e12
-    assert program.affordable(config, 4, 1.001 * seconds, 1e12) == half
+    assert program.reduce_depth(config, 4, 1.001 * seconds, 1e12) == half
 
 
 def test_train_step_benchmark(measured):
@@ -173,7 +173,7 @@ def _check_the_search_for_the_largest_batch(program):
     def too_large():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    assert program.or_no_memory(too_large) is None and program.or_no_memory(lambda: 3) == 3
+    assert program.none_if_out_of_memory(too_large) is None and program.none_if_out_of_memory(lambda: 3) == 3
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_data_benchmark(measured):
         ("train_step", "--steps=l1", "no step 'l1'; give some of gmflow"),
         ("sampling", "--order=3", "order must be 1 or 2"),
         ("data", "--folder=/nonexistent", "no folder /nonexistent; make it"),
-        ("data", "--global_batch_size=8", "8 images cannot be shared by 16 hosts"),
+        ("data", "--global_batch_size=8", "8 images cannot be split over 16 hosts"),
     ],
 )
 def test_bad_input_is_refused(run_main, name, argument, said):
