@@ -167,7 +167,10 @@ def in_one_batch(denoise: Callable, condition, null_condition) -> Callable:
 
     Returns:
       predict(x_t, t) -> (conditional prediction, unconditional prediction), for x_t [B, ..., D]. Pass it to
-      `guided_denoiser` with denoise_uncond=None. It raises ValueError if x_t or t do not have B entries.
+      `guided_denoiser` with denoise_uncond=None.
+
+    Raises:
+      ValueError: by predict, if the numbers of samples, conditions or times differ.
     """
     # Conditional and unconditional samples alternate. If the batch is split over devices, both copies of a
     # sample then stay on its device.

@@ -120,7 +120,19 @@ def to_velocity(prediction: _Prediction, x_t: jax.Array, t: ArrayLike) -> _Predi
 
 
 def checked_time(prediction: Prediction, x_t: jax.Array, t: jax.Array) -> jax.Array:
-    """Check that the prediction and x_t have the same axes, and return t at the rank of the batch axes."""
+    """Check that a prediction is over the axes of x_t, and expand the time.
+
+    Args:
+      prediction: GaussianMixture with means [B, ..., K, D], Gaussian, or array [B, ..., D].
+      x_t: [B, ..., D].
+      t: a scalar or [B].
+
+    Returns:
+      t at the rank of the batch axes.
+
+    Raises:
+      ValueError: if shapes do not fit.
+    """
     if isinstance(prediction, GaussianMixture):
         check_mixture(prediction)
         shape = (*prediction.means.shape[:-2], prediction.means.shape[-1])

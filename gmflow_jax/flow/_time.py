@@ -18,6 +18,7 @@ def unshift_time(t: jax.Array, shift: float) -> jax.Array:
 
 
 def check_shift(shift: float) -> None:
+    """Raise ValueError unless shift is positive."""
     if not shift > 0:
         raise ValueError(
             f"shift must be positive, but {shift} was given. 1 means no shift; larger values mean more noise."
@@ -85,6 +86,17 @@ def sample_time(
 def time_from_draw(
     draw: jax.Array, shift: float = 1.0, logit_normal: bool = True, mean: float = 0.0, std: float = 1.0
 ) -> jax.Array:
-    """Map a standard normal draw (a uniform one unless `logit_normal`) to a time, as `sample_time` does."""
+    """Map random draws to times, as `sample_time` does.
+
+    Args:
+      draw: standard normal draws if `logit_normal`, else uniform draws in [0, 1].
+      shift: as in `sample_time`.
+      logit_normal: as in `sample_time`.
+      mean: as in `sample_time`.
+      std: as in `sample_time`.
+
+    Returns:
+      Times, of the shape of draw.
+    """
     u = jax.nn.sigmoid(mean + std * draw) if logit_normal else 1 - draw
     return jnp.maximum(shift_time(u, shift), MIN_TIME)

@@ -125,14 +125,36 @@ def _check_posterior(
 def posterior_unchecked(
     q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
 ) -> GaussianMixture:
-    """`posterior` without promotion and checks. Times have the rank of the batch axes."""
+    """`posterior` without promotion and checks.
+
+    Args:
+      q: mixture over x_0 predicted at (x_t, t), means [*batch, K, D].
+      x_t: [*batch, D].
+      t: the noisier time, at the rank of `*batch`.
+      x_s: [*batch, D].
+      s: the less noisy time, at the rank of `*batch`.
+
+    Returns:
+      Mixture over x_0 at (x_s, s), with the same K.
+    """
     return tilt_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 
 def posterior_mean_unchecked(
     q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
 ) -> jax.Array:
-    """`posterior_mean` without promotion and checks. Times have the rank of the batch axes."""
+    """`posterior_mean` without promotion and checks.
+
+    Args:
+      q: mixture over x_0 predicted at (x_t, t), means [*batch, K, D].
+      x_t: [*batch, D].
+      t: the noisier time, at the rank of `*batch`.
+      x_s: [*batch, D].
+      s: the less noisy time, at the rank of `*batch`.
+
+    Returns:
+      [*batch, D].
+    """
     return tilted_mean_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
 
 

@@ -122,7 +122,11 @@ def log_prob(q: GaussianMixture | Gaussian, x: jax.Array) -> jax.Array:
 
 
 def log_density(q: GaussianMixture, x: jax.Array) -> jax.Array:
-    """`log_prob` without promotion and without the check that log_weights are normalised."""
+    """`log_prob` without promotion and without the check that log_weights are normalised.
+
+    Raises:
+      ValueError: if the last axes of x are not those of the mixture.
+    """
     event = (*q.means.shape[:-2], q.means.shape[-1])
     if x.shape[x.ndim - len(event) :] != event:
         raise ValueError(
@@ -217,7 +221,16 @@ def sample(key: jax.Array, q: GaussianMixture | Gaussian, num_samples: int | Non
 
 
 def select(q: GaussianMixture, component: jax.Array, normal: jax.Array) -> jax.Array:
-    """Make a sample from a component index, [*batch], and a standard normal draw, [*batch, D]."""
+    """Make a sample from given random draws.
+
+    Args:
+      q: mixture over [*batch, D].
+      component: index of the component, [*batch].
+      normal: standard normal, [*batch, D].
+
+    Returns:
+      [*batch, D].
+    """
     # A one-hot sum, since a gather does not fuse with the arithmetic around it on accelerators.
     one_hot = jax.nn.one_hot(component, q.means.shape[-2], dtype=q.means.dtype)
     size = one_hot.shape[-1]

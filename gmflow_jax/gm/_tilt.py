@@ -60,7 +60,18 @@ def tilt(
 def tilt_unchecked(
     q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
 ) -> GaussianMixture:
-    """`tilt` without promotion and shape checks."""
+    """`tilt` without promotion and shape checks.
+
+    Args:
+      q: mixture over [*batch, D].
+      linear: [*batch, D].
+      precision: a scalar or an array of the rank of `*batch`.
+      scale: a scalar or an array of the rank of `*batch`.
+      center: [*batch, D].
+
+    Returns:
+      The tilted mixture, with the same K.
+    """
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     delta = q.means - center[..., None, :]
     means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear[..., None, :]
@@ -70,7 +81,18 @@ def tilt_unchecked(
 def tilted_mean_unchecked(
     q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
 ) -> jax.Array:
-    """Compute the mean of `tilt_unchecked`, [*batch, D], without forming the mixture."""
+    """Compute the mean of `tilt_unchecked` without forming the mixture.
+
+    Args:
+      q: mixture over [*batch, D].
+      linear: [*batch, D].
+      precision: a scalar or an array of the rank of `*batch`.
+      scale: a scalar or an array of the rank of `*batch`.
+      center: [*batch, D].
+
+    Returns:
+      [*batch, D].
+    """
     keep, pull, logits = _tilt(q, linear, precision, scale, center)
     weights, _ = shifted_exp(logits)
     total = sum_slices(lambda k: weights[..., k, None] * q.means[..., k, :], weights.shape[-1], axis=-2)

@@ -70,6 +70,10 @@ def promote_mixture(
 
     Returns:
       The mixture, as from `as_mixture`, followed by the arrays.
+
+    Raises:
+      TypeError: if q is neither a GaussianMixture nor a Gaussian.
+      ValueError: if the shapes of its arrays do not fit each other.
     """
     if not isinstance(q, (GaussianMixture, Gaussian)):
         raise TypeError(

@@ -158,7 +158,16 @@ def step_noise(key: Key, x: jax.Array) -> jax.Array:
 
 
 def component_draw(key: Key, q: GaussianMixture, x: jax.Array) -> jax.Array:
-    """Draw the index of the component from which a GM-SDE step samples x_0, or take it from given draws."""
+    """Draw the mixture component from which a GM-SDE step samples x_0, or take it from given draws.
+
+    Args:
+      key: a PRNG key, [B] keys, or `Draws`.
+      q: mixture over x_0, log_weights [*batch, K].
+      x: state, [*batch, D].
+
+    Returns:
+      Indices of components, [*batch].
+    """
     if isinstance(key, Draws):
         return _given(key, "component", x.shape[:-1])
     keys = fold_in_keys(per_sample_keys(key, x), 0)

@@ -115,6 +115,14 @@ def extrapolate(
 ) -> tuple[GaussianMixture | Guided, Gaussian]:
     """`second_order`, which also returns the target Gaussian of the reweighting.
 
+    Args:
+      prediction: as in `second_order`.
+      memory: as in `second_order`.
+      x_t: as in `second_order`.
+      t: as in `second_order`.
+      s: as in `second_order`.
+      options: the other arguments of `second_order`.
+
     Returns:
       The extrapolated prediction, and the surrogate shifted by guidance and extrapolation.
     """

@@ -62,6 +62,16 @@ INTEGRATORS: dict[str, Callable] = {"euler": _euler, "midpoint": _midpoint, "heu
 
 
 def check_substeps(num_substeps: int, shift: float, integrator: str) -> None:
+    """Check the options of `integrate`.
+
+    Args:
+      num_substeps: number of sub-steps, at least 1.
+      shift: shift of the time grid, positive.
+      integrator: one of `INTEGRATORS`.
+
+    Raises:
+      ValueError: if an option is not valid.
+    """
     check_shift(shift)
     if num_substeps < 1:
         raise ValueError(f"num_substeps must be at least 1, but {num_substeps} was given.")
