@@ -42,7 +42,7 @@ def test_times_must_decrease_from_1_to_0(plane, times):
 
 @pytest.mark.parametrize("times", [jnp.ones(1), jnp.ones(()), jnp.ones((2, 2))])
 def test_times_must_be_a_list_of_two_or_more(plane, times):
-    with pytest.raises(ValueError, match="num_steps \\+ 1 >= 2"):
+    with pytest.raises(ValueError, match="at least 2 decreasing times"):
         solvers.sample(None, plane.denoiser(), X, solvers.euler(), times)
 
 
@@ -84,8 +84,8 @@ def test_draws_must_be_complete(plane, field):
 @pytest.mark.parametrize(
     ("draws", "message"),
     [
-        (jax.tree.map(lambda leaf: leaf[:1], DRAWS), "leading axis of num_steps = 2"),
-        (jax.tree.map(lambda leaf: leaf[:, :2], DRAWS), "needs it with shape \\(3,\\)"),
+        (jax.tree.map(lambda leaf: leaf[:1], DRAWS), "leading axis of size num_steps = 2"),
+        (jax.tree.map(lambda leaf: leaf[:, :2], DRAWS), "needs it with shape \\(3, 2\\)"),
         (solvers.Draws(step_noise=jnp.zeros((2, 3, 1))), "missing"),
     ],
 )
