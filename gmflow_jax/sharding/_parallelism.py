@@ -201,8 +201,8 @@ class PmapParallelism:
         return _replicate(tree, self.replicated)
 
     def compile(self, train_step: Callable, state: Any, batch: Any) -> Callable:
-        # Compiled at the first call: ahead of time, pmap would not accept the rows of one process.
         """See `Parallelism.compile`. It compiles at the first call of the step."""
+        # Ahead of time, pmap would not accept the rows of one process.
         del state, batch
         pmapped = jax.pmap(
             train_step, self.axis_name, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
