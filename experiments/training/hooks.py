@@ -211,8 +211,8 @@ class _PowerAverages:
 class _Profile(contextlib.AbstractContextManager):
     """Writes a profile of the steps between two given ones, for TensorBoard or Perfetto."""
 
-    def __init__(self, steps: tuple[int, int], folder: pathlib.Path):
-        (self._first, self._last), self._folder = steps, folder
+    def __init__(self, first_and_last: tuple[int, int], folder: pathlib.Path):
+        (self._first, self._last), self._folder = first_and_last, folder
         self._running = False
 
     def __call__(self, state: training.TrainState, step: int) -> None:

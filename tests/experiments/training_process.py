@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 
-from experiments.runs import folder
+from experiments.runs.folder import read_config
 from experiments.training import steps
 from gmflow_jax import training
 
@@ -100,7 +100,7 @@ def read_losses(workdir):
 
 
 def last_state(workdir):
-    config = folder.read_config(workdir)
+    config = read_config(workdir)
     init = steps.make_init(config, steps.make_optimizer(config))
     with training.Checkpointer(workdir / "checkpoints") as checkpointer:
         return checkpointer.restore_latest(jax.eval_shape(init))[0]
