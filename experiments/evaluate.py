@@ -19,8 +19,6 @@ data in bits/dim (see experiments/scoring/likelihood.py), and the report is nll_
 Images are scored with FID's Inception. They come from a checkpoint, from a run on latents (--workdir and
 --autoencoder), or from a file or folder (--samples). The report lists everything that determines the scores.
 To draw images on several hosts, start the same command on each.
-
---helpfull also lists the flags for images and for several hosts.
 """
 
 import pathlib

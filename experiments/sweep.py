@@ -11,8 +11,6 @@ a file for each cell in cells/, then sweep.json, sweep.txt (the tables) and swee
 
 The same command continues where it stopped. Rows, steps and scales may be added; other settings that affect
 the scores must not change. On several hosts, start the same command on each, with --out on a shared disk.
-
---helpfull also lists the flags for images and for several hosts.
 """
 
 import pathlib

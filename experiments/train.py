@@ -8,7 +8,7 @@ checkerboard are evaluated at the end: a printed table, report.json and report.p
 an unfinished run, with the same numbers as without the interruption.
 
 On several hosts, start the same command on each, with the workdir on a shared disk. If there is neither TPU
-metadata nor Slurm, give --coordinator_address, --num_processes and --process_id (see --helpfull).
+metadata nor Slurm, give --coordinator_address, --num_processes and --process_id.
 """
 
 import pathlib

@@ -20,6 +20,9 @@ from jax.experimental import multihost_utils
 
 from experiments.common import cli
 
+# absl lists flags that are defined here in the --help of the program that calls `define_flags`.
+flags.disclaim_key_flags()
+
 _MESSAGE_BYTES = 1000
 _SHARING_SECONDS = 30  # time limit for a file of one host to appear on the others
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
+from experiments.common import files
 from gmflow_jax import evaluation, interop
 
 # Metrics of a sweep by default; the other `evaluation.IMAGE_METRICS` take minutes for 50,000 images.
@@ -99,8 +99,8 @@ def check_files(inception: str | None, reference: str | None, reference_out: str
         )
     if reference_out and not reference_out.endswith(".npz"):
         raise ValueError(f"--reference_out must end in .npz, but {reference_out!r} was given.")
-    if reference_out and not pathlib.Path(reference_out).absolute().parent.is_dir():
-        raise ValueError(f"The folder of {reference_out} does not exist. Make it, or write elsewhere.")
+    if reference_out:
+        files.check_parent(reference_out)
 
 
 def load(

@@ -12,6 +12,9 @@ from experiments.scoring.cells import Cell
 from experiments.scoring.image_evaluator import ImageEvaluator
 from gmflow_jax import evaluation, pipeline
 
+# absl lists flags that are defined here in the --help of the program that calls `define_flags`.
+flags.disclaim_key_flags()
+
 RUN_FLAGS = ("autoencoder", "average", "ema_std")  # only for runs on latents
 _IMAGE_FLAGS = ("inception", "reference", "reference_out", "batch_size", "neighbours", *RUN_FLAGS)
 
