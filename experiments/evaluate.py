@@ -5,7 +5,7 @@
   python -m experiments.evaluate --workdir=runs/digits --solvers=gm_pc,gm_ode,ab2,unipc --num_steps=4,8,16
   python -m experiments.evaluate --samples=samples.npz --reference=digits --out=report.json
   python -m experiments.evaluate --metrics=nll --workdir=runs/digits --workdir=runs/digits_flow
-  python -m experiments.evaluate --checkpoint=checkpoints/imagenet --num_steps=6 --guidance_scale=0.45
+  python -m experiments.evaluate --checkpoint=checkpoints/imagenet --num_steps=6 --guidance_scale=0.04
     --inception=inception.safetensors --reference=VIRTUAL_imagenet256_labeled.npz
   python -m experiments.evaluate --samples=images.npz --inception=... --reference=FOLDER_OF_IMAGES
 
@@ -49,13 +49,22 @@ _OUT = flags.DEFINE_string(
 _SAMPLING = {
     "order": flags.DEFINE_integer("order", 2, "For images: order of gm_ode and gm_sde, 1 or 2."),
     "num_substeps": flags.DEFINE_integer(
-        "num_substeps", None, "For images: sub-steps of gm_ode and gm_pc; by default as in the paper."
+        "num_substeps",
+        None,
+        "For images: sub-steps of gm_ode and gm_pc in each step; by default as in the paper, "
+        "max(128 // num_steps, 2), and 8 for 4 or 6 steps.",
     ),
-    "guidance": flags.DEFINE_string("guidance", "probabilistic", "For images: probabilistic or cfg."),
+    "guidance": flags.DEFINE_string(
+        "guidance",
+        "probabilistic",
+        "For images: probabilistic, or cfg (classifier-free). Plain classifier-free guidance is "
+        "--guidance=cfg --orthogonal=0.",
+    ),
     "guidance_scale": flags.DEFINE_float(
         "guidance_scale",
         0.45,
-        "For images: scale in [0, 1) for probabilistic, where 0 is off; at least 1 for cfg, where 1 is off.",
+        "For images: scale in [0, 1) for probabilistic, where 0 is off; at least 1 for cfg, where 1 is off. "
+        "0.45 is for precision; for FID take a low one, see experiments/scoring/README.md.",
     ),
     "orthogonal": flags.DEFINE_float(
         "orthogonal", 1.0, "For images: share of the guidance along the prediction that is removed, 0 to 1."

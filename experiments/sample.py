@@ -5,6 +5,9 @@
   python -m experiments.sample --workdir=runs/imagenet --autoencoder=checkpoints/imagenet --out=mine.png
 
 In the flags below, "images" are the samples of a checkpoint or of a run on latents.
+
+Runs on digits and points are sampled on a uniform time grid, without the shift that experiments.evaluate
+applies (config.report.shift, 0.8 for digits).
 """
 
 import pathlib
@@ -42,8 +45,9 @@ _STEPS = flags.DEFINE_integer(
 _SUBSTEPS = flags.DEFINE_integer(
     "num_substeps",
     None,
-    "Sub-steps of gm_ode and gm_pc in each step; by default max(16 / num_steps, 2) midpoint sub-steps, for "
-    "images the authors' 4 Euler sub-steps.",
+    "Sub-steps of gm_ode and gm_pc in each step; by default max(16 // num_steps, 2), for images 4, the "
+    "authors' choice for 32 steps. For images in fewer steps give the paper's number: "
+    "max(128 // num_steps, 2), and 8 for 4 or 6 steps.",
 )
 _GUIDANCE = flags.DEFINE_float(
     "guidance_scale",

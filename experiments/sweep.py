@@ -32,7 +32,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, for example experiments/configs/sweep_digits.py.", lock_config=True
 )
 _ROWS = flags.DEFINE_multi_string(
-    "row", [], "Row to sweep, by its name or the first word of it; repeat for more. By default all."
+    "row", [], "Row to sweep, by its name or its first words, such as A0; repeat for more. By default all."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on digits or on latents.")
 _OUT = flags.DEFINE_string("out", None, "Folder of the sweep; it is created.")

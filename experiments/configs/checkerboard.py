@@ -1,8 +1,9 @@
-"""GMFlow with K = 64 on the 2-D checkerboard: 1 network call instead of 64 of Euler's.
+"""GMFlow with K = 64 on the 2-D checkerboard: one call draws the whole board with soft edges.
 
 Paper: Gaussian Mixture Flow Matching Models, arXiv 2504.05304, figures 2 and 3 (transition ratio 0.9).
 Command: python -m experiments.train --config=experiments/configs/checkerboard.py --workdir=runs/checkerboard
-Cost and scores: see experiments/study/README.md.
+Cost: about three minutes on two CPU cores, with the evaluation.
+Scores: section "Checkerboard" of experiments/study/README.md.
 """
 
 import ml_collections

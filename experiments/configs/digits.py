@@ -2,7 +2,8 @@
 
 Paper: Gaussian Mixture Flow Matching Models, arXiv 2504.05304 (K = 8, transition ratio 0.5).
 Command: python -m experiments.train --config=experiments/configs/digits.py --workdir=runs/digits
-Cost and scores: see experiments/study/README.md.
+Cost: about four and a half minutes on two CPU cores, with the evaluation.
+Scores: section "Digits" of experiments/study/README.md.
 """
 
 import ml_collections

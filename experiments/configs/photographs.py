@@ -4,8 +4,10 @@ Commands: python -m experiments.prepare_latents --images=IMAGES --autoencoder=FO
   python -m experiments.train --config=experiments/configs/photographs.py --workdir=runs/mine
     --config.data.folder=latents/mine --config.network.num_classes=NUMBER_OF_FOLDERS
   python -m experiments.sample --workdir=runs/mine --autoencoder=FOLDER --out=mine.png
-Cost: 200 steps, about two minutes on two CPU cores, which is too few for good samples. For these, use the
-network of imagenet256_gmdit_b_k8.py and many steps on an accelerator.
+Cost: 200 steps, about two minutes on two CPU cores, which is too few for good samples. For these, train
+imagenet256_gmdit_b_k8.py on an accelerator, with --config.network.num_classes and --config.batch_size.
+Images without classes: put them into one sub-folder of IMAGES, train with --config.network.num_classes=1, and
+sample with --guidance_scale=0.
 """
 
 import ml_collections
