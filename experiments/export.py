@@ -4,8 +4,8 @@
   python -m experiments.export --checkpoint=checkpoints/imagenet --num_steps=8 --num_substeps=16
     --out=sampler.jaxexport
 
-The folder has the layout of the authors' published networks. Their PyTorch code reads it, and so does
---checkpoint of the programs here.
+The folder has the layout of the authors' published networks. Their PyTorch code reads it, and
+the programs here read it with --checkpoint.
 
 The sampler's file runs without this library, where jax and safetensors are installed:
 

@@ -70,7 +70,9 @@ def main() -> None:
         )
     seconds = time.perf_counter() - start
     if metadata is None:
-        print(f"The shards of this process are done ({seconds:.1f} s); those of others are still missing.")
+        print(
+            f"The shards of this process are done ({seconds:.1f} s); shards of other processes are still missing."
+        )
         return
     size = sum(shard.num_bytes for shard in metadata.shards)
     print(

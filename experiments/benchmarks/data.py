@@ -29,10 +29,12 @@ from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype
 from gmflow_jax.data._shards import shard_name, write_records
 
-_FOLDER = flags.DEFINE_string("folder", None, "Folder for temporary latents; by default the system's.")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Folder for temporary latents; by default the system's temporary folder."
+)
 _RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents of each format and container.", lower_bound=1)
 _SHARDS = flags.DEFINE_integer("num_shards", 16, "Files of each container; ImageNet has 313.", lower_bound=1)
-_THREADS = flags.DEFINE_list("num_threads", ["0", "1", "2", "4", "8"], "Numbers of threads, with commas.")
+_THREADS = flags.DEFINE_list("num_threads", ["0", "1", "2", "4", "8"], "Numbers of threads, comma-separated.")
 _WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes that make batches, each with these threads.", 0)
 _BATCH = flags.DEFINE_integer("global_batch_size", 4096, "Images in a training step, over all hosts.")
 _HOSTS = flags.DEFINE_integer("num_hosts", 16, "Hosts that share a step; a TPU v4-128 has 16.", 1)

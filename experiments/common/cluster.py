@@ -54,7 +54,7 @@ def join(
 ) -> None:
     """Connect this process to the others of its run; call it before any use of a device.
 
-    What the arguments leave out is taken from the environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+    Arguments that are None are read from the environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
     and JAX_PROCESS_ID, or else TPU metadata, Slurm or Open MPI, which JAX reads. A TPU host connects even
     if it is the only one.
 
@@ -159,8 +159,8 @@ def _exchange(notes: dict[str, Any], problem: str) -> str:
     """Return the first problem of any process, or a message if their notes differ; "" if all is well."""
     message = problem.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b" ")
     digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).digest()
-    row = np.frombuffer(message + digest, np.uint8)
-    rows = np.asarray(multihost_utils.process_allgather(row))
+    own = np.frombuffer(message + digest, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(own))
     for index, row in enumerate(rows):
         text = row[:_MESSAGE_BYTES].tobytes().decode(errors="ignore").strip()
         if text:

@@ -19,11 +19,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_every = 0  # checkpoints at multiples of it are never deleted; 0: none
     config.max_skipped_in_row = 100  # consecutive non-finite steps after which the run stops
     config.sample_every = 0  # steps between two grids of samples; 0: none
-    config.eval_every = 0  # steps between two losses of the averaged parameters, of which the best are kept
+    config.eval_every = 0  # steps between two evaluations, which keep the best averaged parameters; 0: none
     config.eval_batches = 4
     # Scores as in reports, of unguided samples by 8 steps of gm_ode, or of ab2 for plain flow matching.
     config.score_every = 0
-    config.score_samples = 1000  # number of samples, with which the metrics' names end
+    config.score_samples = 1000  # number of samples; metrics are named after it (fid_n1000)
     config.profile_steps = ""  # "100:110" writes a profile of these steps
 
     config.data = ml_collections.ConfigDict(dict(
@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
         num_threads=0,  # threads that read ahead; 0 reads each batch when it is needed
         num_workers=0,  # processes that read ahead
     ))
-    config.autoencoder = ""  # folder of the one that encoded the latents, to decode samples
+    config.autoencoder = ""  # folder of the autoencoder of the latents; decodes samples
     config.inception = ""  # weights of FID's Inception, for score_every on latents
     config.reference = ""  # reference for score_every, as --reference of experiments.evaluate
     # Averages of relative widths such as (0.05, 0.1), stored every so many steps, to rebuild other widths.

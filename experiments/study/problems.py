@@ -1,4 +1,4 @@
-"""Problems with exact answers: the data is a Gaussian mixture, so the velocity has a mixture posterior."""
+"""Problems with exact answers: the data is a Gaussian mixture, so the velocity is one, too."""
 
 import jax
 import jax.numpy as jnp

@@ -16,8 +16,8 @@ from gmflow_jax.data._sources import ImageSource
 if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL
 
-T = TypeVar("T")
-R = TypeVar("R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _IMAGES_PER_DEVICE = 16
 # A dangling link raises FileNotFoundError.
@@ -109,8 +109,8 @@ def read_pixels(source: ImageSource, index: int, size: int) -> np.ndarray:
 
 
 def submit_ahead(
-    executor: Executor, function: Callable[[T], R], items: Iterable[T], window: int
-) -> Iterator[Future[R]]:
+    executor: Executor, function: Callable[[_T], _R], items: Iterable[_T], window: int
+) -> Iterator[Future[_R]]:
     """Yield the futures of function(item), in order, and keep some of them running ahead.
 
     Args:
@@ -122,7 +122,7 @@ def submit_ahead(
     Yields:
       A future for each item.
     """
-    futures: collections.deque[Future[R]] = collections.deque()
+    futures: collections.deque[Future[_R]] = collections.deque()
     try:
         for item in items:
             futures.append(executor.submit(function, item))

@@ -33,7 +33,7 @@ def write_json(path: pathlib.Path, content: Any, process_index: int = 0) -> None
 
     Args:
       path: the file.
-      content: what `json` can write.
+      content: values that can be written as JSON.
       process_index: number of this process, see `write_whole`.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

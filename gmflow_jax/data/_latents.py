@@ -113,8 +113,8 @@ class LatentBatches:
     """A `batch_fn(step, rows=None)` of scaled latents for training.
 
     A call returns `x_0`, float32 [batch_size, h, w, C], multiplied by the scaling factor, and `labels`,
-    int32 [batch_size]. Latents come in the order of `epoch_indices`. Latents stored as moments are sampled
-    from their Gaussian, of the image or of its mirror image with equal probability; the draw depends on the
+    int32 [batch_size]. Latents come in the order of `epoch_indices`. Latents stored as moments are drawn
+    from the Gaussian of the image or of its mirror image, each with probability 1/2; the draw depends on the
     seed and the position in the stream. `rows` selects rows of the global batch; only these are read.
 
     Attributes:

@@ -103,11 +103,11 @@ def check_images(images) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         advice = "some values are NaN or infinite; find out where the sampler diverged"
     elif low >= 0 and high <= 1:
-        advice = "a range as of images in [0, 1]; give np.round(255 * images).astype(np.uint8)"
+        advice = "these look like images in [0, 1]; give np.round(255 * images).astype(np.uint8)"
     elif low >= -1 and high <= 1:
-        advice = "a range as of images in [-1, 1]; give np.round(127.5 * (images + 1)).astype(np.uint8)"
+        advice = "these look like images in [-1, 1]; give np.round(127.5 * (images + 1)).astype(np.uint8)"
     elif low >= 0 and high <= 255:
-        advice = "a range as of images in [0, 255]; give np.round(images).astype(np.uint8)"
+        advice = "these look like images in [0, 255]; give np.round(images).astype(np.uint8)"
     else:
         advice = "the range is unusual; clip the images to the model's range, then map that to 0 to 255"
     raise ValueError(

@@ -19,10 +19,11 @@ def precision_recall(
     Args:
       real: [N, D].
       fake: [M, D].
-      k: number of the neighbour.
+      k: the distance to the k-th nearest neighbour is the radius of a ball.
       dtype: how distances are rounded.
-        'float32' or 'float64': computed in that precision. Points count as copies if their squared distance
-        is below 1e-5 (float64: 2e-14) times that from the features' median.
+        'float32' or 'float64': computed in that precision. Two points count as copies if their squared
+        distance is below 1e-5 (float64: 2e-14) times the squared distance of a point from the median of the
+        features.
         'float16': features and every step of |a|^2 - 2 a.b + |b|^2 are rounded to float16, and sums are
         accumulated in float32, as in ADM's evaluator (Dhariwal & Nichol 2021). Results differ by up to 0.01.
         The rounding of sums depends on the machine: a run of that evaluator on a CPU differed by one point
@@ -65,7 +66,7 @@ def density_coverage(
     Args:
       real: [N, D].
       fake: [M, D].
-      k: number of the neighbour, which gives the radius of a ball.
+      k: the distance to the k-th nearest neighbour is the radius of a ball.
       dtype: how distances are rounded, see `precision_recall`.
       progress: wraps the list of blocks of each of two passes; None is no display.
 

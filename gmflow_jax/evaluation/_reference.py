@@ -51,7 +51,7 @@ class Moments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """Features of real images; None for those that are not available.
+    """Features of real images. A field is None if it is not available.
 
     Attributes:
       pool3: moments of Inception's pool3 features.

@@ -75,7 +75,7 @@ def sample_time(
       ValueError: if shift is not positive.
 
     Source:
-      Esser et al. 2024 (arXiv 2403.03206), section 3.1, for the logit-normal draws and the shift.
+      Esser et al. 2024 (arXiv 2403.03206), for the logit-normal draws (section 3.1) and the shift.
     """
     check_shift(shift)
     sampler = jax.random.normal if logit_normal else jax.random.uniform

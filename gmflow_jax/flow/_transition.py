@@ -66,8 +66,8 @@ def posterior(
       x_t: [B, ..., D].
       t: the noisier time, a scalar or [B].
       x_s: [B, ..., D].
-      s: the less noisy time, a scalar or [B]; s = t is allowed. At s = 0 the result is a point mass at x_s
-        (log_std = -inf).
+      s: the less noisy time, a scalar or [B]; s = t is allowed. At s = 0 < t the result is a point mass at
+        x_s (log_std = -inf).
 
     Returns:
       Mixture over x_0 at (x_s, s), with the same K. It equals q for s = t and x_s = x_t.

@@ -29,7 +29,7 @@ from gmflow_jax.models import (
 )
 
 _WEIGHTS = "diffusion_pytorch_model"
-_VARIANTS = {"float32": "", "bfloat16": ".bf16", "float16": ".fp16"}
+VARIANTS = {"float32": "", "bfloat16": ".bf16", "float16": ".fp16"}
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -181,7 +181,7 @@ def _index(files: Mapping[str, configs.Json], bundle: Bundle) -> configs.Json:
 
 def _save_weights(folder: pathlib.Path, part: _Part, network: Network) -> None:
     state = part.to_torch(functional(network)[1], network.config)
-    variant = _VARIANTS[network.config.param_dtype]
+    variant = VARIANTS[network.config.param_dtype]
     save_safetensors(folder / f"{_WEIGHTS}{variant}.safetensors", state)
 
 
@@ -215,8 +215,8 @@ def _part_of(config: Mapping[str, Any], folder: pathlib.Path) -> _Part:
 
 
 def _weight_files(folder: pathlib.Path, dtype: str | None) -> list[pathlib.Path]:
-    order = sorted(_VARIANTS, key=lambda name: name != dtype)
-    for variant in (_VARIANTS[name] for name in order):
+    order = sorted(VARIANTS, key=lambda name: name != dtype)
+    for variant in (VARIANTS[name] for name in order):
         whole = folder / f"{_WEIGHTS}{variant}.safetensors"
         if whole.is_file():
             return [whole]
@@ -252,8 +252,8 @@ def _checked_dtype(dtype: Any) -> str | None:
     if dtype is None:
         return None
     name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    if name not in _VARIANTS:
-        raise ValueError(f"dtype is {name}; give one of {', '.join(_VARIANTS)}, or None for the stored type.")
+    if name not in VARIANTS:
+        raise ValueError(f"dtype is {name}; give one of {', '.join(VARIANTS)}, or None for the stored type.")
     return name
 
 

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-_TAGS = {"float32": "", "bfloat16": ".bf16", "float16": ".fp16"}
+from gmflow_jax.interop._diffusers import VARIANTS
 
 
 def download(
@@ -32,16 +32,16 @@ def download(
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:
         raise ValueError("Downloading needs huggingface-hub: pip install 'gmflow-jax[weights]'.") from error
-    if dtype is not None and dtype not in _TAGS:
-        raise ValueError(f"dtype is {dtype!r}; give one of {', '.join(_TAGS)}, or None.")
+    if dtype is not None and dtype not in VARIANTS:
+        raise ValueError(f"dtype is {dtype!r}; give one of {', '.join(VARIANTS)}, or None.")
     try:
-        tag = "" if dtype is None else _TAGS[dtype]
+        tag = "" if dtype is None else VARIANTS[dtype]
         path = snapshot_download(
             repo_id,
             revision=revision,
             local_dir=None if folder is None else os.fspath(folder),
             allow_patterns=["*.json", f"*{tag}*.safetensors"],
-            ignore_patterns=[f"*{tag}*" for tag in _TAGS.values() if tag and dtype == "float32"],
+            ignore_patterns=[f"*{tag}*" for tag in VARIANTS.values() if tag and dtype == "float32"],
         )
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise ValueError(
@@ -66,7 +66,7 @@ def _check_variant(path: pathlib.Path, repo_id: str, dtype: str | None) -> None:
 
 
 def _is_variant(name: str, dtype: str | None) -> bool:
-    tagged = [kind for kind, tag in _TAGS.items() if tag and tag in name] or ["float32"]
+    tagged = [kind for kind, tag in VARIANTS.items() if tag and tag in name] or ["float32"]
     return dtype is None or dtype in tagged
 
 

@@ -189,7 +189,8 @@ class GMDiT(nnx.Module):
             run = jax.checkpoint(run, prevent_cse=not config.scan_layers, policy=policy)
         if config.scan_layers:
             return jax.lax.scan(run, x, params)[0]
-        # The gradient of unstack is one stack; that of indexing would be a sum of `depth` padded arrays.
+        # The gradient of unstack is one stack. The gradient of indexing would be a sum of `depth` padded
+        # arrays.
         leaves, treedef = jax.tree.flatten(params)
         for block_leaves in zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True):
             x, _ = run(x, treedef.unflatten(block_leaves))

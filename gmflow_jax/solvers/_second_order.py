@@ -41,10 +41,10 @@ class Memory(NamedTuple):
 class Extrapolation(NamedTuple):
     """The options of `second_order`."""
 
-    ca: float = 0.005
-    cb: float = 1.0
-    correction_steps: int = 0
-    sample_axes: tuple[int, ...] | None = None
+    ca: float
+    cb: float
+    correction_steps: int
+    sample_axes: tuple[int, ...] | None
 
 
 def empty_memory(denoise: Denoiser, x_init: jax.Array) -> Memory:
@@ -90,7 +90,8 @@ def second_order(
       cb: factor of the guidance scale in the damping.
       correction_steps: number of fixed-point corrections, which bring the mixture's mean closer to its
         target.
-      sample_axes: batch axes that belong to one sample; None means all but the first.
+      sample_axes: axes of one sample, over which the variance and squares are averaged: (1, 2) for
+        [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
       The prediction with its mixture replaced, of the type of `prediction`.
@@ -175,7 +176,8 @@ def _shift(
       base: the mixture.
       surrogate: the Gaussian matched to it.
       bias: the shift, [*batch, D].
-      sample_axes: batch axes that belong to one sample; None means all but the first.
+      sample_axes: axes of one sample, over which the variance and squares are averaged: (1, 2) for
+        [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
       The reweighted mixture, the bias that was applied, and the surrogate's new variance.

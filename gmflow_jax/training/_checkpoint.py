@@ -68,7 +68,7 @@ class Snapshots:
         Args:
           step: number of steps.
           trees: trees of arrays by name.
-          meta: what `json` can write.
+          meta: values that can be written as JSON.
 
         Raises:
           ValueError: if `meta` cannot be written as JSON.
@@ -186,7 +186,7 @@ class Checkpointer(Snapshots):
 
         Args:
           state: the training state.
-          meta: what `json` can write, for instance the configuration.
+          meta: values that can be written as JSON, for instance the configuration.
         """
         step = int(state.step)
         meta = {**(meta or {}), "step": step, "num_skipped": int(state.num_skipped)}

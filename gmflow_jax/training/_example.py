@@ -74,8 +74,9 @@ def make_example(
     x_s = flow.interpolate(x_0, noise_0, s)
     x_t = flow.forward_transition(x_s, noise_1, s, t)
     if labels is not None and class_dropout_prob > 0:
-        if label_uniform is None or num_classes is None:
+        if label_uniform is None:
             raise ValueError("label_uniform is None, but labels are to be dropped; give uniform numbers [B].")
+        assert num_classes is not None  # _check_options raises otherwise
         labels = jnp.where(label_uniform >= 1.0 - class_dropout_prob, num_classes, labels)
     return TransitionExample(x_0=x_0, x_s=x_s, x_t=x_t, noise=noise_1, s=s, t=t, labels=labels)
 

@@ -75,11 +75,11 @@ def fit(
       log_every: steps over which metrics are averaged. They are fetched from the devices only then.
       checkpoint_every: steps between two checkpoints; one is made at the end too.
       max_skipped_in_row: number of steps in a row that may be skipped because the loss or a gradient was not
-        finite. It is checked when metrics are averaged. None is no limit.
+        finite. It is checked when metrics are averaged. None and 0 are no limit.
       global_batch_size: images in a batch over all devices, from which the metric `images_per_second` is
         computed; None leaves it out.
-      peak_images_per_second: speed of the devices at their peak, from which the metric `mfu` (model FLOPs
-        utilisation) is computed; None leaves it out.
+      peak_images_per_second: images/s of all devices together at their peak FLOP/s, from which the metric
+        `mfu` (model FLOPs utilisation) is computed; None leaves it out.
       meta: JSON values that are saved with each checkpoint.
       progress: whether to show a progress bar.
 

@@ -103,7 +103,7 @@ class MetricWriter:
                 table.writeheader()
                 table.writerows(rows)
 
-        write_whole(self._path, write)
+        write_whole(self._path, write, writer=0)  # one process writes
         self._file = self._path.open("a", newline="")
         self._table = csv.DictWriter(self._file, self._columns, restval="")
 

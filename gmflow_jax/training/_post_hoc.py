@@ -122,9 +122,10 @@ def post_hoc_residual(
 ) -> float:
     """Return the root mean square error of a rebuilt profile, relative to the wanted one: 0 is exact.
 
-    Values below 1e-7 are rounding. With values below 0.05, rebuilt averages of a random walk were within
-    2 % of their distance to its end. A value near 1 means that the stored averages are too few or too wide,
-    or that none was stored at `num_steps`.
+    Values below 1e-7 are rounding. On a random walk of 3,000 steps with a snapshot every 125 steps, rebuilt
+    averages with a value below 0.05 differed from the exact averages by at most 2 % of the distance from the
+    exact average to the last parameters. A value near 1 means that the stored averages are too few or too
+    wide, or that none was stored at `num_steps`.
 
     Args:
       snapshots: (number of steps, relative width) of each stored average.

@@ -49,7 +49,8 @@ def make_train_step(
         that is moment-matched to the prediction of x_0; it gets all of `params`. None trains no spectrum.
       spectral_loss_weight: factor of `losses.spectral_loss`.
       learning_rate: schedule that is reported as a metric; None reports none.
-      power_stds: relative widths of `state.power_averages`, see `update_power_averages`.
+      power_stds: widths of `state.power_averages`, as fractions of the steps so far; see
+        `update_power_averages`.
       num_microbatches: number of parts of the batch over which the gradient is accumulated; it must divide
         the batch. More parts need less memory and change only rounding.
       axis_name: name of the axis under `jax.pmap`; each device passes its part of the batch, and draws what

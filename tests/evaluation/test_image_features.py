@@ -86,8 +86,8 @@ def test_image_features_are_a_pytree_of_arrays(fake, reference):
 def test_wrong_images_are_refused(extractor, fake_images):
     unit = fake_images / 255
     for batches, sentence in (
-        ([unit], r"as of images in \[0, 1\]"),
-        ([fake_images, 2 * unit - 1], r"as of images in \[-1, 1\]"),
+        ([unit], r"look like images in \[0, 1\]"),
+        ([fake_images, 2 * unit - 1], r"look like images in \[-1, 1\]"),
         ([np.where(unit > 0.5, np.nan, unit)], "some values are NaN or infinite"),
         ([fake_images[0]], r"shape \(16, 16, 3\), but \[N, H, W, 3\] is needed"),
         ([fake_images[:0]], "at least one image"),

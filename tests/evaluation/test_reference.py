@@ -223,7 +223,7 @@ def test_arrays_that_do_not_fit_are_refused(blind, save, statistics, changes, se
 
 def test_wrong_images_are_refused(extractor, save, images):
     for wrong, sentence in (
-        (images / 255, r"as of images in \[0, 1\]"),
+        (images / 255, r"look like images in \[0, 1\]"),
         (images[0], r"shape \(16, 16, 3\), but \[N, H, W, 3\] is needed"),
         (images[:0], "no images to measure"),
         (images[:1], "too few samples, 1, for a covariance"),
