@@ -30,9 +30,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as JSON with sorted keys."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+def write_json(path: pathlib.Path, content: Mapping[str, Any], sort_keys: bool = True) -> None:
+    """Write `content` as JSON; reports keep the order of their keys with `sort_keys` False."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -13,7 +13,6 @@ by -E[log t] = 1 nat in each dimension (1.443 bits/dim), for every network.
 
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -89,7 +88,7 @@ def report_nll(
         "in (0, 1]; densities of continuous x_0, lower is better"
     )
     print(likelihood_table(rows, heading))
-    files.write_text(out, json.dumps({
+    files.write_json(out, {
         "heading": heading,
         "runs": trained.describe_runs(workdirs, loaded),
         "versions": provenance.versions(),
@@ -100,7 +99,7 @@ def report_nll(
         "num_times": num_times,
         "seed": _SEED,
         "seed_rule": "draw j of sample i: fold_in(fold_in(key(seed), i), j)",
-    }, indent=2) + "\n")  # fmt: skip
+    }, sort_keys=False)  # fmt: skip
     print(f"Wrote {out}.")
     return rows
 

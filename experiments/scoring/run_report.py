@@ -1,6 +1,5 @@
 """Reports on runs and on samples of digits or points: a printed table, a JSON file and a picture."""
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -54,7 +53,7 @@ def report(
     print(tables.report_table(rows, references, task.score_names))
     picture = out.with_suffix(".png")
     task.draw(picture, rows)
-    _write_json(out, {
+    files.write_json(out, {
         "runs": trained.describe_runs(workdirs, loaded),
         "versions": provenance.versions(),
         "rows": [
@@ -65,7 +64,7 @@ def report(
         "num_samples": len(task.evaluation_labels),
         "seeds": jobs[0][0].seeds,
         "seed_rule": SEED_RULE,
-    })  # fmt: skip
+    }, sort_keys=False)  # fmt: skip
     print(f"Wrote {out} and {picture}.")
     return rows
 
@@ -99,10 +98,6 @@ def _scores_to_json(scores: dict) -> dict:
     return {k: v and {"mean": round(v[0], 6), "std": round(v[1], 6)} for k, v in scores.items()}
 
 
-def _write_json(path: pathlib.Path, content: dict) -> None:
-    files.write_text(path, json.dumps(content, indent=2) + "\n")
-
-
 def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
     """Score samples in a file against a task's real data, print the table and write the report.
 
@@ -133,11 +128,11 @@ def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
         scores = evaluation.mean_and_std([task.score(samples, labels)])
     references = task.reference_rows()
     print(tables.report_table([ReportRow("samples", 0, samples, scores)], references, task.score_names))
-    _write_json(out, {
+    files.write_json(out, {
         "samples": path,
         "reference": reference,
         "num_samples": len(samples),
         "scores": {k: v and v[0] for k, v in scores.items()},
         "references": [{"name": name, **_scores_to_json(s)} for name, s in references],
-    })
+    }, sort_keys=False)
     print(f"Wrote {out}.")
