@@ -1,11 +1,11 @@
 """Gaussian mixture flow matching (GMFlow, arXiv 2504.05304) in JAX.
 
-The subpackages form layers. A module imports only from its own layer and from the layers below it:
+The subpackages form layers. A module imports only from its own row of this table and from the rows above it:
 
 | layer | subpackages | needs |
 |---|---|---|
 | method | `gm`, then `flow`, then `losses` and `guidance`, then `solvers` | jax and numpy |
-| networks | `models`, then `training` | the extra `train` |
+| networks | `models`, then `training` | the extra `weights` (`training`: `train`) |
 | tools | `data`, `evaluation`, `interop`, `sharding` | the extra `train` (`interop`: `weights`) |
 | pipeline | `pipeline` | the extra `weights` |
 

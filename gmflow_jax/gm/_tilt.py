@@ -23,8 +23,17 @@ def tilt(
 
     $$q(x) \exp\left(\frac{b \cdot (x - c) - \lambda |x - c|^2 / 2}{\gamma}\right) / Z.$$
 
+    For $\lambda > 0$ the factor is a Gaussian of mean $c + b / \lambda$ and variance $\gamma / \lambda$. Let
+    component k of q have mean $\mu_k$, and let $\sigma$ be the standard deviation of q's components. With
+    $d = \gamma + \sigma^2 \lambda$ and $m_k = \mu_k - c$, component k of the result has
+
+    - the mean $c + (\gamma m_k + \sigma^2 b) / d$,
+    - the variance $\sigma^2 \gamma / d$, and
+    - a log-weight that gains $(b \cdot m_k - \lambda |m_k|^2 / 2) / d$ before all are renormalised.
+
     The computation divides by no small number. It is exact for precision 0, for components of zero
-    variance, and for scale 0, where the factor is a point mass at center + linear / precision.
+    variance, and for scale 0, where the factor is a point mass at center + linear / precision. The notebook
+    01_mixtures shows tilts in pictures.
 
     Args:
       q: mixture over [*batch, D].
@@ -111,7 +120,7 @@ def _tilt(
     """
     var = jnp.exp(2 * q.log_std)
     d = scale + var * precision
-    # d = 0 only where scale and variance are both 0. The components are then points, which do not move.
+    # d = 0 if scale is 0 and the variance or the precision is, too. The components then stay as they are.
     keep = safe_divide(scale, d, otherwise=1.0)
     pull = safe_divide(var, d)
     half = 0.5 * append_axes(precision, 2)
