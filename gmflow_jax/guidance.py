@@ -79,7 +79,8 @@ def probabilistic_guidance(
       uncond: unconditional mixture over x_0, means [B, ..., K, D].
       scale: w in [0, 1); a scalar, [B], or an array of the rank of `*batch`. 0 means no guidance.
       orthogonal: share of the component of d parallel to m_c that is removed, 0 to 1.
-      sample_axes: batch axes that belong to one sample; None means all but the first.
+      sample_axes: axes of one sample, over which variances and mean squares are taken: (1, 2) for
+        [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
       `Guided`; its field `mixture` is the guided mixture.
@@ -135,7 +136,8 @@ def classifier_free_guidance(
       uncond: unconditional prediction, likewise.
       scale: a scalar or [B]. 1 means no guidance.
       orthogonal: share of the component of m_c - m_u parallel to m_c that is removed, 0 to 1.
-      sample_axes: batch axes that belong to one sample; None means all but the first.
+      sample_axes: axes of one sample, over which this projection is computed: (1, 2) for [B, H, W, D]. None
+        takes all batch axes but the first.
 
     Returns:
       The guided prediction, of the type of `cond`.
@@ -220,15 +222,18 @@ def guided_denoiser(
       scale: guidance scale. For 'probabilistic' in [0, 1), where 0 means no guidance; for 'cfg' usually at
         least 1, where 1 means no guidance. It may be traced, so that another scale needs no compilation.
       method: 'probabilistic' (`probabilistic_guidance`) or 'cfg' (`classifier_free_guidance` of x_0).
-      orthogonal: share of the difference's component parallel to the conditional mean that is removed.
+      orthogonal: share of the difference's component parallel to the conditional mean that is removed, for
+        both methods. Plain classifier-free guidance is method='cfg', orthogonal=0.
       interval: times (low, high) between which guidance acts, both ends included.
-      sample_axes: batch axes that belong to one sample; None means all but the first.
+      sample_axes: axes of one sample, over which variances and mean squares are taken: (1, 2) for
+        [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
       denoise(x_t, t) -> `Guided` for 'probabilistic', GaussianMixture for 'cfg'.
 
     Raises:
-      ValueError: if the method is unknown, or the scale or the interval is out of range.
+      ValueError: if the method is unknown, interval is not 0 <= low <= high <= 1, or the scale of
+        'probabilistic' is outside [0, 1). The scale of 'cfg' and a traced scale are not checked.
 
     Source:
       GMFlow (arXiv 2504.05304), eq. 7-8; Kynkaanniemi et al. 2024 (arXiv 2404.07724) for the interval.

@@ -27,7 +27,7 @@ def interpolate(x_0: jax.Array, noise: jax.Array, t: ArrayLike) -> jax.Array:
 
     Args:
       x_0: data, [B, ..., D].
-      noise: [B, ..., D].
+      noise: standard normal, [B, ..., D].
       t: time, a scalar or [B].
 
     Returns:
@@ -174,6 +174,9 @@ def denoiser(
     velocity_fn: Callable[[jax.Array, jax.Array], Prediction],
 ) -> Callable[[jax.Array, jax.Array], GaussianMixture]:
     """Convert a velocity function to a denoiser, the form in which solvers take a network.
+
+    The convention is x_t = (1 - t) x_0 + t noise, with data at t = 0, noise at t = 1 and u = noise - x_0.
+    Pass a network `net` with data at t = 1 and the velocity x_0 - noise as `lambda x, t: -net(x, 1 - t)`.
 
     Args:
       velocity_fn: (x_t, t) -> prediction of the velocity u: a GaussianMixture, a Gaussian, or an array

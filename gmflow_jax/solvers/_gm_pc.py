@@ -33,7 +33,7 @@ def gm_pc(
 
     Args:
       num_substeps: sub-steps per step.
-      shift: shift of the time grid. Sub-steps are uniform in the time before the shift.
+      shift: the shift that was given to `flow.time_grid`. Sub-steps are uniform in the time before the shift.
       integrator: method of the sub-steps, as in `gm_ode`.
       corrector: whether to integrate each step again once the prediction at its end is known.
 

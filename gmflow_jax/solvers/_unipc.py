@@ -1,4 +1,4 @@
-"""UniPC of order 2 on the flow schedule."""
+"""UniPC-2 on the flow schedule: a predictor of order 2 with a corrector, which makes it order 3."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,14 @@ from gmflow_jax.solvers._log_snr import step_length
 
 
 def unipc() -> Solver:
-    """Make the UniPC-2 solver for predictions of x_0, B(h) = e^h - 1: order 3, one network call per step.
+    """Make the UniPC-2 solver for predictions of x_0, B(h) = e^h - 1, with one network call per step.
 
-    The predictor is `dpmpp_2m`. The network's call at the predicted point also corrects that point, and the
-    next step starts from the corrected point. The states that `sample` returns are predicted points, so the
-    last one is not corrected. The first step and a step to s = 0 are Euler steps. The solver is exact if
-    the prediction of x_0 is constant along the path.
+    The predictor is `dpmpp_2m`, of order 2. With its corrector the solver reaches order 3. The first step and
+    a step to s = 0 are Euler steps; the latter limits the order to 2 for time grids that end at 0.
+
+    The network's call at the predicted point also corrects that point, and the next step starts from the
+    corrected point. The states that `sample` returns are predicted points, so the last one is not corrected.
+    The solver is exact if the prediction of x_0 is constant along the path.
 
     Source:
       Zhao et al. 2023 (arXiv 2302.04867).
