@@ -48,7 +48,8 @@ def sample(
       The state at times[-1], of the shape of x_init, or all states, [num_steps + 1, B, ..., D], x_init first.
 
     Raises:
-      ValueError: if times do not decrease, or the prediction or the key do not fit x_init.
+      ValueError: if solver is not a Solver, times do not decrease, or the prediction or the key do not fit
+        x_init.
 
     Example:
       A velocity function for standard normal data, which the flow maps to itself:
@@ -62,6 +63,11 @@ def sample(
       >>> print(np.asarray(x_0[:, 0]).round(2))
       [-1.  2.]
     """
+    if not hasattr(solver, "step"):
+        raise ValueError(
+            f"solver is a {type(solver).__name__}, not a Solver. Call the function that makes one, for "
+            "example solvers.gm_ode()."
+        )
     (x_init,) = promote(x_init)
     times = _checked_times(times, x_init.dtype)
     _check_prediction(denoise, x_init, times)

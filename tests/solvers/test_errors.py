@@ -94,6 +94,11 @@ def test_draws_must_fit(plane, draws, message):
         solvers.sample(draws, plane.denoiser(), X, solvers.gm_sde(1), jnp.asarray(TIMES))
 
 
+def test_a_function_is_no_solver(plane):
+    with pytest.raises(ValueError, match=r"solver is a function, not a Solver\. Call .* solvers\.gm_ode\(\)"):
+        solvers.sample(None, plane.denoiser(), X, solvers.gm_ode, jnp.asarray(TIMES))
+
+
 @pytest.mark.parametrize("solver", [solvers.gm_sde(1), solvers.gm_sde(2), solvers.ddpm()])
 def test_stochastic_solvers_need_a_key(plane, solver):
     with pytest.raises(ValueError, match="pass a PRNG key or Draws, not None"):
