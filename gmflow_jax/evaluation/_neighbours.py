@@ -23,7 +23,7 @@ def comparable(real, fake, k: int, dtype: DType) -> tuple[np.ndarray, np.ndarray
     Args:
       real: [N, D].
       fake: [M, D].
-      k: number of the neighbour that is needed.
+      k: each point needs a k-th nearest neighbour.
       dtype: how distances are rounded, see `precision_recall`.
 
     Returns:
@@ -55,7 +55,7 @@ def squared_radii(points: np.ndarray, k: int, dtype: DType, progress: Progress |
 
     Args:
       points: [N, D].
-      k: number of the neighbour.
+      k: which neighbour; 1 is the nearest.
       dtype: how distances are rounded, see `precision_recall`.
       progress: wraps the list of blocks, or None.
 

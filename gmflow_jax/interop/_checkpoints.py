@@ -60,7 +60,7 @@ def load_dit(
         predicts the noise at 1000 time steps; its weights are copied unchanged, so its predictions are
         no velocities before further training.
       num_components: number of mixture components K.
-      offset_std: standard deviation of the offsets of the component means.
+      offset_std: standard deviation of the offsets of the component means, in units of the velocity.
       key: PRNG key for the offsets and the MLP of the standard deviation; `jax.random.key(0)` by default.
       num_heads: number of attention heads; by default that of the published network of the same width.
       input_size: height and width that positions refer to; by default from `pos_embed`, or 32.

@@ -36,14 +36,14 @@ def export_sampler(
     scalar, which is ignored if the recipe is not guided. The uint8 images [B, H, W, 3] are those of the
     pipeline with the same seed and indices.
 
-    JAX promises that newer releases read an export for 6 months, and releases up to 3 weeks older read
-    it too. Export again after that time.
+    The file can be read by newer releases of JAX for 6 months after the export, and by releases that are up
+    to 3 weeks older. Export again after 6 months.
 
     Args:
       path: path of the sampler, NAME.jaxexport. The parameters, which may exceed the size limit of this
         format, go to NAME.safetensors.
       bundle: networks with an autoencoder. Take them from `load_bundle` to compute as the pipeline does.
-      recipe: solver, guidance and their options; the authors' by default.
+      recipe: solver, guidance and their options; by default the authors' for 32 steps.
       num_steps: number of steps of the solver.
       platforms: platforms to export for, of 'cpu', 'cuda', 'rocm' and 'tpu'; the current one by default.
 

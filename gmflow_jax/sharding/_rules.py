@@ -65,8 +65,8 @@ def partition_spec(
 ) -> PartitionSpec:
     """Return how an array is split over the axes of a mesh.
 
-    Each mesh axis, in the given order, splits the largest axis of the array that it divides, the last one of
-    equal axes.
+    Mesh axes are taken in the given order. Each splits the largest array axis whose size it divides; of equal
+    axes, the last.
 
     Args:
       shape: shape of the array.
