@@ -137,7 +137,7 @@ def histogram_grid(
 ) -> None:
     """Write 2-D histograms of checkerboard points as a PNG, with a row for each solver.
 
-    All cells share one color scale, in multiples of the board's density, and show 1.2 times its width.
+    All cells share one colour scale, in multiples of the board's density, and show 1.2 times its width.
 
     Args:
       path: file to write; its folder is created.
@@ -173,7 +173,7 @@ def histogram_grid(
                 _histogram(axes, np.asarray(cells[i][j]), captions[i][j])
     explanation = _CAPTIONS + (f"; {note}" if note else "")
     figure.text((left + width) / 2 / width, 0.16 / height, explanation, size=9.5, **grey)
-    # One color map and grey text need only 256 colors, which make the file three times smaller.
+    # One colour map and grey text need only 256 colours, which make the file three times smaller.
     picture = Image.open(io.BytesIO(_png_bytes(figure))).convert("RGB")
     _write_png(path, picture.quantize(256, dither=Image.Dither.NONE))
 
@@ -242,7 +242,7 @@ def _as_bytes(images) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(
             f"The images have shape {images.shape}, but a picture needs [N, H, W, C] with "
-            "N >= 1 and C = 1 (grey) or 3 (color); decode latents first."
+            "N >= 1 and C = 1 (grey) or 3 (colour); decode latents first."
         )
     if images.dtype == np.uint8:
         return images

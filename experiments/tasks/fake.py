@@ -34,6 +34,6 @@ class FakeTask:
         raise ValueError("The likelihood of random latents means nothing; give a run on latents of images.")
 
     def picture(self, path, x) -> None:
-        """Draw a grid of latents x [N, h, w, C], with their first channels as colors."""
+        """Draw a grid of latents x [N, h, w, C], with their first channels as colours."""
         colors = np.clip(np.asarray(x)[..., :3] / 6 + 0.5, 0, 1)
         figures.image_grid(path, colors if colors.shape[-1] == 3 else colors[..., :1])

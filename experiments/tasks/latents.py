@@ -53,7 +53,7 @@ class LatentTask(FakeTask):
         return data.LatentBatches(self._held_out or self._latents, batch_size, seed + 1)
 
     def picture(self, path, x) -> None:
-        """Draw a grid of latents x [N, h, w, C]: decoded if there is an autoencoder, else as colors."""
+        """Draw a grid of latents x [N, h, w, C]: decoded if there is an autoencoder, else as colours."""
         if self._autoencoder is None:
             super().picture(path, x)
         else:
@@ -78,7 +78,7 @@ class LatentTask(FakeTask):
 
     @property
     def training_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """The first scaled latents [N, h, w, C] of a training, and labels [N]."""
+        """The first scaled latents [N, h, w, C] of the training data, and labels [N]."""
         batch = self.batches(min(_NUM_FOR_LIKELIHOOD, len(self._latents)), seed=0)(0)
         return batch["x_0"], batch["labels"]
 
@@ -114,6 +114,11 @@ def load_autoencoder(folder: str, metadata: data.LatentMetadata | None = None) -
 
     Raises ValueError if there is none, or if it did not encode the latents that `metadata` describes.
     """
+    if not pathlib.Path(folder).is_dir():
+        raise ValueError(
+            f"There is no folder {folder} for the autoencoder. Download one (python -m experiments.download "
+            "--help) and give its path."
+        )
     vae = pathlib.Path(folder) / "vae"  # loaded alone, to skip a transformer beside it
     autoencoder = interop.load_diffusers(vae if vae.is_dir() else folder).autoencoder
     if autoencoder is None:

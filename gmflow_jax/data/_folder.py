@@ -148,7 +148,7 @@ def write_metadata(
     Args:
       paths: the files of all shards.
       common: the fields that do not depend on the shards.
-      class_names: words of each class folder.
+      class_names: names of each class folder.
       process_index: number of this process.
 
     Returns:

@@ -51,7 +51,7 @@ class LatentMetadata:
       num_images: number of latents, without images that could not be read.
       num_classes: number of classes; labels are below it.
       class_folders: name of each class's folder, by label.
-      class_names: words of each class, by folder; empty if they were not given.
+      class_names: names of each class, by folder; empty if they were not given.
       shards: the files.
       broken: names of the images that could not be read and were left out.
       source: identity of the images, see `ImageSource.description`.
@@ -154,29 +154,29 @@ def check_autoencoder(metadata: LatentMetadata, autoencoder: "AutoencoderKL") ->
 
 
 def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the words of each class folder, from lines such as "n01440764 tench, Tinca tinca".
+    """Read the names of each class folder, from lines such as "n01440764 tench, Tinca tinca".
 
     LOC_synset_mapping.txt, which comes with ImageNet, has this format.
 
     Returns:
-      The words by folder.
+      The names by folder.
 
     Raises:
       ValueError: if there is no such file, or a line has another form.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no file {path}; give a file with one line per class: folder and words.")
+        raise ValueError(f"There is no file {path}; give a file with one line per class: folder and names.")
     names = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        folder, _, words = line.strip().partition(" ")
+        folder, _, name = line.strip().partition(" ")
         if not folder:
             continue
-        if not words or folder in names:
-            problem = "has no words" if not words else "names a folder for the second time"
+        if not name or folder in names:
+            problem = "has no name" if not name else "names a folder for the second time"
             raise ValueError(
-                f"Line {number} of {path} {problem}, but each line needs one folder and its words, such as "
+                f"Line {number} of {path} {problem}, but each line needs one folder and its names, such as "
                 "'n01440764 tench, Tinca tinca'; correct it."
             )
-        names[folder] = words.strip()
+        names[folder] = name.strip()
     return names

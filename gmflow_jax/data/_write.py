@@ -71,7 +71,7 @@ def write_latents(
       batch_size: images that are encoded at a time on all devices together, at least one on each; None is
         16 on each.
       broken: what to do with an image that cannot be read: 'skip' it and list it, or 'stop'.
-      class_names: words of each class folder, for the metadata; see `read_class_names`.
+      class_names: names of each class folder, for the metadata; see `read_class_names`.
       seed: seed of the draws for 'sample'.
       process_index: number of this process, which makes every `num_processes`-th shard.
       num_processes: number of processes. They may share a folder and do not communicate.
@@ -90,7 +90,7 @@ def write_latents(
     _check_numbers(images_per_shard, batch_size, seed, process_index, num_processes)
     folder = local_path(out)
     common = _common_fields(source, autoencoder, image_size, format, container)
-    class_names = _words_by_folder(class_names or {}, source.class_folders)
+    class_names = _names_by_folder(class_names or {}, source.class_folders)
     plan = common | {"images_per_shard": images_per_shard} | ({"seed": seed} if format == "sample" else {})
     starts = range(0, len(source), images_per_shard)
     paths = [folder / shard_name(i, len(starts), container) for i in range(len(starts))]
@@ -243,12 +243,12 @@ def _list_broken(broken: Sequence[str]) -> None:
         tqdm.write(f"Images that could not be read and were left out ({len(broken)}):\n  {listing}")
 
 
-def _words_by_folder(class_names: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:
+def _names_by_folder(class_names: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:
     missing = [folder for folder in folders if folder not in class_names]
     if class_names and missing:
         raise ValueError(
-            f"{len(missing)} classes have no words, such as {missing[0]}; give words for every class folder, "
-            "or none."
+            f"No name is given for {len(missing)} of {len(folders)} classes, such as {missing[0]}; "
+            "class_names (the file of --class_names) must list every class folder, or be left out."
         )
     return {folder: class_names[folder] for folder in folders} if class_names else {}
 

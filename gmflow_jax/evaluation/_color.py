@@ -1,4 +1,4 @@
-"""Color statistics of images: guidance tends to move them away from those of real images."""
+"""Colour statistics of images: guidance tends to move them away from those of real images."""
 
 import functools
 from collections.abc import Iterator
@@ -97,7 +97,7 @@ def _linear(srgb: np.ndarray) -> np.ndarray:
 def _colors(images) -> np.ndarray:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not images.size:
-        raise ValueError(f"The images have shape {images.shape}, but color statistics need [N, H, W, 3].")
+        raise ValueError(f"The images have shape {images.shape}, but colour statistics need [N, H, W, 3].")
     if not images.min() >= 0:  # also catches NaN
         raise ValueError("The images have negative or NaN values; map them to a range from 0 on.")
     return images

@@ -68,7 +68,7 @@ def image_features(
       extractor: the feature network.
       batches: uint8 images [n, H, W, 3].
       keep_rows: whether to keep the features of each image. If False, only the statistics and three
-        numbers for each image are kept, which suffice for FID, sFID and the color statistics.
+        numbers for each image are kept, which suffice for FID, sFID and the colour statistics.
 
     Returns:
       The features.

@@ -105,7 +105,7 @@ def test_class_names_are_read_from_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("n01 tench\nn02\n", "Line 2 .* has no words"), ("n01 a\nn01 b\n", "Line 2 .* for the second time")],
+    [("n01 tench\nn02\n", "Line 2 .* has no name"), ("n01 a\nn01 b\n", "Line 2 .* for the second time")],
 )
 def test_bad_class_names_are_refused(tmp_path, text, reason):
     (tmp_path / "mapping.txt").write_text(text)

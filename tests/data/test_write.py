@@ -139,7 +139,7 @@ def test_latents_that_are_not_finite_are_refused(source, autoencoder, write, tmp
         ({"seed": -1}, "seed is -1, .*; give 0 or more"),
         ({"image_size": 33}, "image_size is 33, .*; give a positive multiple"),
         ({"process_index": 2, "num_processes": 2}, "process_index is 2 of 2 .*give one below"),
-        ({"class_names": {"n01": "temple"}}, "1 classes have no words, such as n02; give"),
+        ({"class_names": {"n01": "temple"}}, "No name .* for 1 of 2 classes, such as n02; class_names"),
     ],
 )
 def test_bad_options_are_refused(source, write, tmp_path, options, reason):
