@@ -2,11 +2,13 @@
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 _NO_MEMORY = (
     "A device ran out of memory ({}). Make the batch smaller; in training, --config.num_microbatches, "
@@ -54,15 +56,34 @@ def run(main: Callable[[], None]) -> None:
 
     def parse(argv):
         try:
-            return flags.FLAGS(argv)
+            arguments = flags.FLAGS(argv)
+            _check_config_file()
+            return arguments
         except (flags.Error, ValueError, TypeError, OSError) as error:
             message = str(error)
         except (AttributeError, KeyError) as error:  # from ml_collections, if --config.x names no field
-            message = f"The configuration has no field {error}."
-        print(f"error: {message.rstrip('.')}. See --help.", file=sys.stderr)
+            message = f"The configuration has no field {_field_and_hint(error)}"
+        message = message.rstrip(".")
+        print(f"error: {message}{'' if message.endswith('?') else '.'} See --help.", file=sys.stderr)
         sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _check_config_file() -> None:
+    """Raise if --config names no file. ml_collections raises only when the value is read, in four lines."""
+    if "config" not in flags.FLAGS or not flags.FLAGS["config"].present:
+        return
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not os.path.exists(path):
+        raise OSError(f"There is no configuration file {path}; experiments/configs holds some.")
+
+
+def _field_and_hint(error: AttributeError | KeyError) -> str:
+    """Format an error of ml_collections, "'nmu_steps'\\nDid you mean ...?", as one line."""
+    cause = error.args[0] if error.args else error
+    text = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else str(cause)
+    return ". ".join(text.split("\n"))
 
 
 def _keep_freed_memory() -> None:

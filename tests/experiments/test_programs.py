@@ -102,7 +102,12 @@ def test_evaluate_scores_a_file_of_samples(tmp_path):
     [
         ("sample", ["--workdir=/nowhere"], "does not exist"),
         ("evaluate", ["--samples=/nowhere.npz"], "no file"),
-        ("train", ["--config=nowhere.py", "--workdir=/tmp"], "nowhere.py"),
+        ("train", ["--config=nowhere.py", "--workdir=/tmp"], "There is no configuration file nowhere.py"),
+        (
+            "train",
+            ["--config=experiments/configs/digits.py", "--workdir=/tmp", "--config.nmu_steps=100"],
+            "has no field 'nmu_steps'. Did you mean \"num_steps\" instead of \"nmu_steps\"? See --help.",
+        ),
     ],
 )
 def test_impossible_input_gives_a_message_and_exit_code_2(program, arguments, said):
