@@ -26,9 +26,9 @@ def networks() -> dict[str, Network]:
 def contenders_for(contenders: Sequence[Contender], name: str) -> list[Contender]:
     """Select the solvers for a network.
 
-    On the data that is not centred, the solvers with an adapter run, each with and without it. The adapter
-    changes nothing on centred data, so there all solvers run without it. The solver without eq. 10 runs only
-    on the checkerboard.
+    On data that is not centred, only the solvers that the paper runs through the adapter are compared, with
+    and without it. The adapter changes nothing on centred data, so there all solvers run without it. The
+    solver without eq. 10 runs only on the checkerboard.
     """
     adapted = {f"{solver}{adapter}" for solver in ADAPTED_SOLVERS for adapter in ("", ADAPTED)}
     if name == _OFF_CENTER:

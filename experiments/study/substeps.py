@@ -1,6 +1,6 @@
 """Part (c): error and cost of GM-ODE's sub-steps.
 
-A sweep is one evaluation of the mixture's velocity for all components.
+The cost is counted in evaluations of the mixture's velocity, each for all components.
 """
 
 import time
@@ -18,17 +18,17 @@ from experiments.study.sweep import Network, start_noise
 from gmflow_jax import flow, gm, solvers
 
 PART = "sub-steps"
-SWEEPS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}  # of a sub-step
+EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}  # of the mixture, in a sub-step
 _NETWORKS = {"2-D": problems.plane, "16-D": problems.space}
-_TOTAL_SWEEPS = (8, 16, 32, 64, 128)  # of all steps together
-_NFES = (1,)  # for an exact network, the same number of sweeps in more steps gives the same error
+_TOTAL_EVALUATIONS = (8, 16, 32, 64, 128)  # in all steps together
+_NFES = (1,)  # for an exact network, the same number of evaluations in more steps gives the same error
 _LATENTS = (4, 32, 32, 8, 4)  # [B, H, W, K, D] of the timed run, as in ImageNet sampling
 _UNITS = 30
 
 
 def units(settings: Settings, contenders: Sequence[Contender]) -> int:
     """Return the length of this part in units of the progress bar."""
-    return _UNITS * len(_NETWORKS) * len(_NFES) * len(SWEEPS) + _UNITS
+    return _UNITS * len(_NETWORKS) * len(_NFES) * len(EVALUATIONS) + _UNITS
 
 
 def run(study: Study) -> str:
@@ -41,11 +41,11 @@ def run(study: Study) -> str:
         endpoint = problems.flow_endpoint(params, x_1, study.settings.num_reference_steps)
         for nfe in _NFES:
             errors = {}
-            for integrator in SWEEPS:
+            for integrator in EVALUATIONS:
                 errors[integrator] = _errors(network, params, x_1, endpoint, integrator, nfe)
                 study.records += [
-                    Record(PART, f"{name} exact", integrator, nfe, nfe, f"endpoint_error_{sweeps}_sweeps", e)
-                    for sweeps, e in errors[integrator].items()
+                    Record(PART, f"{name} exact", integrator, nfe, nfe, f"endpoint_error_{n}_sweeps", e)
+                    for n, e in errors[integrator].items()
                 ]
                 study.advance(f"sub-steps by {integrator}", _UNITS)
             sections.append(_section(name, nfe, errors))
@@ -54,30 +54,30 @@ def run(study: Study) -> str:
 
 
 def _errors(network: Network, params, x_1, endpoint, integrator: str, nfe: int) -> dict[int, float]:
-    """Return {sweeps of all steps: endpoint error} of first-order GM-ODE in nfe steps."""
+    """Return {evaluations in all steps: endpoint error} of first-order GM-ODE in nfe steps."""
     errors = {}
     denoise = flow.denoiser(lambda x, t: network.velocity(params, x, t))
-    for sweeps in _TOTAL_SWEEPS:
-        num_substeps, rest = divmod(sweeps, nfe * SWEEPS[integrator])
+    for evaluations in _TOTAL_EVALUATIONS:
+        num_substeps, rest = divmod(evaluations, nfe * EVALUATIONS[integrator])
         if num_substeps and not rest:
             solver = solvers.gm_ode(1, num_substeps, integrator=integrator)
             sample = jax.jit(lambda x, s=solver: solvers.sample(None, denoise, x, s, flow.time_grid(nfe)))
-            errors[sweeps] = endpoint_error(np.asarray(sample(x_1)), endpoint)
+            errors[evaluations] = endpoint_error(np.asarray(sample(x_1)), endpoint)
     return errors
 
 
 def _section(name: str, nfe: int, errors: dict[str, dict[int, float]]) -> str:
-    """Format the errors, {integrator: {sweeps: error}}."""
-    target = errors["euler"][max(_TOTAL_SWEEPS)]
+    """Format the errors, {integrator: {evaluations: error}}."""
+    target = errors["euler"][max(_TOTAL_EVALUATIONS)]
     reach = {
-        name: min((sweeps for sweeps, e in by_sweeps.items() if e <= target), default=None)
-        for name, by_sweeps in errors.items()
+        name: min((n for n, e in by_evaluations.items() if e <= target), default=None)
+        for name, by_evaluations in errors.items()
     }
     rows = [
-        [name, *(f"{e[s]:.2g}" if s in e else "" for s in _TOTAL_SWEEPS), str(reach[name] or "more")]
+        [name, *(f"{e[s]:.2g}" if s in e else "" for s in _TOTAL_EVALUATIONS), str(reach[name] or "more")]
         for name, e in errors.items()
     ]
-    header = ["integrator", *map(str, _TOTAL_SWEEPS), f"sweeps to Euler's {target:.2g}"]
+    header = ["integrator", *map(str, _TOTAL_EVALUATIONS), f"evaluations to Euler's {target:.2g}"]
     return f"{name}, {nfe} network call{'s' * (nfe > 1)}:\n\n{tables.markdown(header, rows)}"
 
 
@@ -104,7 +104,7 @@ def _timing(study: Study) -> str:
     size = 4 * np.prod(_LATENTS) / 2**20
     return (
         f"Time of one of 8 steps without the network (best of 5), for mixtures {list(_LATENTS)} "
-        f"([B, H, W, K, D], {size:.1f} MiB of means; the lower bound is to read them once per sweep):\n\n"
+        f"([B, H, W, K, D], {size:.1f} MiB of means; a lower bound is to read them once per evaluation):\n\n"
         + tables.markdown(["sub-steps", "ms", "of Euler's"], rows)
     )
 
@@ -118,5 +118,5 @@ def _seconds(call) -> float:
 _INTRODUCTION = """## GM-ODE's sub-steps
 
 Endpoint error of GM-ODE 1 on exact networks, where the sub-steps are the only source of error. The columns \
-are the sweeps (evaluations of the mixture) of all steps together: a sub-step of Euler makes one sweep, of \
-midpoint and Heun two, of Runge-Kutta four. The paper uses 128 Euler sub-steps in all."""
+are the evaluations of the mixture in all steps together: a sub-step of Euler takes one, of midpoint and \
+Heun two, of Runge-Kutta four. The paper uses 128 Euler sub-steps in all."""

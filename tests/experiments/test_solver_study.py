@@ -149,7 +149,8 @@ def test_the_program_writes_tables_numbers_and_figures(tmp_path, capsys, run_mai
         rows = list(csv.DictReader(file))
     exact = [f"{dims} {variant}" for dims in ("2-D", "16-D") for variant in ("exact", "with error")]
     integrated = {(row["problem"], row["solver"]) for row in rows if row["part"] == substeps.PART}
-    assert integrated >= {(f"{dims} exact", name) for dims in ("2-D", "16-D") for name in substeps.SWEEPS}
+    integrators = substeps.EVALUATIONS
+    assert integrated >= {(f"{dims} exact", name) for dims in ("2-D", "16-D") for name in integrators}
     assert {(row["problem"], row["solver"]) for row in rows if row["part"] != substeps.PART} == {
         *((problem, solver) for problem in (*exact, "K = 64") for solver in ("Euler", "GM-SDE 1")),
         ("plain flow", "Euler"),
