@@ -90,7 +90,7 @@ def second_order(
       cb: factor of the guidance scale in the damping.
       correction_steps: number of fixed-point corrections, which bring the mixture's mean closer to its
         target.
-      sample_axes: axes of one sample, over which the variance and squares are averaged: (1, 2) for
+      sample_axes: axes of one sample, over which variances and mean squares are taken: (1, 2) for
         [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
@@ -176,7 +176,7 @@ def _shift(
       base: the mixture.
       surrogate: the Gaussian matched to it.
       bias: the shift, [*batch, D].
-      sample_axes: axes of one sample, over which the variance and squares are averaged: (1, 2) for
+      sample_axes: axes of one sample, over which variances and mean squares are taken: (1, 2) for
         [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
