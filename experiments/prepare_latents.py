@@ -71,7 +71,8 @@ def main() -> None:
     seconds = time.perf_counter() - start
     if metadata is None:
         print(
-            f"The shards of this process are done ({seconds:.1f} s); shards of other processes are still missing."
+            f"The shards of this process are done ({seconds:.1f} s); shards of other processes are still "
+            "missing."
         )
         return
     size = sum(shard.num_bytes for shard in metadata.shards)

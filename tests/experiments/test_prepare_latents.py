@@ -49,7 +49,7 @@ def prepare(folders, run_main, tmp_path):
 def test_encoding_by_two_processes_with_class_names(prepare, folders, tmp_path, capsys):
     names = f"--class_names={folders / 'names.txt'}"
     prepare("--num_processes=2", "--process_id=0", names)
-    assert "other processes are still missing" in capsys.readouterr().out
+    assert "shards of other processes are still" in capsys.readouterr().out
     with pytest.raises(ValueError, match="not finished"):
         data.Latents(tmp_path / "out")
     prepare("--num_processes=2", "--process_id=1", names, autoencoder="network/vae")
