@@ -1,10 +1,10 @@
 """Pictures of samples: image grids (Pillow) and grids of 2-D histograms (matplotlib)."""
 
 import io
+import itertools
 import os
+import pathlib
 from collections.abc import Sequence
-from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from matplotlib import font_manager
@@ -84,7 +84,7 @@ def digit_grid(
     bold, regular = _font(15, bold=True), _font(15)
     groups = [
         (solver, [(_split(label)[1], images) for label, images in members])
-        for solver, members in groupby(rows, key=lambda row: _split(row[0])[0])
+        for solver, members in itertools.groupby(rows, key=lambda row: _split(row[0])[0])
     ]
     solver_width = max(bold.getlength(solver) for solver, _ in groups)
     nfe_labels = [nfe for _, members in groups for nfe, _ in members if nfe]
@@ -178,7 +178,7 @@ def histogram_grid(
     _write_png(path, picture.quantize(256, dither=Image.Dither.NONE))
 
 
-def write_figure(path: Path, figure: Figure) -> None:
+def write_figure(path: pathlib.Path, figure: Figure) -> None:
     """Write a matplotlib figure as a PNG."""
     files.write_bytes(path, _png_bytes(figure))
 
@@ -255,6 +255,6 @@ def _as_bytes(images) -> np.ndarray:
 
 
 def _write_png(path: str | os.PathLike, image: Image.Image) -> None:
-    path = Path(path)
+    path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda temporary: image.save(temporary, format="PNG", optimize=True))

@@ -1,6 +1,6 @@
 """Line plots of the study."""
 
-from pathlib import Path
+import pathlib
 
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,7 +12,7 @@ from experiments.study.tables import Values
 _MARKERS = "osD^v<>Phx*+"
 
 
-def error_curves(path: Path, title: str, errors: Values, distances: Values, floor: float) -> None:
+def error_curves(path: pathlib.Path, title: str, errors: Values, distances: Values, floor: float) -> None:
     """Write endpoint error and energy distance against NFE as a PNG, on logarithmic axes.
 
     Args:

@@ -1,8 +1,8 @@
 """The order of the examples, as a pure function of seed and step, so that a restart repeats it."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return permutation
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
     """A `batch_fn(step, rows=None)` over arrays in memory, in the order of `epoch_indices`.
 

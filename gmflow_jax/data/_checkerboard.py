@@ -3,7 +3,7 @@
 This is the distribution of the authors' checkerboard experiment, whose shift and rotation are zero.
 """
 
-from dataclasses import dataclass
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def in_white_square(points) -> np.ndarray:
     return on_board & (parity == 0)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CheckerboardBatches:
     """A `batch_fn(step, rows=None)` of fresh points `{"x_0": [batch_size, 2]}`.
 

@@ -1,8 +1,8 @@
 """Images as pixels: batches for networks that are trained without an autoencoder, and plain reading."""
 
+import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from gmflow_jax.data._random import flip, row_generators
 from gmflow_jax.data._sources import ImageSource
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageBatches:
     """A `batch_fn(step, rows=None)` of centre crops, half of them mirrored.
 

@@ -1,8 +1,8 @@
 """Latents on disk, and the batches that networks are trained on."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class Latents:
         return {"mean": mean, "std": std, "labels": labels}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LatentBatches:
     """A `batch_fn(step, rows=None)` of scaled latents for training.
 
@@ -145,7 +145,7 @@ class LatentBatches:
         return {"x_0": x_0, "labels": records["label"].astype(np.int32)}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FakeLatentBatches:
     """A `batch_fn(step, rows=None)` of standard normal `x_0` and uniform labels.
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 
 from gmflow_jax.models._autoencoder_blocks import Conv, MidBlock, Stage, group_norm
 from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig
@@ -34,7 +33,7 @@ class AutoencoderKL(nnx.Module):
         self.post_quant_conv = Conv(config, latents, latents, 1, rngs, dtype="float32")
         self.decoder = Decoder(config, rngs)
 
-    def encode(self, images: Array, batch_size: int | None = None) -> tuple[Array, Array]:
+    def encode(self, images: jax.Array, batch_size: int | None = None) -> tuple[jax.Array, jax.Array]:
         """Predict the Gaussian over the latent of each image.
 
         Args:
@@ -61,7 +60,7 @@ class AutoencoderKL(nnx.Module):
         mean, log_var = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_var, -30.0, 20.0)
 
-    def decode(self, z: Array, batch_size: int | None = None) -> Array:
+    def decode(self, z: jax.Array, batch_size: int | None = None) -> jax.Array:
         """Decode latents to images.
 
         Args:
@@ -102,7 +101,7 @@ class Encoder(nnx.Module):
         self.conv_norm_out = group_norm(config, widths[-1], rngs)
         self.conv_out = Conv(config, widths[-1], 2 * config.latent_channels, 3, rngs, dtype="float32")
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv_in(x).astype(self.dtype)
         for i in range(self.num_stages):
             x = getattr(self, f"down_blocks_{i}")(x)
@@ -133,14 +132,16 @@ class Decoder(nnx.Module):
         self.conv_norm_out = group_norm(config, widths[-1], rngs)
         self.conv_out = Conv(config, widths[-1], config.out_channels, 3, rngs, dtype="float32")
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = self.mid_block(self.conv_in(x).astype(self.dtype))
         for i in range(self.num_stages):
             x = getattr(self, f"up_blocks_{i}")(x)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-def _in_batches(function: Callable[[Array], Array], x: Array, batch_size: int | None) -> Array:
+def _in_batches(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, batch_size: int | None
+) -> jax.Array:
     """Compute `function(x)` for `batch_size` samples at a time."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(
@@ -152,7 +153,7 @@ def _in_batches(function: Callable[[Array], Array], x: Array, batch_size: int | 
     return jax.lax.map(lambda sample: function(sample[None])[0], x, batch_size=batch_size)
 
 
-def _check_axes(start: str, x: Array, channels: int) -> None:
+def _check_axes(start: str, x: jax.Array, channels: int) -> None:
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(
             f"{start} shape {x.shape}, but the autoencoder needs [B, H, W, {channels}]; "

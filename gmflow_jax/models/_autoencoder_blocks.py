@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 
 from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig
 from gmflow_jax.models._layers import attention
@@ -91,7 +90,7 @@ class ResnetBlock(nnx.Module):
         if self.has_shortcut:
             self.conv_shortcut = Conv(config, in_channels, out_channels, 1, rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = self.conv1(jax.nn.silu(self.norm1(x)))
         y = self.conv2(jax.nn.silu(self.norm2(y)))
         return (self.conv_shortcut(x) if self.has_shortcut else x) + y
@@ -116,7 +115,7 @@ class AttentionBlock(nnx.Module):
 
         self.to_q, self.to_k, self.to_v, self.to_out = linear(), linear(), linear(), linear()
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
         y = self.group_norm(x).reshape(batch, height * width, 1, channels)
         y = attention(self.to_q(y), self.to_k(y), self.to_v(y), "xla")
@@ -137,7 +136,7 @@ class MidBlock(nnx.Module):
         self.attentions_0 = AttentionBlock(config, channels, rngs)
         self.resnets_1 = ResnetBlock(config, channels, channels, rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.resnets_1(self.attentions_0(self.resnets_0(x)))
 
 
@@ -157,7 +156,7 @@ class Downsample(nnx.Module):
         padding = ((0, 1), (0, 1))
         self.conv = Conv(config, channels, channels, 3, rngs, strides=2, padding=padding)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(x)
 
 
@@ -173,7 +172,7 @@ class Upsample(nnx.Module):
     def __init__(self, config: AutoencoderKLConfig, channels: int, rngs: nnx.Rngs):
         self.conv = Conv(config, channels, channels, 3, rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
 
 
@@ -207,7 +206,7 @@ class Stage(nnx.Module):
         elif resample == "up":
             self.upsamplers_0 = Upsample(config, out_channels, rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.num_resnets):
             x = getattr(self, f"resnets_{i}")(x)
         if self.resample == "down":

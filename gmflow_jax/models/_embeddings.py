@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 TIME_SCALE = 1000.0  # the authors' networks were trained on times in [0, 1000]
 
 
-def batch_time(t: Array | float, batch: int) -> Array:
+def batch_time(t: jax.Array | float, batch: int) -> jax.Array:
     """Expand a time, a scalar or [B], to float32 [B].
 
     Raises:
@@ -26,8 +25,8 @@ def batch_time(t: Array | float, batch: int) -> Array:
 
 
 def time_features(
-    t: Array, num_features: int, freq_shift: int = 0, scale: float = TIME_SCALE
-) -> Array:
+    t: jax.Array, num_features: int, freq_shift: int = 0, scale: float = TIME_SCALE
+) -> jax.Array:
     """Compute the cosines, then the sines, of the time at frequencies from `scale` to `scale` / 10,000.
 
     The frequencies are radians per unit of time and spaced geometrically.
@@ -83,7 +82,7 @@ def position_table(
     return table.astype(np.float32)
 
 
-def point_features(x: Array, num_periods: int, min_period: float, max_period: float) -> Array:
+def point_features(x: jax.Array, num_periods: int, min_period: float, max_period: float) -> jax.Array:
     """Compute the sines, then the cosines, of each coordinate at geometrically spaced periods.
 
     Args:

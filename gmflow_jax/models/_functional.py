@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from flax import nnx
-from jax import Array
 
 Params = dict[str, Any]
 NetworkT = TypeVar("NetworkT", bound=nnx.Module)
@@ -45,7 +44,7 @@ def functional(model: nnx.Module, method: str = "__call__") -> tuple[Callable[..
     return apply, nnx.to_pure_dict(state)
 
 
-def init_params(model_class: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, key: Array) -> Params:
+def init_params(model_class: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, key: jax.Array) -> Params:
     """Draw the initial parameters of a network.
 
     The function is pure. Compile it with output shardings to draw parameters that are too large for

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 from jax.nn.initializers import Initializer, normal, zeros
 
 from gmflow_jax.gm import GaussianMixture
@@ -96,7 +95,7 @@ class GMDiT(nnx.Module):
             self.log_std = MLP((size, *hidden, 1), rngs, last_init=zeros, param_dtype=param_dtype)
 
     def __call__(
-        self, x_t: Array, t: Array | float, labels: Array | None = None
+        self, x_t: jax.Array, t: jax.Array | float, labels: jax.Array | None = None
     ) -> GaussianMixture:
         """Predict the velocity at noisy images.
 
@@ -138,7 +137,7 @@ class GMDiT(nnx.Module):
             self._predict_log_std(conditioning),
         )
 
-    def _check(self, x_t: Array, labels: Array | None) -> Array:
+    def _check(self, x_t: jax.Array, labels: jax.Array | None) -> jax.Array:
         """Raise ValueError if a shape does not fit; return the labels as an array."""
         config = self.config
         if x_t.ndim != 4 or x_t.shape[-1] != config.in_channels:
@@ -162,11 +161,11 @@ class GMDiT(nnx.Module):
             )
         return labels
 
-    def _condition(self, t: Array, labels: Array) -> Array:
+    def _condition(self, t: jax.Array, labels: jax.Array) -> jax.Array:
         features = time_features(t, TIME_FEATURES, scale=self.config.time_scale)
         return self.time_mlp(features) + self.class_embed(labels)
 
-    def _predict_log_std(self, conditioning: Array) -> Array:
+    def _predict_log_std(self, conditioning: jax.Array) -> jax.Array:
         """Predict [B, 1, 1] from the embedding, without a gradient into the embedding."""
         batch = conditioning.shape[0]
         if self.config.constant_log_std is not None:
@@ -174,10 +173,10 @@ class GMDiT(nnx.Module):
         log_std = self.log_std(jax.nn.silu(jax.lax.stop_gradient(conditioning)))
         return log_std.reshape(batch, 1, 1)
 
-    def _run_blocks(self, x: Array, conditioning: Array) -> Array:
+    def _run_blocks(self, x: jax.Array, conditioning: jax.Array) -> jax.Array:
         graphdef, params = nnx.split(self.blocks)
 
-        def run(x: Array, block_params) -> tuple[Array, None]:
+        def run(x: jax.Array, block_params) -> tuple[jax.Array, None]:
             block = nnx.merge(graphdef, gather_block(block_params))
             return split_batch(block(x, conditioning)), None
 

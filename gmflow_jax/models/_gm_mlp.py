@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 from jax.nn.initializers import Initializer, zeros
 
 from gmflow_jax.gm import GaussianMixture
@@ -57,7 +56,7 @@ class GMMLP(nnx.Module):
         if config.constant_log_std is None:
             self.log_std = head(1, kernel_init=zeros)
 
-    def __call__(self, x_t: Array, t: Array | float) -> GaussianMixture:
+    def __call__(self, x_t: jax.Array, t: jax.Array | float) -> GaussianMixture:
         """Predict the velocity at noisy points.
 
         Args:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
 
 from gmflow_jax.models._inception_blocks import MIXED, STEM, Mixed, add_layers, apply_layers
 
@@ -27,9 +26,9 @@ class InceptionFeatures(NamedTuple):
       logits: class logits without the bias, [B, 1008], for the Inception Score.
     """
 
-    pool3: Array
-    spatial: Array
-    logits: Array
+    pool3: jax.Array
+    spatial: jax.Array
+    logits: jax.Array
 
 
 class InceptionV3(nnx.Module):
@@ -55,7 +54,7 @@ class InceptionV3(nnx.Module):
         precision = jax.lax.Precision.HIGHEST
         self.fc = nnx.Linear(channels, _NUM_CLASSES, use_bias=False, precision=precision, rngs=rngs)
 
-    def __call__(self, images: Array) -> InceptionFeatures:
+    def __call__(self, images: jax.Array) -> InceptionFeatures:
         """Compute the features of images.
 
         Images are resized to 299 x 299 pixels as TensorFlow 1 does. Memory grows with B.
@@ -81,13 +80,13 @@ class InceptionV3(nnx.Module):
         return InceptionFeatures(pool3, spatial, self.fc(pool3))
 
 
-def network_input(images: Array) -> Array:
+def network_input(images: jax.Array) -> jax.Array:
     """Resize images [B, H, W, 3] to 299 x 299 pixels and map 0 to 255 to [-1, 1), float32."""
     x = _resize(_resize(images.astype(jnp.float32), axis=1), axis=2)
     return (x - 128) / 128
 
 
-def _resize(x: Array, axis: int) -> Array:
+def _resize(x: jax.Array, axis: int) -> jax.Array:
     """Resize one axis to 299 pixels by linear interpolation at i * size / 299, without antialiasing.
 
     This is the bilinear resize of TensorFlow 1. Other libraries shift positions by half a pixel.
@@ -99,7 +98,7 @@ def _resize(x: Array, axis: int) -> Array:
     return start + (stop - start) * np.expand_dims(positions % 1, [i for i in range(4) if i != axis])
 
 
-def _check(images: Array) -> None:
+def _check(images: jax.Array) -> None:
     if images.dtype != jnp.uint8:
         raise ValueError(
             f"The images are {images.dtype}, but Inception takes uint8 values from 0 to 255; "

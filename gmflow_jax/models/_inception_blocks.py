@@ -9,7 +9,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,23 +40,23 @@ class Fork:
     branches: tuple["Layers", ...]
 
 
-Layers = tuple[Conv | Fork | Callable[[Array], Array], ...]  # the functions are pools
+Layers = tuple[Conv | Fork | Callable[[jax.Array], jax.Array], ...]  # the functions are pools
 
 
-def shrink(x: Array) -> Array:
+def shrink(x: jax.Array) -> jax.Array:
     """Apply a maximum pool that halves height and width."""
     return nnx.max_pool(x, (3, 3), (2, 2))
 
 
-def max_pool(x: Array) -> Array:
+def max_pool(x: jax.Array) -> jax.Array:
     """Apply a maximum pool that keeps height and width."""
     return nnx.max_pool(x, (3, 3), padding="SAME")
 
 
-def average_pool(x: Array) -> Array:
+def average_pool(x: jax.Array) -> jax.Array:
     """Apply an average pool that keeps height and width; padding does not count in the average."""
 
-    def window_sum(y: Array) -> Array:
+    def window_sum(y: jax.Array) -> jax.Array:
         return jax.lax.reduce_window(y, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
     # nnx.avg_pool would count in float64 if x64 is enabled.
@@ -111,7 +110,7 @@ _MIXED_7A = Fork((
 ))  # fmt: skip
 
 
-def _mixed_7(pool: Callable[[Array], Array]) -> Fork:
+def _mixed_7(pool: Callable[[jax.Array], jax.Array]) -> Fork:
     def row_and_column(name: str) -> Fork:
         return Fork(((Conv(f"{name}a", 384, (1, 3)),), (Conv(f"{name}b", 384, (3, 1)),)))
 
@@ -172,7 +171,7 @@ def add_layers(module: nnx.Module, layers: Layers, channels: int, rngs: nnx.Rngs
     return channels
 
 
-def apply_layers(module: nnx.Module, layers: Layers, x: Array) -> Array:
+def apply_layers(module: nnx.Module, layers: Layers, x: jax.Array) -> jax.Array:
     """Run the layers of a table one after the other.
 
     Args:
@@ -215,7 +214,7 @@ class ConvNormReLU(nnx.Module):
         )
         self.bn = nnx.BatchNorm(layer.features, use_running_average=True, epsilon=1e-3, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu(self.bn(self.conv(x)))
 
 
@@ -232,5 +231,5 @@ class Mixed(nnx.Module):
         self.name = name
         self.channels = add_layers(self, (MIXED[name],), channels, rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         return apply_layers(self, (MIXED[self.name],), x)

@@ -6,7 +6,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 from jax.nn.initializers import Initializer, normal, zeros
 from jax.sharding import AxisType, PartitionSpec
 
@@ -34,7 +33,7 @@ def normal_or_zeros(std: float) -> Initializer:
     return normal(std) if std else zeros
 
 
-def layer_norm(x: Array, eps: float) -> Array:
+def layer_norm(x: jax.Array, eps: float) -> jax.Array:
     """Normalise the last axis without learned scale or shift. Statistics are float32."""
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
@@ -42,7 +41,7 @@ def layer_norm(x: Array, eps: float) -> Array:
     return y.astype(x.dtype)
 
 
-def modulate(x: Array, shift: Array, scale: Array) -> Array:
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """Compute `x * (1 + scale) + shift`, where all tokens of a sample share scale and shift.
 
     Args:
@@ -56,7 +55,7 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
-def attention(query: Array, key: Array, value: Array, implementation: str) -> Array:
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation: str) -> jax.Array:
     """Compute softmax attention over all tokens, with weights computed in float32.
 
     Args:
@@ -92,7 +91,7 @@ def attention(query: Array, key: Array, value: Array, implementation: str) -> Ar
     return jnp.swapaxes(y, 1, 2)
 
 
-def _fits_cudnn(query: Array) -> bool:
+def _fits_cudnn(query: jax.Array) -> bool:
     """Whether the default device is an NVIDIA GPU (Ampere or newer) whose cuDNN kernel takes this query."""
     device, head_dim = jax.devices()[0], query.shape[-1]
     capability = getattr(device, "compute_capability", "0") if device.platform == "gpu" else "0"
@@ -110,7 +109,7 @@ def gather_block(params: ParamsT) -> ParamsT:
     return params if _fsdp_axes() is None else jax.lax.with_sharding_constraint(params, PartitionSpec())
 
 
-def split_batch(x: Array) -> Array:
+def split_batch(x: jax.Array) -> jax.Array:
     """Shard the first axis over all devices if the mesh of `jax.set_mesh` has an axis 'fsdp'."""
     axes = _fsdp_axes()
     return x if axes is None else jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
@@ -156,7 +155,7 @@ class MLP(nnx.Module):
             # Named attributes, because nnx.List would give the dict of parameters integer keys.
             setattr(self, f"layer_{i}", layer)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.num_layers):
             x = getattr(self, f"layer_{i}")(jax.nn.silu(x) if i else x)
         return x
@@ -199,7 +198,7 @@ class DiTBlock(nnx.Module):
         self.mlp_in = linear(size, inner)
         self.mlp_out = linear(inner, size)
 
-    def __call__(self, x: Array, conditioning: Array) -> Array:
+    def __call__(self, x: jax.Array, conditioning: jax.Array) -> jax.Array:
         values = jnp.split(self.modulation(conditioning), 6, axis=-1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = values
         y = modulate(layer_norm(x, 1e-6), shift_1, scale_1)
@@ -209,7 +208,7 @@ class DiTBlock(nnx.Module):
         y = self.mlp_out(jax.nn.gelu(self.mlp_in(y), approximate=True))
         return x + gate_2[:, None] * y
 
-    def _attend(self, x: Array) -> Array:
+    def _attend(self, x: jax.Array) -> jax.Array:
         batch, tokens, size = x.shape
         heads = (batch, tokens, self.num_heads, size // self.num_heads)
         query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))

@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 
 
-def _rounded_product(x: Array, y: Array, dimensions, **options) -> Array:
+def _rounded_product(x: jax.Array, y: jax.Array, dimensions, **options) -> jax.Array:
     """Compute `jax.lax.dot_general`; on a CPU, sum 16-bit products in float32 and round the result once.
 
     Accelerators do so anyway. On a CPU with matrix instructions (AMX) XLA uses them only for a float32
@@ -32,5 +31,5 @@ class Linear(nnx.Linear):
     def __init__(self, *args, **options):
         super().__init__(*args, dot_general=_rounded_product, **options)
 
-    def __call__(self, x: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride] no out_sharding
+    def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride] no out_sharding
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)

@@ -1,9 +1,9 @@
 """Rearrangement of blocks of pixels into channels, and back."""
 
-from jax import Array
+import jax
 
 
-def space_to_depth(x: Array, block: int) -> Array:
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
     """Move each `block` x `block` square of pixels into the channels.
 
     Args:
@@ -21,7 +21,7 @@ def space_to_depth(x: Array, block: int) -> Array:
       >>> import jax.numpy as jnp
       >>> from gmflow_jax import models
       >>> models.space_to_depth(jnp.arange(16).reshape(1, 4, 4, 1), 2)[0, 0]
-      Array([[0, 1, 4, 5],
+      jax.Array([[0, 1, 4, 5],
              [2, 3, 6, 7]], dtype=int32)
     """
     _check_rank(x, "space_to_depth")
@@ -36,7 +36,7 @@ def space_to_depth(x: Array, block: int) -> Array:
     return x.reshape(batch, height // block, width // block, block * block * channels)
 
 
-def depth_to_space(x: Array, block: int) -> Array:
+def depth_to_space(x: jax.Array, block: int) -> jax.Array:
     """Move blocks of pixels from the channels back into space, the inverse of `space_to_depth`.
 
     Args:
@@ -61,7 +61,7 @@ def depth_to_space(x: Array, block: int) -> Array:
     return x.reshape(batch, height * block, width * block, channels // block**2)
 
 
-def _check_rank(x: Array, name: str) -> None:
+def _check_rank(x: jax.Array, name: str) -> None:
     if x.ndim != 4:
         raise ValueError(
             f"{name} got an array of shape {x.shape}, but it needs [B, H, W, C]; add missing axes."

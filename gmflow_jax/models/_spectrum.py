@@ -5,7 +5,6 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 from jax.nn.initializers import zeros
 
 from gmflow_jax.gm import Gaussian
@@ -39,7 +38,7 @@ class SpectrumMLP(nnx.Module):
             param_dtype=config.param_dtype,
         )
 
-    def __call__(self, gaussian: Gaussian) -> Array:
+    def __call__(self, gaussian: Gaussian) -> jax.Array:
         """Predict the spectrum for a Gaussian over the data.
 
         Args:
@@ -71,7 +70,7 @@ class SpectrumMLP(nnx.Module):
         return jnp.moveaxis(log_share + math.log(shape[1] * shape[2]), 1, -1)
 
 
-def _statistics(gaussian: Gaussian) -> Array:
+def _statistics(gaussian: Gaussian) -> jax.Array:
     """Compute [B, 2]: the mean of var, and the mean over channels of the mean's variance over pixels."""
     mean = gaussian.mean.astype(jnp.float32)
     var = jnp.broadcast_to(gaussian.var.astype(jnp.float32), mean.shape[:-1])
@@ -81,7 +80,7 @@ def _statistics(gaussian: Gaussian) -> Array:
     return jnp.stack([jnp.mean(var, axis=(1, 2)), jnp.mean(between, axis=-1)], axis=-1)
 
 
-def _low_frequencies(x: Array, size: int, axis: int) -> Array:
+def _low_frequencies(x: jax.Array, size: int, axis: int) -> jax.Array:
     """Select the `size` lowest frequencies of an axis in the order of an FFT."""
     base = x.shape[axis]
     positive = jax.lax.slice_in_dim(x, 0, (size + 1) // 2, axis=axis)

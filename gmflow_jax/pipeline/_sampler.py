@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from gmflow_jax import flow, guidance, solvers
 from gmflow_jax.interop import Bundle
@@ -75,8 +74,8 @@ class Sampler:
         self._solver(None)  # raises here if the solver is unknown
 
     def start(
-        self, params: Params, keys: Array, labels: Array, guidance_scale: Array
-    ) -> tuple[Array, Any]:
+        self, params: Params, keys: jax.Array, labels: jax.Array, guidance_scale: jax.Array
+    ) -> tuple[jax.Array, Any]:
         """Draw the initial noise and initialise the solver.
 
         Args:
@@ -95,14 +94,14 @@ class Sampler:
     def step(
         self,
         params: Params,
-        keys: Array,
-        labels: Array,
-        guidance_scale: Array,
-        times: Array,
-        index: Array,
-        x: Array,
+        keys: jax.Array,
+        labels: jax.Array,
+        guidance_scale: jax.Array,
+        times: jax.Array,
+        index: jax.Array,
+        x: jax.Array,
         state: Any,
-    ) -> tuple[Array, Array, Any]:
+    ) -> tuple[jax.Array, jax.Array, Any]:
         """Make one step of the solver, from times[index] to times[index + 1].
 
         Args:
@@ -123,7 +122,7 @@ class Sampler:
         x, state = self._solver(params).step(step_keys, denoise, x, times[index], times[index + 1], state)
         return index + 1, x, state
 
-    def images(self, params: Params, x: Array) -> Array:
+    def images(self, params: Params, x: jax.Array) -> jax.Array:
         """Decode latents [B, h, w, C] to uint8 images [B, H, W, 3]."""
         # A divisor of the batch size, because a remainder would be compiled separately.
         limit = self._decode_batch_size
@@ -132,8 +131,8 @@ class Sampler:
         return to_uint8(decoded)
 
     def sample(
-        self, params: Params, keys: Array, labels: Array, guidance_scale: Array, times: Array
-    ) -> Array:
+        self, params: Params, keys: jax.Array, labels: jax.Array, guidance_scale: jax.Array, times: jax.Array
+    ) -> jax.Array:
         """Draw latents, as `start` and then one `step` per pair of times would.
 
         Args:
@@ -150,11 +149,11 @@ class Sampler:
         denoise, solver = self._denoiser(params, labels, guidance_scale), self._solver(params)
         return solvers.sample(fold_in_keys(keys, 1), denoise, x, solver, times)
 
-    def times(self, num_steps: int) -> Array:
+    def times(self, num_steps: int) -> jax.Array:
         """Return the times of `num_steps` steps, [num_steps + 1], from 1 to 0."""
         return flow.time_grid(num_steps, self._shift)
 
-    def _noise(self, keys: Array) -> Array:
+    def _noise(self, keys: jax.Array) -> jax.Array:
         shape = (*self._config.input_height_width, self._config.in_channels)
         return jax.vmap(lambda key: jax.random.normal(key, shape))(fold_in_keys(keys, 0))
 
@@ -169,7 +168,7 @@ class Sampler:
             recipe.solver, recipe.order, recipe.num_substeps, self._shift, spectrum=spectrum
         )
 
-    def _denoiser(self, params: Params, labels: Array, guidance_scale: Array):
+    def _denoiser(self, params: Params, labels: jax.Array, guidance_scale: jax.Array):
         def predict(x_t, t, labels):
             return flow.denoiser(lambda x, t: self._model(params["model"], x, t, labels))(x_t, t)
 
@@ -187,7 +186,7 @@ class Sampler:
         return guidance.guided_denoiser(*both, guidance_scale, recipe.guidance, recipe.orthogonal)
 
 
-def to_uint8(images: Array) -> Array:
+def to_uint8(images: jax.Array) -> jax.Array:
     """Convert images in [-1, 1] to uint8. Other values are clipped; halves are rounded up."""
     return jnp.floor(255 * jnp.clip(images / 2 + 0.5, 0, 1) + 0.5).astype(jnp.uint8)
 

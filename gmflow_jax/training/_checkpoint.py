@@ -2,8 +2,8 @@
 
 import json
 import os
+import pathlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ class Snapshots:
         Raises:
           ValueError: if `keep` is below 1, or the folder is a file or holds other things.
         """
-        self.folder = Path(folder).absolute()  # Orbax needs an absolute path
+        self.folder = pathlib.Path(folder).absolute()  # Orbax needs an absolute path
         if keep is not None and keep < 1:
             raise ValueError(
                 f"keep is {keep}, so no checkpoint would remain to resume from; give at least 1."
@@ -244,7 +244,7 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(describe, tree)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: pathlib.Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, but checkpoints need a folder; give another path.")
     if not folder.is_dir():

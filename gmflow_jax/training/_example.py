@@ -1,6 +1,6 @@
 """Random draws that turn a batch of data into training examples."""
 
-from dataclasses import dataclass
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ MIN_TRAINING_TIME = 1e-4
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TransitionExample:
     """A batch of transitions from time s to the noisier time t (algorithm 1 of GMFlow).
 

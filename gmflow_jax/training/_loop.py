@@ -1,11 +1,11 @@
 """The training loop: progress, metrics, checkpoints and interruption by signals."""
 
 import contextlib
+import dataclasses
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from gmflow_jax.training._metrics import MetricWriter, average_metrics
 from gmflow_jax.training._state import TrainState
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Hook:
     """A function of the state that `fit` calls every so many steps, and after the last one.
 

@@ -1,7 +1,7 @@
 """The training loss of a batch as a pure function."""
 
+import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -63,7 +63,7 @@ def make_loss(
         per_sample = loss_weight * _mean_per_sample(_loss(prediction, example, loss))
         parts = {}
         if spectrum_apply is not None:
-            values = _spectral_loss(partial(spectrum_apply, params), prediction, example)
+            values = _spectral_loss(functools.partial(spectrum_apply, params), prediction, example)
             spectral = spectral_loss_weight * _mean_per_sample(values)
             parts = {"loss_transition": jnp.mean(per_sample), "loss_spectral": jnp.mean(spectral)}
             per_sample = per_sample + spectral

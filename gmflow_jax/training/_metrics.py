@@ -2,8 +2,8 @@
 
 import csv
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -59,7 +59,7 @@ class MetricWriter:
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int = 0):
-        folder = Path(folder)
+        folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.csv"
         self._columns, rows = _read_rows(self._path, resume_step)
@@ -97,7 +97,7 @@ class MetricWriter:
         self._tensorboard.close()
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        def write(temporary: Path) -> None:
+        def write(temporary: pathlib.Path) -> None:
             with temporary.open("w", newline="") as file:
                 table = csv.DictWriter(file, self._columns, restval="")
                 table.writeheader()
@@ -108,7 +108,7 @@ class MetricWriter:
         self._table = csv.DictWriter(self._file, self._columns, restval="")
 
 
-def _read_rows(path: Path, last_step: int | None = None) -> tuple[list[str], list[dict[str, str]]]:
+def _read_rows(path: pathlib.Path, last_step: int | None = None) -> tuple[list[str], list[dict[str, str]]]:
     """Return the columns and the rows up to `last_step` of a table that may not exist yet."""
     if not path.exists():
         return ["step"], []

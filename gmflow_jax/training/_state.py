@@ -1,6 +1,6 @@
 """The state that training carries from one step to the next."""
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import optax
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything that a step changes. The random draws depend on the key and `step` only.
 

@@ -16,6 +16,8 @@ from tests.experiments.training_process import (
     wait_for_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):

@@ -19,6 +19,8 @@ from tests.experiments.training_process import (
     wait_for_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 _NUM_KILLS = 10
 
 

@@ -63,6 +63,7 @@ def kernel(tmp_path, monkeypatch):
     return AsyncKernelManager(kernel_name="python3", kernel_spec_manager=manager)
 
 
+@pytest.mark.slow
 def test_runs_with_small_settings(path, kernel, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     folder = tmp_path / "run"

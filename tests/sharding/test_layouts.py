@@ -5,6 +5,8 @@ import pytest
 
 from tests.helpers import json_of_python
 
+pytestmark = pytest.mark.slow
+
 
 def run(program, *arguments):
     """Run a program beside this file; return the JSON in its last line."""
