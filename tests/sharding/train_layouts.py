@@ -13,6 +13,7 @@ os.environ.pop("XLA_FLAGS", None)  # an inherited device count would override ou
 import jax
 
 from experiments.configs import imagenet256_gmdit_s_k8
+from experiments.runs import networks
 from experiments.tasks.fake import FakeTask
 from experiments.training import steps
 from gmflow_jax import sharding
@@ -53,7 +54,8 @@ def losses(layout, num_steps):
     optimizer = steps.make_optimizer(config)
     train_step = steps.make_train_step(config, optimizer, parallelism)
     init = steps.make_init(config, optimizer)
-    batches = FakeTask(config).batches(config.batch_size, config.seed)
+    task = FakeTask(config, networks.network_config(config))
+    batches = task.batches(config.batch_size, config.seed)
     rows = parallelism.rows(config.batch_size)
     state, key = parallelism.init(init), parallelism.replicate(jax.random.key(0))
     whole = jax.eval_shape(lambda: batches(0))
