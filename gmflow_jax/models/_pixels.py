@@ -20,9 +20,8 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from gmflow_jax import models
-      >>> models.space_to_depth(jnp.arange(16).reshape(1, 4, 4, 1), 2)[0, 0]
-      jax.Array([[0, 1, 4, 5],
-             [2, 3, 6, 7]], dtype=int32)
+      >>> models.space_to_depth(jnp.arange(16).reshape(1, 4, 4, 1), 2)[0, 0].tolist()
+      [[0, 1, 4, 5], [2, 3, 6, 7]]
     """
     _check_rank(x, "space_to_depth")
     batch, height, width, channels = x.shape
