@@ -31,7 +31,13 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any], sort_keys: bool = True) -> None:
-    """Write `content` as JSON; reports keep the order of their keys with `sort_keys` False."""
+    """Write JSON; the file is replaced as a whole or left as it was.
+
+    Args:
+      path: the file.
+      content: values that can be written as JSON.
+      sort_keys: whether keys are sorted; reports keep the order of `content`.
+    """
     write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys) + "\n")
 
 

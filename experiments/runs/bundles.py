@@ -60,7 +60,17 @@ def load_pipeline(
 ) -> pipeline.Pipeline:
     """Load a run on latents as a pipeline on all local devices, which draws images.
 
-    The arguments and errors are those of `load_bundle`, but the autoencoder is required.
+    Args:
+      workdir: folder of the run.
+      average: see `load_bundle`.
+      autoencoder: folder of the autoencoder that encoded the training data; required.
+      ema_std: see `load_bundle`.
+
+    Returns:
+      The pipeline.
+
+    Raises:
+      ValueError: if `autoencoder` is missing, or as `load_bundle`.
     """
     if not autoencoder:
         raise ValueError(
