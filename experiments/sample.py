@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from experiments.common import cli, figures, files, solver_choices
 from experiments.runs import bundles, folder, trained
 from gmflow_jax import flow, pipeline, solvers
+from gmflow_jax._files import write_arrays
 from gmflow_jax.guidance import check_guidance_scale
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
@@ -211,7 +212,7 @@ def _save_samples(**arrays: np.ndarray) -> None:
     if not _SAMPLES_OUT.value:
         return
     path = pathlib.Path(_SAMPLES_OUT.value)
-    files.write_arrays(path, **arrays)
+    write_arrays(path, **arrays)
     print(f"Wrote {len(arrays['labels'])} samples to {path}.")
 
 

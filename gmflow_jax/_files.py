@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 
 def write_whole(
     path: pathlib.Path, write: Callable[[pathlib.Path], Any], writer: int | None = None
@@ -25,3 +27,13 @@ def write_whole(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_arrays(path: pathlib.Path, /, **arrays: Any) -> None:
+    """Write named arrays as an .npz file, by `write_whole`."""
+
+    def write(temporary: pathlib.Path) -> None:
+        with temporary.open("wb") as file:  # np.savez appends .npz to a path, but not to an open file
+            np.savez(file, **arrays)
+
+    write_whole(path, write)

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from gmflow_jax._files import write_whole
 
 
@@ -49,13 +47,3 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Write `content`; the file is replaced as a whole or left as it was."""
     write_whole(path, lambda temporary: temporary.write_bytes(content))
-
-
-def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Write named arrays as an .npz file."""
-
-    def write(temporary: pathlib.Path) -> None:
-        with temporary.open("wb") as file:  # np.savez appends .npz to a path, but not to an open file
-            np.savez(file, **arrays)
-
-    write_whole(path, write)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gmflow_jax._files import write_whole
+from gmflow_jax._files import write_arrays
 from gmflow_jax.evaluation._checks import finite
 from gmflow_jax.evaluation._frechet import check_covariance
 from gmflow_jax.evaluation._image_features import COLORS, ImageFeatures, image_features
@@ -130,12 +130,7 @@ def save_reference(
     for moments, names in ((reference.pool3, ("mu", "sigma")), (reference.spatial, ("mu_s", "sigma_s"))):
         arrays |= dict(zip(names, moments or (None, None), strict=True))
     known = {name: value for name, value in arrays.items() if value is not None}
-
-    def write(temporary: pathlib.Path) -> None:
-        with open(temporary, "wb") as file:  # np.savez appends .npz to a name
-            np.savez(file, **known)
-
-    write_whole(path, write)
+    write_arrays(path, **known)
 
 
 def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> Reference:
