@@ -35,6 +35,12 @@ _BATCH = flags.DEFINE_integer("batch_size", None, "Images encoded at a time; by 
 _BROKEN = flags.DEFINE_string("broken", "skip", "For unreadable images: skip (and list them) or stop.")
 _NAMES = flags.DEFINE_string("class_names", None, "File with a line for each class: its folder and its name.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the draws of --format=sample.")
+_EXIF = flags.DEFINE_bool(
+    "exif_orientation",
+    False,
+    "Whether to turn images upright by their EXIF orientation. Photographs need it; the usual recipe for "
+    "ImageNet (ADM) ignores it.",
+)
 _THREADS = flags.DEFINE_integer("num_threads", None, "Threads that read images; by default one a core.", 1)
 _PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes that share the work.", 1)
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Index of this process, from 0.", 0)
@@ -64,6 +70,7 @@ def main() -> None:
             broken=_BROKEN.value,
             class_names=class_names,
             seed=_SEED.value,
+            exif_orientation=_EXIF.value,
             process_index=_PROCESS.value,
             num_processes=_PROCESSES.value,
             num_threads=_THREADS.value,

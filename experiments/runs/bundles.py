@@ -46,13 +46,18 @@ def load_bundle(
     else:
         params = _power_average(workdir, config, ema_std)
     parts = networks.build_networks(config, params)
-    note = pathlib.Path(workdir) / "latents.json"
-    metadata = data.LatentMetadata.load(note) if note.exists() else None
+    metadata = latents_of(workdir)
     if autoencoder:
         parts["autoencoder"] = load_autoencoder(autoencoder, metadata)
     folders = metadata.class_folders if metadata else ()
     id2label = {i: metadata.class_names.get(name, name) for i, name in enumerate(folders)}
     return interop.Bundle(**parts, id2label=id2label)
+
+
+def latents_of(workdir: str) -> data.LatentMetadata | None:
+    """Return the metadata of the latents that a run was trained on, or None if it was trained on others."""
+    path = pathlib.Path(workdir) / "latents.json"
+    return data.LatentMetadata.load(path) if path.exists() else None
 
 
 def load_pipeline(

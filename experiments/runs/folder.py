@@ -46,6 +46,8 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    if old is None and new is False:  # an option that is off, which older versions did not have
+        return []
     if old == new or name in _FREE_TO_CHANGE or name.split(".")[0] in _FREE_TO_CHANGE:
         return []
     return [f"{name} was {_short(old)} and is now {_short(new)}"]

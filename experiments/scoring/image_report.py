@@ -14,7 +14,7 @@ from experiments.common.provenance import versions
 from experiments.scoring import measure, tables
 from experiments.scoring.cells import Cell
 from experiments.scoring.image_evaluator import ImageEvaluator
-from experiments.scoring.options import RUN_FLAGS, Options, load_measurement
+from experiments.scoring.options import RUN_FLAGS, Options, exif_orientation, load_measurement
 from gmflow_jax import data, evaluation
 
 _BATCH = 64
@@ -60,7 +60,7 @@ def report_image_samples(path: str, options: Options, out: pathlib.Path) -> None
         options.refuse(["batch_size", *RUN_FLAGS], "the samples have been drawn already.")
         measure.check_files(options.inception, options.reference, options.reference_out)
         digest = hashlib.sha256()
-        num_images, image_size, batches = _open_images(path, digest)
+        num_images, image_size, batches = _open_images(path, digest, exif_orientation(options))
         evaluation.check_metrics(options.metrics or evaluation.IMAGE_METRICS, num_images)
         measurement = load_measurement(options, image_size, num_images)
         bar = tqdm(batches, desc="samples", unit="batch", total=-(-num_images // _BATCH))
@@ -85,7 +85,7 @@ def _print(table: str, measurement: measure.Measurement, out: pathlib.Path) -> N
     print(f"Wrote {out}.")
 
 
-def _open_images(path: str, digest: Any) -> tuple[int, int, Iterator[np.ndarray]]:
+def _open_images(path: str, digest: Any, upright: bool) -> tuple[int, int, Iterator[np.ndarray]]:
     """Return number, height and batches of images; each batch that is read also updates `digest`."""
     if not path.endswith(".npz"):
         images = data.open_images(path, need_classes=False)
@@ -97,7 +97,8 @@ def _open_images(path: str, digest: Any) -> tuple[int, int, Iterator[np.ndarray]
                 "resize them first."
             )
         size = sizes[0][0]
-        return len(images), size, data.read_images(images, size, _BATCH, digest=digest)
+        batches = data.read_images(images, size, _BATCH, digest=digest, exif_orientation=upright)
+        return len(images), size, batches
     batches = evaluation.npz_rows(path, "arr_0", _BATCH)
     shape, _ = evaluation.npz_shapes(path)["arr_0"]
     evaluation.check_images(next(evaluation.npz_rows(path, "arr_0", 1), np.empty((0, *shape[1:]))))

@@ -112,6 +112,7 @@ def load(
     defaults: Sequence[str] = evaluation.IMAGE_METRICS,
     neighbours: str = "float32",
     reference_out: str | None = None,
+    exif_orientation: bool = False,
 ) -> Measurement:
     """Load Inception on all local devices, and the features of the reference.
 
@@ -124,6 +125,7 @@ def load(
       defaults: see `metrics`.
       neighbours: rounding of distances, see `evaluation.image_scores`.
       reference_out: .npz to which the first process writes the features of the reference.
+      exif_orientation: whether the images of a folder are turned upright, see `data.center_crop`.
 
     Returns:
       The measurement.
@@ -133,7 +135,7 @@ def load(
     """
     extractor = evaluation.FeatureExtractor(interop.load_inception(inception))
     bar = functools.partial(tqdm, desc="reference", unit="batch", disable=jax.process_index() > 0)
-    loaded = evaluation.load_reference(reference, extractor, image_size, progress=bar)
+    loaded = evaluation.load_reference(reference, extractor, image_size, bar, exif_orientation)
     if reference_out and jax.process_index() == 0:
         evaluation.save_reference(reference_out, loaded, extractor)
     allowed = evaluation.available_metrics(loaded)

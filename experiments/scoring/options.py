@@ -16,7 +16,9 @@ from gmflow_jax import evaluation, pipeline
 flags.disclaim_key_flags()
 
 RUN_FLAGS = ("autoencoder", "average", "ema_std")  # only for runs on latents
-_IMAGE_FLAGS = ("inception", "reference", "reference_out", "batch_size", "neighbours", *RUN_FLAGS)
+_IMAGE_FLAGS = (
+    "inception", "reference", "reference_out", "exif_orientation", "batch_size", "neighbours", *RUN_FLAGS,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Options:
     inception: str | None
     reference: str | None
     reference_out: str | None
+    exif_orientation: bool | None
     batch_size: int | None
     metrics: tuple[str, ...] | None
     neighbours: str
@@ -98,6 +101,12 @@ def _define_measurement_flags() -> dict[str, flags.FlagHolder]:
         ),
         "reference_out": flags.DEFINE_string(
             "reference_out", None, "An .npz for the features of the reference, to use as --reference later."
+        ),
+        "exif_orientation": flags.DEFINE_bool(
+            "exif_orientation",
+            None,
+            "Whether images of a folder are turned upright by their EXIF orientation, which photographs need "
+            "and ImageNet's usual recipe ignores; by default as for the latents of the run, otherwise not.",
         ),
         "metrics": flags.DEFINE_list(
             "metrics",
@@ -207,8 +216,16 @@ def load_measurement(
     """
     return measure.load(
         options.inception, options.reference, image_size, num_samples, options.metrics, defaults,
-        options.neighbours, options.reference_out,
+        options.neighbours, options.reference_out, exif_orientation(options),
     )  # fmt: skip
+
+
+def exif_orientation(options: Options) -> bool:
+    """Return whether images of a folder are turned upright: the flag, or else as for the run's latents."""
+    if options.exif_orientation is not None:
+        return options.exif_orientation
+    latents = bundles.latents_of(options.workdir) if options.workdir else None
+    return latents is not None and latents.exif_orientation
 
 
 def _check_needed(metrics: Sequence[str], needed: Sequence[str], problem: str, remedy: str) -> None:

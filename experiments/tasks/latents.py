@@ -44,6 +44,11 @@ class LatentTask(FakeTask):
         """Height and width of the images that were encoded."""
         return self._latents.metadata.image_size
 
+    @property
+    def exif_orientation(self) -> bool:
+        """Whether the images were turned upright before they were encoded."""
+        return self._latents.metadata.exif_orientation
+
     def batches(self, batch_size: int, seed: int) -> Callable:
         """Return batch_fn(step, rows=None), which gives the training batch of a step."""
         return data.LatentBatches(self._latents, batch_size, seed)

@@ -10,8 +10,8 @@ from gmflow_jax import sharding
 
 # Fields of the metadata of latents that determine the training data.
 _DATA_FIELDS = (
-    "autoencoder", "broken", "class_folders", "format", "image_size", "num_images", "scaling_factor",
-    "source",
+    "autoencoder", "broken", "class_folders", "exif_orientation", "format", "image_size", "num_images",
+    "scaling_factor", "source",
 )  # fmt: skip
 
 

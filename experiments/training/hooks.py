@@ -67,6 +67,7 @@ def load_score(config, task) -> Score | None:
         task.image_size,
         config.score_samples,
         defaults=measure.SWEPT_METRICS,
+        exif_orientation=task.exif_orientation,
     )
     return lambda images, labels: measurement.scores(measurement.features([images]))
 

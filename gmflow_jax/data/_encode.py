@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from PIL import UnidentifiedImageError
 
 from gmflow_jax.data._crop import center_crop
 from gmflow_jax.data._sources import ImageSource
@@ -79,32 +80,36 @@ class Encoder:
 
 
 class BrokenImage(ValueError):
-    """An image cannot be opened or decoded."""
+    """An image cannot be opened, decoded or converted."""
 
 
-def read_pixels(source: ImageSource, index: int, size: int) -> np.ndarray:
+def read_pixels(source: ImageSource, index: int, size: int, exif_orientation: bool = False) -> np.ndarray:
     """Read an image and crop its centre.
 
     Args:
       source: the images.
       index: number of the image.
       size: pixels along a side of the crop.
+      exif_orientation: see `center_crop`.
 
     Returns:
       uint8 [size, size, 3].
 
     Raises:
-      BrokenImage: if the image cannot be opened or decoded; its message has the image's name. This is a
-        ValueError. Other errors of the disk or the network are passed on unchanged.
+      BrokenImage: if the image cannot be opened, decoded or converted to 8 bits; its message has the
+        image's name. This is a ValueError. Other errors of the disk or the network are passed on unchanged.
     """
     try:
-        return center_crop(source.open(index), size)
+        return center_crop(source.open(index), size, exif_orientation)
     except Exception as error:  # Pillow raises many types for damaged bytes, OSError among them
         fatal = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
         if fatal and not isinstance(error, _UNREADABLE):
             raise
+        unknown = isinstance(error, UnidentifiedImageError)  # its message only has an address in memory
+        reason = "Pillow cannot read its format" if unknown else str(error).rstrip(".")
         raise BrokenImage(
-            f"The image {source.name(index)} is broken ({error}); repair or remove it, or skip broken images."
+            f"The image {source.name(index)} is broken ({reason}); repair or remove it, or skip broken "
+            "images."
         ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gmflow_jax._files import write_whole
 
-_JSON_TYPES = {int: (int,), float: (int, float), str: (str,)}
+_JSON_TYPES = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -64,12 +64,12 @@ def typed(kind: Any, value: Any, name: str = "it") -> Any:
     """Convert parsed JSON to a type, and check it.
 
     Args:
-      kind: a number type, str, Any, or a tuple, Mapping or dataclass of these.
+      kind: bool, a number type, str, Any, or a tuple, Mapping or dataclass of these.
       value: the parsed JSON.
       name: name of the value in an error message.
 
     Returns:
-      The value as `kind`: lists become tuples, and mappings become dataclasses.
+      The value as `kind`: lists become tuples, and mappings become dataclasses, with their defaults.
 
     Raises:
       TypeError: if a value has another type; the message has the field's name.
@@ -79,7 +79,9 @@ def typed(kind: Any, value: Any, name: str = "it") -> Any:
         return value
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         fields = dataclasses.fields(kind)
-        return kind(**{field.name: typed(field.type, value.get(field.name), field.name) for field in fields})
+        defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+        found = defaults | dict(value)
+        return kind(**{field.name: typed(field.type, found.get(field.name), field.name) for field in fields})
     if origin is Mapping and isinstance(value, Mapping):
         return {key: typed(arguments[1], item, name) for key, item in value.items()}
     if origin is tuple and isinstance(value, list | tuple):

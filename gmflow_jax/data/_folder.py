@@ -91,7 +91,8 @@ def agree_on_plan(folder: pathlib.Path, plan: Mapping[str, Any], process_index: 
         raise ValueError(f"{folder} holds other files; give a new folder, so that nothing is lost.")
     if not present:
         write_json(path, plan, process_index)  # another process may write the same content at this moment
-    found = read_json(path, Mapping[str, Any], "copy it again, or give a new folder")
+    older = {"exif_orientation": False}  # plans from before this option lack it
+    found = older | read_json(path, Mapping[str, Any], "copy it again, or give a new folder")
     differing = [name for name in plan | found if found.get(name) != plan.get(name)]
     if differing:
         listing = ", ".join(

@@ -55,6 +55,7 @@ class LatentMetadata:
       shards: the files.
       broken: names of the images that could not be read and were left out.
       source: identity of the images, see `ImageSource.description`.
+      exif_orientation: whether images were turned upright, see `center_crop`; False in older files.
     """
 
     format_version: int
@@ -72,6 +73,7 @@ class LatentMetadata:
     shards: tuple[Shard, ...]
     broken: tuple[str, ...]
     source: Mapping[str, Any]
+    exif_orientation: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a dict that `json` can write."""

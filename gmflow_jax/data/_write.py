@@ -2,10 +2,11 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gmflow_jax.models import AutoencoderKL
 
 BROKEN = ("skip", "stop")
+_Read = Callable[[int], np.ndarray]  # returns the crop of an image
 
 
 def write_latents(
@@ -45,6 +47,7 @@ def write_latents(
     broken: str = "skip",
     class_names: Mapping[str, str] | None = None,
     seed: int = 0,
+    exif_orientation: bool = False,
     process_index: int = 0,
     num_processes: int = 1,
     devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]  # no stubs
@@ -73,6 +76,7 @@ def write_latents(
       broken: what to do with an image that cannot be read: 'skip' it and list it, or 'stop'.
       class_names: names of each class folder, for the metadata; see `read_class_names`.
       seed: seed of the draws for 'sample'.
+      exif_orientation: whether to turn images upright by their EXIF orientation, see `center_crop`.
       process_index: number of this process, which makes every `num_processes`-th shard.
       num_processes: number of processes. They may share a folder and do not communicate.
       devices: the devices to use; None is all local ones.
@@ -90,6 +94,8 @@ def write_latents(
     _check_numbers(images_per_shard, batch_size, seed, process_index, num_processes)
     folder = local_path(out)
     common = _common_fields(source, autoencoder, image_size, format, container)
+    common["exif_orientation"] = exif_orientation
+    read = functools.partial(read_pixels, source, size=image_size, exif_orientation=exif_orientation)
     class_names = _names_by_folder(class_names or {}, source.class_folders)
     plan = common | {"images_per_shard": images_per_shard} | ({"seed": seed} if format == "sample" else {})
     starts = range(0, len(source), images_per_shard)
@@ -102,14 +108,14 @@ def write_latents(
     skip_broken = broken == "skip"
     with claim(folder, process_index):
         agree_on_plan(folder, plan, process_index)
-        done = [path for path in own if _is_done(path, images[path], source, image_size, skip_broken)]
+        done = [path for path in own if _is_done(path, images[path], source, read, skip_broken)]
         todo = {path: images[path] for path in own if path not in done}
         total, before = (sum(len(images[path]) for path in some) for some in (own, done))
         with _bar(total, before, progress) as bar:
             if todo:
                 encoder = Encoder(autoencoder, batch_size, devices)
                 dtype = record_dtype(format, common["latent_shape"])
-                job = _Job(source, encoder, image_size, format, dtype, seed, skip_broken, bar)
+                job = _Job(source, read, encoder, format, dtype, seed, skip_broken, bar)
                 job.write(todo, container, num_threads or os.cpu_count() or 1, process_index)
         metadata = write_metadata(paths, common, class_names, process_index)
     if progress:
@@ -119,7 +125,7 @@ def write_latents(
 
 
 def _is_done(
-    path: pathlib.Path, indices: range, source: ImageSource, image_size: int, skip_broken: bool
+    path: pathlib.Path, indices: range, source: ImageSource, read: _Read, skip_broken: bool
 ) -> bool:
     """Tell whether a shard exists and all images that it lacks are still broken."""
     report = shard_report(path)
@@ -128,7 +134,7 @@ def _is_done(
     for index in indices if report.broken else ():
         if source.name(index) in report.broken:
             try:
-                read_pixels(source, index, image_size)
+                read(index)
                 return False
             except BrokenImage:
                 if not skip_broken:
@@ -141,8 +147,8 @@ class _Job:
     """The conversion of images to records."""
 
     source: ImageSource
+    read: _Read
     encoder: Encoder
-    image_size: int
     format: str
     dtype: np.dtype
     seed: int
@@ -162,8 +168,7 @@ class _Job:
                 write_shard(path, container, records, broken, process_index)
 
     def _load(self, index: int) -> np.ndarray:
-        pixels = read_pixels(self.source, index, self.image_size)
-        return views(pixels, self.format, self.seed, index)
+        return views(self.read(index), self.format, self.seed, index)
 
     def _batches(
         self, indices: range, loaded: Iterator[Future], broken: list[str]

@@ -73,6 +73,7 @@ def load_reference(
     extractor: "FeatureExtractor",
     image_size: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
+    exif_orientation: bool = False,
 ) -> Reference:
     """Load a reference from a file or from a folder of images.
 
@@ -84,6 +85,7 @@ def load_reference(
       extractor: the feature network, for images.
       image_size: pixels along a side of the crop, for a folder of images.
       progress: wraps the batches of images, such as tqdm.
+      exif_orientation: for a folder of images, whether to turn them upright, see `data.center_crop`.
 
     Returns:
       The reference.
@@ -101,9 +103,11 @@ def load_reference(
     if image_size is None:
         raise ValueError(f"{path} holds images, but the size of their crops is unknown; give image_size.")
     digest = hashlib.sha256()
-    batches = progress(data.read_images(images, image_size, _BATCH, digest=digest))
-    features = image_features(extractor, batches)
+    crops = data.read_images(images, image_size, _BATCH, digest=digest, exif_orientation=exif_orientation)
+    features = image_features(extractor, progress(crops))
     source = {"kind": images.kind, "image_size": image_size, "sha256": digest.hexdigest()}
+    if exif_orientation:  # left out otherwise, so that references of earlier reports stay the same
+        source["exif_orientation"] = True
     return _of_images(features, {"path": str(path), **source})
 
 

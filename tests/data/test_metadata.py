@@ -25,6 +25,14 @@ def test_metadata_survives_json(moments_folder):
     assert json.loads(text) == json.loads((moments_folder / "metadata.json").read_text())
 
 
+def test_metadata_without_newer_fields_can_be_read(moments_folder):
+    content = json.loads((moments_folder / "metadata.json").read_text())
+    assert content.pop("exif_orientation") is False
+    assert data.LatentMetadata.from_json(content) == data.Latents(moments_folder).metadata
+    with pytest.raises(ValueError, match=r"damaged \(exif_orientation is 1\)"):
+        data.LatentMetadata.from_json(content | {"exif_orientation": 1})
+
+
 def test_a_bfloat16_copy_has_the_same_fingerprint(autoencoder):
     copy = changed(autoencoder, lambda leaf: jnp.asarray(leaf, jnp.bfloat16), param_dtype="bfloat16")
     fingerprint = data.autoencoder_fingerprint(autoencoder)

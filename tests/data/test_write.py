@@ -1,11 +1,13 @@
 """Stored latents equal the autoencoder's for every source, container and number of devices and processes."""
 
 import hashlib
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from gmflow_jax import data, models
 
@@ -156,6 +158,26 @@ def test_other_settings_and_other_files_are_refused(source, image_tar, moments_f
     (tmp_path / "thesis.txt").write_text("words")
     with pytest.raises(ValueError, match=r"holds other files; give a new folder"):
         write(source, tmp_path)
+
+
+def test_photographs_turned_upright_are_noted(tmp_path, files, write):
+    upright = Image.open(io.BytesIO(files["n01/photo.png"]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for folder, options in (("turned", {"exif": exif}), ("upright", {})):
+        (tmp_path / folder / "n01").mkdir(parents=True)
+        stored = upright.rotate(90, expand=True) if options else upright
+        stored.save(tmp_path / folder / "n01" / "a.png", **options)
+    turned, straight = (data.open_images(tmp_path / folder) for folder in ("turned", "upright"))
+    assert write(turned, tmp_path / "a", exif_orientation=True, container="npy").exif_orientation
+    assert not write(straight, tmp_path / "b", container="npy").exif_orientation
+    (shard,) = (path.name for path in (tmp_path / "a").glob("*.npy"))
+    assert (tmp_path / "a" / shard).read_bytes() == (tmp_path / "b" / shard).read_bytes()
+    with pytest.raises(ValueError, match=r"differs in exif_orientation \(true there, false here\)"):
+        write(turned, tmp_path / "a", container="npy")
+    plan = tmp_path / "b" / "plan.json"  # of a version without this option
+    plan.write_text(json.dumps({k: v for k, v in json.loads(plan.read_text()).items() if "exif" not in k}))
+    assert write(straight, tmp_path / "b", container="npy").num_images == 1
 
 
 def test_a_source_of_broken_images_only_is_refused(files, write, tmp_path):

@@ -169,6 +169,8 @@ def test_a_folder_gives_the_reference_of_its_crops(extractor, save, tmp_path, fo
     assert reference.source["image_size"] == 16 and reference.source["num_images"] == 7
     assert reference.source["sha256"] == hashlib.sha256(crops.tobytes()).hexdigest()
     json.dumps(reference.source)
+    turned = load_reference(tmp_path / "photos", extractor, image_size=16, exif_orientation=True)
+    assert turned.source == reference.source | {"exif_orientation": True}  # these have no EXIF
     with pytest.raises(ValueError, match="the size of their crops is unknown; give image_size"):
         load_reference(tmp_path / "photos", extractor)
 
