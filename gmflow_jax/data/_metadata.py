@@ -1,5 +1,6 @@
 """The metadata of a folder of latents."""
 
+import codecs
 import dataclasses
 import os
 import pathlib
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 FORMATS = ("moments", "sample")
 CONTAINERS = ("array_record", "npy")
+# Encodings by their byte-order marks; that of UTF-32 begins as that of UTF-16.
+_ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _ADVICE = "run the command that wrote it again, or copy it again"
 
 
@@ -158,27 +167,42 @@ def check_autoencoder(metadata: LatentMetadata, autoencoder: "AutoencoderKL") ->
 def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
     """Read the names of each class folder, from lines such as "n01440764 tench, Tinca tinca".
 
-    LOC_synset_mapping.txt, which comes with ImageNet, has this format.
+    LOC_synset_mapping.txt, which comes with ImageNet, has this format. If all lines have a tab, it ends the
+    folder, whose name may then have spaces. The file is UTF-8, or begins with a byte-order mark.
 
     Returns:
       The names by folder.
 
     Raises:
-      ValueError: if there is no such file, or a line has another form.
+      ValueError: if there is no such file, it has another encoding, or a line has another form.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}; give a file with one line per class: folder and names.")
+    lines = [line.strip() for line in _decoded(path).splitlines()]
+    separator = "\t" if all("\t" in line for line in lines if line) else None
     names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        folder, _, name = line.strip().partition(" ")
-        if not folder:
+    for number, line in enumerate(lines, 1):
+        if not line:
             continue
+        folder, name = (*(part.strip() for part in line.split(separator, 1)), "")[:2]
         if not name or folder in names:
             problem = "has no name" if not name else "names a folder for the second time"
             raise ValueError(
                 f"Line {number} of {path} {problem}, but each line needs one folder and its names, such as "
                 "'n01440764 tench, Tinca tinca'; correct it."
             )
-        names[folder] = name.strip()
+        names[folder] = name
     return names
+
+
+def _decoded(path: pathlib.Path) -> str:
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in {encoding.upper()} ({error}); save it as UTF-8.") from error
+    if "\0" in text:
+        raise ValueError(f"{path} holds zero bytes, as UTF-16 without a mark does; save it as UTF-8.")
+    return text

@@ -12,7 +12,9 @@ from gmflow_jax.data._sources import (
     FileSource,
     ImageSource,
     check_none_without_class,
+    is_hidden,
     is_image,
+    warn_of_others,
 )
 from gmflow_jax.data._tars import images_of_tars
 from gmflow_jax.data._tfds import TfdsSource
@@ -21,7 +23,9 @@ from gmflow_jax.data._tfds import TfdsSource
 def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> ImageSource:
     """Open images with classes; nothing is unpacked, and no image is read yet.
 
-    Labels number the classes in sorted order; those of a TensorFlow dataset are kept.
+    Labels number the classes in sorted order; those of a TensorFlow dataset are kept. Files and folders
+    that are hidden or that systems add, such as @eaDir and __MACOSX, are ignored. A warning counts other
+    files that are not read.
 
     Args:
       spec: one of
@@ -45,7 +49,7 @@ def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> Imag
     if spec.startswith("tfds:"):
         return _open_tfds(spec)
     root = local_path(spec)
-    tars = sorted(root.glob("*.tar")) if root.is_dir() else []
+    tars = sorted(path for path in root.glob("*.tar") if not is_hidden(path.name)) if root.is_dir() else []
     if root.is_dir() and not tars:
         return _checked(FileSource("folder", _walk(root, need_classes)), spec)
     folders = _folders(root) if tars else []
@@ -69,7 +73,7 @@ def _open_tfds(spec: str) -> TfdsSource:
 
 
 def _folders(root: pathlib.Path) -> list[str]:
-    return sorted(child.name for child in root.iterdir() if child.is_dir() and child.name[0] != ".")
+    return sorted(child.name for child in root.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
 def _check_tars(paths: Sequence[pathlib.Path]) -> None:
@@ -93,10 +97,11 @@ def _check_tars(paths: Sequence[pathlib.Path]) -> None:
 
 
 def _walk(root: pathlib.Path, need_classes: bool) -> list[FileImage]:
-    images, stray = [], []
+    images, stray, others = [], [], []
     classes, seen = set(_folders(root)), {}
     for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if not is_hidden(name))
+        files = sorted(name for name in files if not is_hidden(name))
         first = seen.setdefault(os.path.realpath(folder), folder)
         if first != folder:
             raise ValueError(
@@ -105,11 +110,14 @@ def _walk(root: pathlib.Path, need_classes: bool) -> list[FileImage]:
         parts = pathlib.Path(folder).relative_to(root).parts
         found = [file for file in files if is_image(file)]
         if not parts:
-            stray = sorted(found)
+            stray = found
         else:
             images += [
                 FileImage(parts[0], "/".join((*parts, file)), os.path.join(folder, file)) for file in found
             ]
+        if parts or not need_classes:
+            others += ["/".join((*parts, file)) for file in files if not is_image(file)]
+    warn_of_others(others, str(root))
     if not need_classes:
         return images + [FileImage("", file, os.path.join(root, file)) for file in stray]
     check_none_without_class(stray, str(root))

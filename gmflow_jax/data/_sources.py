@@ -4,13 +4,23 @@ import abc
 import hashlib
 import io
 import pathlib
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What Pillow cannot open, such as .heic without a plugin, is listed as broken.
+SUFFIXES = (
+    ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+# Files and folders that systems add to those of the user; they hold thumbnails, deleted images or settings.
+_OF_THE_SYSTEM = {
+    "#recycle", "$recycle.bin", "@eadir", "@recycle", "__macosx", "desktop.ini", "lost+found",
+    "system volume information", "thumbs.db",
+}  # fmt: skip
 
 
 class ImageSource(abc.ABC):
@@ -99,10 +109,31 @@ class FileSource(ImageSource):
             return Image.open(io.BytesIO(file.read(image.size)))
 
 
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is hidden by a dot, or was added by a system, such as @eaDir."""
+    return name.startswith(".") or name.lower() in _OF_THE_SYSTEM
+
+
 def is_image(name: str) -> bool:
-    """Tell whether a file name has an image suffix and does not begin with a dot."""
-    path = pathlib.PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    """Tell whether a file name has the suffix of an image."""
+    return pathlib.PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def warn_of_others(names: Sequence[str], where: str) -> None:
+    """Warn of files that are not read because they have no suffix of an image.
+
+    Args:
+      names: names of the files.
+      where: the place that holds them, for the message.
+    """
+    if names:
+        suffixes = sorted({pathlib.PurePosixPath(name).suffix.lower() or "none" for name in names})
+        listing = ", ".join(suffixes[:5]) + (", ..." if len(suffixes) > 5 else "")
+        warnings.warn(
+            f"{where} holds files that are not read, because their endings ({listing}) are not those of "
+            f"images: {len(names)}, such as {names[0]}.",
+            stacklevel=4,  # the caller of `open_images`
+        )
 
 
 def check_none_without_class(names: Sequence[str], where: str) -> None:

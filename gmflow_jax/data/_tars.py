@@ -6,7 +6,13 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from gmflow_jax.data._sources import FileImage, check_none_without_class, is_image
+from gmflow_jax.data._sources import (
+    FileImage,
+    check_none_without_class,
+    is_hidden,
+    is_image,
+    warn_of_others,
+)
 
 _BLOCK = 512  # bytes
 
@@ -49,27 +55,33 @@ def images_of_tars(paths: Sequence[pathlib.Path]) -> list[FileImage]:
     Raises:
       ValueError: if a tar is compressed, incomplete or no tar, or an image has no class.
     """
-    images, stray = [], []
+    images, stray, others = [], [], []
     for path in paths:
         class_folder = path.stem if len(paths) > 1 else None
         with open(path, "rb") as file:
             size = file.seek(0, io.SEEK_END)
-            for image in _images(file, 0, size, class_folder, str(path)):
+            for image in _images(file, 0, size, class_folder, str(path), others):
                 (images if image.class_folder else stray).append(image)
+    warn_of_others(others, ", ".join(map(str, paths[:3])))
     check_none_without_class([image.name for image in stray], ", ".join(map(str, paths[:3])))
     return images
 
 
 def _images(
-    file: BinaryIO, offset: int, size: int, class_folder: str | None, path: str
+    file: BinaryIO, offset: int, size: int, class_folder: str | None, path: str, others: list[str]
 ) -> Iterator[FileImage]:
+    """Yield the images of a tar, and append the names of other files to `others`."""
     for name, start, length in _members(_Part(file, offset, size), f"{path} at byte {offset}"):
         member = pathlib.PurePosixPath(name)
-        if member.suffix == ".tar":
-            yield from _images(file, offset + start, length, member.stem, path)
+        if any(is_hidden(part) for part in member.parts if part != ".."):
+            continue
+        if member.suffix.lower() == ".tar":
+            yield from _images(file, offset + start, length, member.stem, path, others)
         elif is_image(name):
             folder = member.parent.name or class_folder or ""
             yield FileImage(folder, f"{folder}/{member.name}", path, offset + start, length)
+        else:
+            others.append(name)
 
 
 def _members(part: _Part, where: str) -> Iterator[tuple[str, int, int]]:

@@ -108,7 +108,27 @@ def test_damaged_files_are_refused(moments_folder, tmp_path):
 def test_class_names_are_read_from_a_file(tmp_path):
     path = tmp_path / "mapping.txt"
     path.write_text("n01440764 tench, Tinca tinca\n\nn01443537 goldfish\n", encoding="utf-8")
-    assert data.read_class_names(path) == {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"}
+    expected = {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"}
+    assert data.read_class_names(path) == expected
+    path.write_text("polar bear\tUrsus maritimus\ncafé \t café, coffee house\n", encoding="utf-8")
+    assert data.read_class_names(path) == {"polar bear": "Ursus maritimus", "café": "café, coffee house"}
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        path.write_bytes("n01440764\ttench, Tinca tinca\r\nn01443537  goldfish\r\n".encode(encoding))
+        assert data.read_class_names(path) == expected
+    path.write_bytes(b"\xfe\xff" + "n01443537 goldfish".encode("utf-16-be"))
+    assert data.read_class_names(path) == {"n01443537": "goldfish"}
+
+
+def test_other_encodings_of_class_names_are_refused(tmp_path):
+    path = tmp_path / "mapping.txt"
+    for content, reason in (
+        ("n01 café".encode("latin-1"), r"is not text in UTF-8 \(.*0xe9.*\)"),
+        ("n01 tench".encode("utf-16-le"), "holds zero bytes, as UTF-16"),
+        (b"\xff\xfen", r"is not text in UTF-16 \("),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"mapping\.txt {reason}.*; save it as UTF-8"):
+            data.read_class_names(path)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from gmflow_jax import data
 
@@ -31,16 +31,46 @@ def test_images_equal_the_files(image_folder, files):
     assert modes == {"RGB", "CMYK", "L"}
 
 
-def test_subfolders_are_searched_and_other_files_are_ignored(tmp_path, files):
-    (tmp_path / "cat" / "b").mkdir(parents=True)
-    (tmp_path / ".hidden" / "x").mkdir(parents=True)
-    for name in ("cat/b/1.jpg", "cat/a.PNG", "cat/.a.jpg", ".hidden/x/2.jpg"):
-        (tmp_path / name).write_bytes(files["n01/photo.png"])
-    for name in ("cat/list.txt", "README", ".DS_Store"):
-        (tmp_path / name).write_text("words")
-    source = data.open_images(tmp_path)
-    assert [source.name(i) for i in range(len(source))] == ["cat/a.PNG", "cat/b/1.jpg"]
+OF_SYSTEMS = (
+    "cat/._a.jpg", ".hidden/x/2.jpg", "@eaDir/cat/a.jpg", "cat/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+    "__MACOSX/cat/a.jpg", "lost+found/a.jpg", "cat/.ipynb_checkpoints/a.png", "cat/Thumbs.db", ".DS_Store",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_subfolders_are_searched_and_other_files_are_counted(kind, tmp_path, files, tar_writer):
+    # The class of an image in a tar is its own folder.
+    images = ("cat/a.PNG", "cat/b/1.jpg" if kind == "folder" else "cat/b.jpg", "cat/photo.HEIC")
+    content = dict.fromkeys((*images, *OF_SYSTEMS), files["n01/photo.png"])
+    content |= dict.fromkeys(("cat/list.txt", "cat/raw.dng"), b"words")
+    root = tmp_path / "images.tar"
+    if kind == "tar":
+        tar_writer(root, content | {"cat/._b.tar": b"of a Macintosh"})
+    for name in content if kind == "folder" else ():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content[name])
+    with pytest.warns(UserWarning, match=r"\(\.dng, \.txt\) are not those .*: 2, such as cat/list\.txt"):
+        source = data.open_images(root)
+    assert tuple(source.name(i) for i in range(len(source))) == images
     assert source.class_folders == ("cat",)
+
+
+FORMATS = {"avif": "AVIF", "bmp": "BMP", "gif": "GIF", "jfif": "JPEG", "TIF": "TIFF", "webp": "WEBP"}
+
+
+def test_all_common_formats_are_read_and_unknown_ones_are_listed(tmp_path, write):
+    (tmp_path / "n01").mkdir()
+    for suffix, format in FORMATS.items():
+        if format != "AVIF" or features.check("avif"):
+            Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / "n01" / f"a.{suffix}", format)
+    source = data.open_images(tmp_path)
+    for pixels in np.concatenate(list(data.read_images(source, 8))):
+        np.testing.assert_allclose(pixels, np.broadcast_to([200, 100, 50], (8, 8, 3)), atol=30)
+    (tmp_path / "n01" / "b.jxl").write_bytes(b"a format that Pillow does not read")
+    with pytest.raises(ValueError, match=r"n01/b\.jxl is broken \(Pillow cannot read its format\)"):
+        list(data.read_images(data.open_images(tmp_path), 8))
+    metadata = write(data.open_images(tmp_path), tmp_path / "out", image_size=8)
+    assert metadata.broken == ("n01/b.jxl",) and metadata.num_images == len(source)
 
 
 def test_the_description_changes_with_the_images(image_folder, files, tmp_path):

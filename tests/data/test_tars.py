@@ -101,5 +101,5 @@ def test_images_without_a_class_are_refused(tmp_path, files, tar_writer):
     with pytest.raises(ValueError, match=r"ILSVRC2012_val_1\.JPEG, are in no folder"):
         data.open_images(tmp_path / "val.tar")
     tar_writer(tmp_path / "nothing.tar", {"n01/list.txt": b"words"})
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match="holds no images"), pytest.warns(UserWarning, match="n01/list.txt"):
         data.open_images(tmp_path / "nothing.tar")
