@@ -7,13 +7,15 @@ Writes study.md (all tables), study.csv (one number a line), error curves and hi
 trained networks in runs/, which later calls with the same --out use again. All seeds are fixed.
 """
 
+import contextlib
 import pathlib
 import time
+from collections.abc import Sequence
 
 from absl import flags
 from tqdm.auto import tqdm
 
-from experiments.common import cli, files
+from experiments.common import cli, files, lock
 from experiments.study import board, exact, substeps, tables
 from experiments.study.base import QUICK, Settings, Study
 from experiments.study.contenders import Contender, all_contenders
@@ -35,6 +37,13 @@ PARTS = (exact, substeps, board)  # modules with units(settings, contenders) and
 def main() -> None:
     with cli.report_user_errors():
         settings, contenders, out = _settings(), _contenders(), _folder()
+    with contextlib.ExitStack() as stack:
+        with cli.report_user_errors():
+            stack.enter_context(lock.hold(out, "--out"))
+        _run_study(settings, contenders, out)
+
+
+def _run_study(settings: Settings, contenders: Sequence[Contender], out: pathlib.Path) -> None:
     sections, seconds = [_TITLE], {}
     total = sum(part.units(settings, contenders) for part in PARTS)
     with tqdm(total=total, desc="study", bar_format=_BAR) as bar:

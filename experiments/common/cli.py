@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -37,6 +38,7 @@ def out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
 def run(main: Callable[[], None]) -> None:
     """Parse the flags and call main(); exit with code 2 after an error that the user can correct."""
     _keep_freed_memory()
+    signal.signal(signal.SIGTERM, _exit_in_order)
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
@@ -68,6 +70,12 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _exit_in_order(number: int, frame) -> None:
+    """Handle SIGTERM as an exception, so that locks are released and temporary files removed."""
+    del frame
+    sys.exit(128 + number)
 
 
 def _check_config_file() -> None:

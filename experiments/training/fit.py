@@ -5,7 +5,7 @@ import enum
 import functools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments.common import cli, cluster, files
+from experiments.common import cli, cluster, files, lock
 from experiments.runs import networks
 from experiments.tasks.make import make_task
 from experiments.training import checks, costs, hooks, steps
@@ -55,11 +55,12 @@ def fit_run(
       How the training ended.
 
     Raises:
-      cli.UserError: if the configuration cannot work, the folder holds another run, or the loss diverged.
+      cli.UserError: if the configuration cannot work, the folder holds another run, another process trains
+        in it, or the loss diverged.
     """
     log = tqdm.write if on_step is None and jax.process_index() == 0 else lambda text: None
-    plan, abstract_state = _prepare(config, workdir)
-    with training.Checkpointer(
+    plan, abstract_state, notes = _check(config, workdir)
+    with _run_folder(workdir, notes), training.Checkpointer(
         workdir / "checkpoints", config.keep_last, config.keep_every
     ) as checkpointer, hooks.make_hooks(
         config, plan.task, plan.score, plan.parallelism, workdir
@@ -87,8 +88,10 @@ def fit_run(
     return Outcome.STOPPED
 
 
-def _prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple[_Plan, Any]:
-    """Check a run and describe it in its folder; return the plan and the shapes of the training state."""
+def _check(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> tuple[_Plan, Any, dict[str, Any]]:
+    """Check a run; return its plan, the shapes of the training state, and notes for `checks`."""
     with cluster.fail_together() as notes:
         notes["config"] = json.loads(config.to_json_best_effort())
         checks.check_numbers(config)
@@ -96,14 +99,23 @@ def _prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple[
         notes["latents"] = plan.task.metadata
         abstract_state = plan.parallelism.abstract(plan.init)
         checks.check_folder(workdir, notes)
-    with cluster.fail_together():
-        if jax.process_index() == 0:
-            workdir.mkdir(parents=True, exist_ok=True)
-            for name, content in checks.folder_files(notes):
-                files.write_json(workdir / name, content)
-    with cluster.fail_together():
-        cluster.check_shared(workdir)
-    return plan, abstract_state
+    return plan, abstract_state, notes
+
+
+@contextlib.contextmanager
+def _run_folder(workdir: pathlib.Path, notes: dict[str, Any]) -> Iterator[None]:
+    """Make the folder of a run, hold its lock in the context, and describe the run in it."""
+    with contextlib.ExitStack() as stack:
+        with cluster.fail_together():
+            if jax.process_index() == 0:
+                workdir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock.hold(workdir))
+                checks.check_folder(workdir, notes)  # another process may have made it a moment ago
+                for name, content in checks.folder_files(notes):
+                    files.write_json(workdir / name, content)
+        with cluster.fail_together():
+            cluster.check_shared(workdir)
+        yield
 
 
 def _make_plan(config: ml_collections.ConfigDict) -> _Plan:

@@ -1,0 +1,222 @@
+"""A lock on a folder that one program at a time may write to, such as that of a run.
+
+The lock is the file lock.json in the folder. It names its holder, who touches it every few seconds. The lock
+of a dead process is taken over: at once if it ran on this machine, or else after a time without a touch.
+Nothing depends on file locks or on the clocks of two machines, so it also works on network file systems.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+NAME = "lock.json"
+
+_TOUCH_SECONDS = 10.0  # between two touches
+_SILENCE_SECONDS = 60.0  # without a touch, after which a holder on another machine counts as dead
+
+
+class _Sight(NamedTuple):
+    """A lock file as it was read: its text, and the time of its last touch in nanoseconds."""
+
+    text: str
+    touched: int
+
+
+@contextlib.contextmanager
+def hold(
+    folder: pathlib.Path,
+    flag: str = "--workdir",
+    touch_seconds: float = _TOUCH_SECONDS,
+    silence_seconds: float = _SILENCE_SECONDS,
+) -> Iterator[None]:
+    """Hold the lock of a folder in the context.
+
+    If another process takes the lock over, because this one was suspended for too long, this process ends at
+    once with exit code 2, so that it cannot damage what the other one writes.
+
+    Args:
+      folder: the folder, which must exist.
+      flag: flag that names the folder, for the message.
+      touch_seconds: seconds between two touches.
+      silence_seconds: seconds without a touch after which a holder on another machine counts as dead.
+
+    Raises:
+      ValueError: if a living process holds the lock.
+    """
+    path, own = folder / NAME, json.dumps(_describe_process(), indent=2) + "\n"
+    _acquire(path, own, flag, silence_seconds)
+    released = threading.Event()
+    toucher = threading.Thread(target=_keep, args=(path, own, released, touch_seconds), daemon=True)
+    toucher.start()
+    try:
+        yield
+    finally:
+        released.set()
+        toucher.join()
+        with contextlib.suppress(OSError):  # what remains is taken over by the next program
+            _remove(path, own)
+
+
+def _acquire(path: pathlib.Path, own: str, flag: str, silence_seconds: float) -> None:
+    while not _create(path, own):
+        seen = _look(path)
+        if seen is None:
+            continue
+        alive = _is_alive_here(seen)
+        if alive is None:
+            alive = _shows_life(path, seen, silence_seconds)
+        if alive:
+            raise ValueError(
+                f"{path.parent} is in use by {_name(seen)}. Two programs would damage it. Wait until that "
+                f"process ends, stop it, or give another {flag}."
+            )
+        if alive is False:
+            _remove(path, seen.text)
+
+
+def _create(path: pathlib.Path, text: str) -> bool:
+    """Create the lock file; return False if it exists. Exactly one of several processes succeeds."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(file, "w") as opened:
+            opened.write(text)
+    except OSError:  # a full disk
+        path.unlink()
+        raise
+    return True
+
+
+def _look(path: pathlib.Path) -> _Sight | None:
+    """Read a lock file; return None if there is none."""
+    try:
+        with path.open(errors="replace") as file:  # network file systems check an open file for changes
+            return _Sight(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+    except FileNotFoundError:
+        return None
+
+
+def _remove(path: pathlib.Path, text: str) -> None:
+    """Remove the lock file if it has this text.
+
+    It is renamed before it is compared, so that a process that comes late does not remove the lock of a
+    process that took it over in the meantime.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if aside.read_text(errors="replace") != text:
+        with contextlib.suppress(OSError):
+            os.link(aside, path)
+    aside.unlink()
+
+
+def _keep(path: pathlib.Path, own: str, released: threading.Event, touch_seconds: float) -> None:
+    """Touch the lock file until it is released."""
+    while not released.wait(touch_seconds):
+        with contextlib.suppress(OSError):  # the server may be away for a while
+            os.utime(path)
+            seen = _look(path)
+            if seen and seen.text != own and _parse(seen) and not released.is_set():
+                print(
+                    f"error: {path.parent} is now in use by {_name(seen)}, because this process gave no sign "
+                    "of life for too long, or its lock was removed. This process ends.",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+                os._exit(2)
+
+
+def _is_alive_here(seen: _Sight) -> bool | None:
+    """Return whether the holder lives; None if this machine cannot tell."""
+    holder = _parse(seen)
+    if holder is None or holder.get("machine") != _machine():
+        return None
+    pid = holder["pid"]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # a process of another user
+    started = _start_of(pid)
+    return None if started is None else started == holder["started"]
+
+
+def _shows_life(path: pathlib.Path, seen: _Sight, seconds: float) -> bool | None:
+    """Watch a lock file for some time; return whether its holder touches it, or None if its text changes."""
+    print(
+        f"{path.parent} is or was in use by {_name(seen)}. Waiting up to {seconds:.0f} s for a sign of life.",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(min(0.5, seconds / 10))
+        now = _look(path)
+        if now is None or now.text != seen.text:
+            return None
+        if now.touched != seen.touched:
+            return True
+    return False
+
+
+def _describe_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": " ".join(sys.argv),
+        "machine": _machine(),
+        "started": _start_of(os.getpid()),
+        "token": secrets.token_hex(8),  # no two locks have the same text
+    }
+
+
+def _machine() -> str:
+    """Identify what a process number refers to: the host, its boot, and the container."""
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return f"{socket.gethostname()} {uuid.getnode():x}"
+
+
+def _start_of(pid: int) -> str | None:
+    """Return when a process started, which tells it from an earlier one of the same number; "" if it ended.
+
+    None if the system does not say.
+    """
+    try:
+        state, *fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "" if state in "ZX" else fields[18]  # a killed process stays as a zombie until its parent asks
+
+
+def _parse(seen: _Sight) -> dict[str, Any] | None:
+    """Return the holder's description, or None if its process was killed before it had written all."""
+    try:
+        holder = json.loads(seen.text)
+    except ValueError:
+        return None
+    return holder if isinstance(holder, dict) and isinstance(holder.get("pid"), int) else None
+
+
+def _name(seen: _Sight) -> str:
+    holder = _parse(seen)
+    if holder is None:
+        return "an unknown process"
+    program = pathlib.Path(str(holder.get("command")).split(" ")[0]).name
+    return f"process {holder['pid']} on {holder.get('host')} ({program}) since {holder.get('since')}"
