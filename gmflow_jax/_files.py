@@ -1,8 +1,11 @@
 """Files that appear under their name only when they are complete."""
 
+import contextlib
+import errno
 import os
 import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,39 @@ def write_whole(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid() if writer is None else writer}.tmp")
     try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Add the path to an OSError that names no file, as from writing to an open file."""
+    try:
+        yield
+    except OSError as error:
+        number, reason = error.errno, error.strerror
+        if number is None and "requested and" in str(error):  # NumPy's, if a write is cut short
+            number, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
+        if error.filename is not None or number is None:
+            raise
+        raise OSError(number, reason, os.fspath(path)) from error
+
+
+def error_number(error: BaseException | None) -> int | None:
+    """Return the number of the system's error that caused an error of any type, or None if there is none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        found = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore raises ValueError
+        if found:
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_arrays(path: pathlib.Path, /, **arrays: Any) -> None:

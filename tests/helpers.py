@@ -7,6 +7,7 @@ nothing else is installed.
 import contextlib
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
 
@@ -116,3 +117,14 @@ def json_of_python(*arguments, timeout):
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """Let writes beyond `size` bytes of a file fail, as they do on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

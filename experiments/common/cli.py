@@ -2,10 +2,13 @@
 
 import contextlib
 import ctypes
+import errno
+import logging as stdlib_logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TypeGuard
 
 import jax
 from absl import app, flags, logging
@@ -27,7 +30,22 @@ def report_user_errors():
     try:
         yield
     except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(describe(error)) from error
+
+
+def describe(error: Exception) -> str:
+    """Return the message of an error; if a disk is full, with what to do."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    reason = (f"{error.filename}: " if error.filename else "") + error.strerror.rstrip(".") + "."
+    if not is_full(error):
+        return reason
+    return f"{reason} Complete files are unchanged. Free some space, and give the same command again."
+
+
+def is_full(error: Exception) -> TypeGuard[OSError]:
+    """Return whether an error means that a disk is full, or a limit of the user or of a file is reached."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
@@ -42,13 +60,18 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax logs every step of a checkpoint
+            _leave_out_what_savers_print()
         try:
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag. Flags are --name=value; see --help.")
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            print(f"error: {describe(error)}", file=sys.stderr)
             sys.exit(2)
         except jax.errors.JaxRuntimeError as error:
             if not out_of_memory(error):
@@ -76,6 +99,19 @@ def _exit_in_order(number: int, frame) -> None:
     """Handle SIGTERM as an exception, so that locks are released and temporary files removed."""
     del frame
     sys.exit(128 + number)
+
+
+def _leave_out_what_savers_print() -> None:
+    """Leave out the steps of each checkpoint, and pages about errors that Orbax and TensorStore also raise."""
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
+
+    def report(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":  # the end of a write that was abandoned
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = report
 
 
 def _check_config_file() -> None:

@@ -148,7 +148,7 @@ def fail_together() -> Iterator[dict[str, Any]]:
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
         if jax.process_count() == 1 and isinstance(error, jax.errors.JaxRuntimeError):
             raise
-        problem = str(error)
+        problem = cli.describe(error)
     if jax.process_count() > 1:
         problem = _exchange(notes, problem)
     if problem:

@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from gmflow_jax._files import naming
+
 NAME = "lock.json"
 
 _TOUCH_SECONDS = 10.0  # between two touches
@@ -90,7 +92,7 @@ def _create(path: pathlib.Path, text: str) -> bool:
     except FileExistsError:
         return False
     try:
-        with os.fdopen(file, "w") as opened:
+        with naming(path), os.fdopen(file, "w") as opened:
             opened.write(text)
     except OSError:  # a full disk
         path.unlink()

@@ -108,13 +108,26 @@ def load_average(
         raise ValueError(
             f"{workdir} was trained without eval_every, so it has no best parameters; give 'final'."
         )
-    with training.Snapshots(path, read_only=True) as snapshots:
-        if not snapshots.steps():
-            raise ValueError(
-                f"The run in {workdir} has no checkpoint yet. Wait for the first one, or continue training."
-            )
-        restored = snapshots.restore(ema=networks.abstract_network(config)[1])
+    restored = _restore_newest(path, ema=networks.abstract_network(config)[1])
     return restored["ema"], restored["meta"]
+
+
+def _restore_newest(path: pathlib.Path, **targets: Any) -> dict[str, Any]:
+    """Read the newest snapshot of a run, which may be in training."""
+    while True:
+        with training.Snapshots(path, read_only=True) as snapshots:
+            step = snapshots.latest_step()
+            if step is None:
+                raise ValueError(
+                    f"The run in {path.parent} has no checkpoint yet. Wait for the first one, or continue "
+                    "training."
+                )
+            try:
+                return snapshots.restore(step, **targets)
+            except ValueError:
+                if (path / str(step)).exists():
+                    raise
+                # The training has stored a newer one, and deleted this one while it was read.
 
 
 def _power_average(workdir: str, config, std: float) -> Any:

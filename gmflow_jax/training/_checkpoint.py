@@ -1,26 +1,32 @@
 """Checkpoints of the training state, on top of Orbax."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from gmflow_jax._files import error_number
 from gmflow_jax.training._state import TrainState
 
 _ARRAY_ITEMS = {"params": "params", "ema": "ema_params", "opt_state": "opt_state"}
+_OLD = ".old"  # folder into which Orbax moves the snapshots that are to be deleted
 
 
 class Snapshots:
     """Trees of arrays and JSON values, stored by the number of steps in a folder of their own.
 
     A save returns when the arrays are copied from the devices, and continues in the background. A snapshot
-    appears when it is complete. With several processes, all of them call every method, on one shared folder.
-    Use it as a context manager, or call `close`, which waits for the saves.
+    appears when it is complete. If a save fails because the disk is full, or by another error of the file
+    system, the next call of `save`, `wait` or `close` raises OSError. With several processes, all of them
+    call every method, on one shared folder. Use it as a context manager, or call `close`, which waits for
+    the saves.
     """
 
     def __init__(
@@ -33,21 +39,22 @@ class Snapshots:
         """Open a folder of snapshots.
 
         Args:
-          folder: the folder, which may hold nothing else.
+          folder: the folder. What is not named by a number of steps is ignored there.
           keep: number of snapshots that are kept, the newest ones; None keeps all.
           keep_every: snapshots of multiples of this number of steps are kept too.
           read_only: whether the folder is only read. If False, it is made if it does not exist, and the
             remains of an interrupted save are removed.
 
         Raises:
-          ValueError: if `keep` is below 1, or the folder is a file or holds other things.
+          ValueError: if `keep` is below 1, or the folder is a file.
         """
         self.folder = pathlib.Path(folder).absolute()  # Orbax needs an absolute path
         if keep is not None and keep < 1:
             raise ValueError(
                 f"keep is {keep}, so no checkpoint would remain to resume from; give at least 1."
             )
-        _check_folder(self.folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is a file, but checkpoints need a folder; give another path.")
         # Processes wait for each other at barriers with names, which must differ between folders.
         barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name)
         options = ocp.CheckpointManagerOptions(
@@ -56,9 +63,11 @@ class Snapshots:
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            todelete_subdir=_OLD,
             multiprocessing_options=barriers,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._read_only, self._newest = read_only, 0
 
     def save(self, step: int, trees: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Save named trees of arrays, and JSON values.
@@ -72,6 +81,7 @@ class Snapshots:
 
         Raises:
           ValueError: if `meta` cannot be written as JSON.
+          OSError: if this snapshot or the one before could not be written.
         """
         if step in self.steps():
             return
@@ -84,7 +94,11 @@ class Snapshots:
             ) from error
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items_and_meta = ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta)))
-        self._manager.save(step, args=items_and_meta)
+        self.wait()
+        self._delete_old()
+        self._newest = step
+        with self._explained():
+            self._manager.save(step, args=items_and_meta)
 
     def steps(self) -> list[int]:
         """Return the steps of all snapshots in order, including one that is still being written."""
@@ -135,19 +149,48 @@ class Snapshots:
         return self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Wait until all saves are complete on disk."""
-        self._manager.wait_until_finished()
+        """Wait until all saves are complete on disk; raise OSError if the last one failed."""
+        with self._explained():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait for the saves and close the folder."""
-        self.wait()
-        self._manager.close()
+        """Wait for the saves and close the folder; raise OSError if the last save failed."""
+        with self._explained():
+            self._manager.close()
+        self._delete_old()
 
     def __enter__(self) -> "Snapshots":
         return self
 
     def __exit__(self, *error) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an error of the file system, which Orbax raises as various types, into OSError."""
+        try:
+            yield
+        except Exception as error:
+            number = error_number(error)
+            if number is None:
+                raise
+            raise OSError(
+                number,
+                f"The checkpoint of step {self._newest} could not be written to {self.folder}: "
+                f"{os.strerror(number)}. {self._newest_complete()}",
+            ) from error
+
+    def _newest_complete(self) -> str:
+        steps = [int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal()]
+        return f"The newest complete one there is of step {max(steps)}." if steps else "There is no other."
+
+    def _delete_old(self) -> None:
+        """Delete the snapshots that are no longer kept, which Orbax has moved away.
+
+        Errors are ignored: on network file systems, a file that another process reads leaves a remainder.
+        """
+        if not self._read_only and jax.process_index() == 0:
+            shutil.rmtree(self.folder / _OLD, ignore_errors=True)
 
     def _existing(self, step: int | None) -> int:
         steps = self.steps()
@@ -170,7 +213,7 @@ class Checkpointer(Snapshots):
         """Open a folder of checkpoints.
 
         Args:
-          folder: the folder, which may hold nothing else.
+          folder: the folder, as for `Snapshots`.
           keep: number of checkpoints that are kept, the newest ones.
           keep_every: checkpoints of multiples of this number of steps are kept too.
 
@@ -242,20 +285,3 @@ def _abstract(tree: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(describe, tree)
-
-
-def _check_folder(folder: pathlib.Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, but checkpoints need a folder; give another path.")
-    if not folder.is_dir():
-        return
-    # A kill during a save leaves a folder whose name contains "checkpoint-tmp".
-    foreign = [
-        entry.name for entry in folder.iterdir()
-        if not (entry.is_dir() and (entry.name.isdigit() or "checkpoint-tmp" in entry.name))
-    ]
-    if foreign:
-        raise ValueError(
-            f"{folder} holds other things than checkpoints ({', '.join(sorted(foreign)[:3])}); "
-            "old checkpoints are deleted there, so give a folder for checkpoints alone."
-        )

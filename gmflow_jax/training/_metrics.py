@@ -3,12 +3,15 @@
 import csv
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
-from gmflow_jax._files import write_whole
+from gmflow_jax._files import naming, write_whole
 
 
 def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
@@ -46,6 +49,9 @@ def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, flo
 class MetricWriter:
     """Writes scalars to `metrics.csv` and to TensorBoard files.
 
+    Both are written by the caller's thread: if one cannot be written, the caller gets the OSError.
+    tensorboardX's `SummaryWriter` has a thread of its own, and waits forever once that met a full disk.
+
     The table has a column `step` and one for each name ever written; cells without a value stay empty. Create
     a writer in one process only.
 
@@ -64,8 +70,11 @@ class MetricWriter:
         self._path = folder / "metrics.csv"
         self._columns, rows = _read_rows(self._path, resume_step)
         self._rewrite(rows)
-        purge_step = resume_step + 1 if resume_step > 0 else None
-        self._tensorboard = SummaryWriter(str(folder), purge_step=purge_step)
+        self._events = folder / "events.out.tfevents"  # the writer adds the time and the host
+        self._tensorboard = EventsWriter(str(folder / "events"))
+        if resume_step > 0:  # TensorBoard drops what earlier files have of this step and later ones
+            start = SessionLog(status=SessionLog.START)
+            self._tensorboard.write_event(Event(step=resume_step + 1, session_log=start))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add one row.
@@ -81,20 +90,27 @@ class MetricWriter:
             self._columns += new
             self._rewrite(rows)
         values = {name: float(value) for name, value in scalars.items()}
-        self._table.writerow({"step": int(step), **values})
-        self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, int(step))
+        with naming(self._path):
+            self._table.writerow({"step": int(step), **values})
+            self._file.flush()
+        scalar_values = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        summary = Summary(value=scalar_values)
+        with naming(self._events):
+            self._tensorboard.write_event(Event(step=int(step), wall_time=time.time(), summary=summary))
 
     def flush(self) -> None:
         """Make everything written so far visible to readers."""
-        self._file.flush()
-        self._tensorboard.flush()
+        with naming(self._events):
+            self._tensorboard.flush()
 
     def close(self) -> None:
         """Write the rest and close the files."""
-        self._file.close()
-        self._tensorboard.close()
+        try:
+            with naming(self._path):
+                self._file.close()
+        finally:
+            with naming(self._events):
+                self._tensorboard.close()
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         def write(temporary: pathlib.Path) -> None:

@@ -1,12 +1,14 @@
 """Checkpoints and snapshots are restored exactly, and damaged ones are named."""
 
 import dataclasses
+import errno
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from gmflow_jax import training
+from tests.helpers import file_limit
 
 
 @pytest.fixture
@@ -133,8 +135,6 @@ def test_bad_arguments_are_refused(state, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         training.Checkpointer(tmp_path / "file")
-    with pytest.raises(ValueError, match="other things than checkpoints"):
-        training.Checkpointer(tmp_path)
     with pytest.raises(ValueError, match="at least 1"):
         training.Checkpointer(tmp_path / "c", keep=0)
     with training.Checkpointer(tmp_path / "c") as checkpointer:
@@ -185,12 +185,49 @@ def test_each_tree_of_a_snapshot_is_restored_alone(toy, trees, tmp_path):
             snapshots.restore(c=trees["a"])
 
 
-def test_a_snapshot_needs_a_folder_of_its_own_and_plain_meta(trees, tmp_path):
+def test_a_snapshot_needs_plain_meta(trees, tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         training.Snapshots(tmp_path / "s", keep=0)
     with training.Snapshots(tmp_path / "s") as snapshots:
         with pytest.raises(ValueError, match="cannot be written as json"):
             snapshots.save(1, trees, {"array": jnp.ones(2)})
         assert snapshots.steps() == []
-    with pytest.raises(ValueError, match=r"other things than checkpoints \(s\)"):
-        training.Snapshots(tmp_path)
+
+
+def test_what_is_no_step_is_ignored_and_left_alone(toy, trees, tmp_path):
+    """Files and folders that file browsers, NAS systems, NFS and people leave, also in a snapshot."""
+    with training.Snapshots(tmp_path, keep=2) as snapshots:
+        snapshots.save(3, trees, {})
+    files = [".DS_Store", "._3", "Thumbs.db", ".nfs0000000123", "007", "9", "-4", "notes.txt"]
+    folders = ["@eaDir", "lost+found", ".snapshot", "3 copy", "12.bak", "best"]
+    for folder in (tmp_path, tmp_path / "3", tmp_path / "3/a", tmp_path / "3/meta"):
+        for name in files:
+            (folder / name).write_text("")
+        for name in folders:
+            (folder / name).mkdir()
+    with training.Snapshots(tmp_path, read_only=True) as snapshots:
+        assert snapshots.steps() == [3]
+        toy.assert_equal(snapshots.restore(a=trees["a"])["a"], trees["a"])
+    with training.Snapshots(tmp_path, keep=2) as snapshots:
+        for step in (4, 5):
+            snapshots.save(step, trees, {})
+        assert snapshots.steps() == [4, 5]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"4", "5", *files, *folders}
+
+
+def test_a_full_disk_is_reported_with_what_is_kept(toy, trees, tmp_path):
+    large = {"a": {"w": jax.random.normal(jax.random.key(0), (100_000,))}}
+    with training.Snapshots(tmp_path) as snapshots:
+        snapshots.save(1, trees, {})
+        snapshots.wait()
+        with file_limit(200_000):
+            snapshots.save(2, large, {})
+            said = "step 2 could not be written .*File too large.* newest complete one there is of step 1"
+            with pytest.raises(OSError, match=said) as caught:
+                snapshots.wait()
+        assert caught.value.errno == errno.EFBIG
+    with training.Snapshots(tmp_path) as snapshots:
+        assert snapshots.steps() == [1]
+        toy.assert_equal(snapshots.restore(a=trees["a"])["a"], trees["a"])
+        snapshots.save(2, large, {})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["1", "2"]

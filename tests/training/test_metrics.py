@@ -8,6 +8,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from gmflow_jax import training
+from tests.helpers import file_limit
 
 
 def step_metrics(loss, sums=(0, 0, 0, 0), counts=(0, 0, 0, 0), skipped=0, num_skipped=0):
@@ -96,3 +97,15 @@ def test_a_table_of_another_program_is_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("name,age\nx,1\n")
     with pytest.raises(ValueError, match="not a table of metrics"):
         training.MetricWriter(tmp_path)
+
+
+@pytest.mark.parametrize("names", [["a"], [f"a{i}" for i in range(40)]])
+def test_a_full_disk_is_reported_by_name(tmp_path, names):
+    """Whichever file is full first; a thread of TensorBoard's would have waited forever."""
+    writer = training.MetricWriter(tmp_path)
+    with file_limit(20_000):
+        with pytest.raises(OSError, match="File too large") as caught:
+            for step in range(10_000):
+                writer.write_scalars(step, dict.fromkeys(names, 0.0))
+        assert str(caught.value.filename).startswith(str(tmp_path))
+    writer.close()
