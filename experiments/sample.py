@@ -180,6 +180,9 @@ def _check_flags() -> None:
         raise ValueError(
             f"--num_substeps is for gm_ode and gm_pc; {_SOLVER.value} has no sub-steps. Leave it out."
         )
+    for flag in (_AUTOENCODER, _AVERAGE, _EMA_STD):
+        if flag.present and (_CHECKPOINT.value is not None or not _draws_images()):
+            raise ValueError(f"--{flag.name} is for runs on latents; leave it out.")
     if _BATCH.value is not None and not _draws_images():
         raise ValueError("--batch_size is for images; the batch size of this run is fixed. Leave it out.")
     if not _OUT.value.lower().endswith(".png"):

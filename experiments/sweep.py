@@ -73,10 +73,12 @@ def _make_evaluator(
     config, grid: Sequence[cells.Cell]
 ) -> tuple[RunEvaluator | ImageEvaluator, list[cells.Cell]]:
     """Return the evaluator, and the cells with all defaults filled in."""
+    if config.num_samples < 1:
+        raise ValueError(f"num_samples is {config.num_samples}; give --config.num_samples, usually 50000.")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed is {config.seed}, but must be from 0 to 2**32 - 1.")
     flag_values = _READ_OPTIONS(_WORKDIR.value)
     if options.draws_images(flag_values):
-        if not config.num_samples:
-            raise ValueError("num_samples is 0; give --config.num_samples, usually 50000.")
         needed = ("fid", "precision_recall")
         return options.make_image_evaluator(
             flag_values, grid, config.num_samples, config.labels, config.seed, needed, measure.SWEPT_METRICS

@@ -66,6 +66,51 @@ def concrete(value: ArrayLike) -> np.ndarray | None:
     return None if isinstance(value, Tracer) else np.asarray(value)
 
 
+def check_number(name: str, value: ArrayLike, interval: str) -> None:
+    """Raise unless a number is in an interval. A traced number is not checked.
+
+    Args:
+      name: name of the number, for the message.
+      value: the number.
+      interval: such as '[0, 1)', which includes 0 and excludes 1, or '(0, inf)'. NaN is in no interval.
+
+    Raises:
+      ValueError: if the number is not in the interval.
+    """
+    known = concrete(value)
+    if known is None:
+        return
+    low, high = map(float, interval[1:-1].split(","))
+    above = known >= low if interval[0] == "[" else known > low
+    below = known <= high if interval[-1] == "]" else known < high
+    if not (above and below):
+        raise ValueError(f"{name} is {value}, but must be in {interval}; give a number from this interval.")
+
+
+def check_labels(labels: ArrayLike, num_classes: int, allow_null: bool = False) -> None:
+    """Raise unless all labels are classes. Traced labels are not checked.
+
+    Args:
+      labels: integers of any shape.
+      num_classes: number of classes, and the null label.
+      allow_null: whether the null label, which means "no class", is allowed. Without classes it always is.
+
+    Raises:
+      ValueError: if a label is negative or too large.
+    """
+    value = concrete(labels)
+    if value is None or not value.size:
+        return
+    low, high = value.min(), value.max()
+    if low < 0 or high > (num_classes if allow_null or not num_classes else num_classes - 1):
+        null = f"{num_classes} for no class"
+        classes = f"from 0 to {num_classes - 1}{f', or {null}' * allow_null}" if num_classes else null
+        raise ValueError(
+            f"The labels are from {low} to {high}, but num_classes is {num_classes}, so that a label must be "
+            f"{classes}. Count the classes from 0, and set num_classes to their number."
+        )
+
+
 def check_times_ordered(t: ArrayLike, s: ArrayLike, allow_equal: bool = False) -> None:
     """Raise unless s < t. Traced times are not checked.
 

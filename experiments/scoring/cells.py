@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gmflow_jax import solvers
+from gmflow_jax._arguments import check_number
 from gmflow_jax.guidance import METHODS, check_guidance_scale
 
 SEED_RULE = "sample i of seed s: fold_in(key(s), i)"
@@ -54,6 +55,7 @@ class Cell:
                 raise ValueError(f"{field} is {value!r}, but must be of type {name}.")
         if not 0 <= self.orthogonal <= 1:
             raise ValueError(f"orthogonal must be between 0 and 1, but {self.orthogonal} was given.")
+        check_number("guidance_scale", self.guidance_scale, "(-inf, inf)")
         check_guidance_scale(self.guidance_scale, self.guidance)
         solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
         if self.num_steps < 1:
@@ -78,6 +80,19 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a dict that `json` can write."""
         return dataclasses.asdict(self)
+
+
+def check_report(report: Any) -> None:
+    """Raise ValueError if the rows, steps, seeds or the shift of `config.report` cannot be used."""
+    if report.num_seeds < 1:
+        raise ValueError(f"report.num_seeds is {report.num_seeds}, but must be at least 1.")
+    check_number("report.shift", report.shift, "(0, inf)")
+    try:
+        make_cells(report.rows, report.num_steps, guidance_scales=(0.0,))
+    except ValueError as error:
+        raise ValueError(f"The report cannot be made: {error}") from error
+    if not report.num_steps and not all("num_steps" in row for row in report.rows):
+        raise ValueError("report.num_steps is empty; give the numbers of steps of its rows, such as (4, 8).")
 
 
 def select_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -121,6 +136,8 @@ def make_cells(
     """
     cells = []
     for row in rows:
+        if not hasattr(row, "keys"):  # neither dict nor ConfigDict
+            raise ValueError(f"A row is {row!r}, but must be a dict such as dict(name='AB2', solver='ab2').")
         options = dict(row)
         steps = options.pop("num_steps", num_steps)
         grid = cfg_scales if options.get("guidance") == "cfg" else guidance_scales

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.common import solver_choices
 from experiments.runs import trained
-from experiments.scoring.cells import SEED_RULE, Cell
+from experiments.scoring.cells import SEED_RULE, Cell, check_report
 from gmflow_jax import evaluation, flow, solvers
 from gmflow_jax.guidance import METHODS
 
@@ -27,6 +27,7 @@ class RunEvaluator:
     real_saturation = None  # the digits are grey
 
     def __init__(self, workdir: str, run: trained.TrainedRun):
+        check_report(run.config.report)
         self._workdir, self._run = workdir, run
         self.seeds = list(range(run.config.report.num_seeds))  # settings were tuned on other seeds
         self._labels = run.task.evaluation_labels

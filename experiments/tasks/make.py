@@ -22,11 +22,29 @@ def make_task(
     there is no such task or its data cannot be used.
     """
     if config.task in _UNSCORED:
-        return _UNSCORED[config.task](config, network)
-    if config.task not in SCORED:
+        if not isinstance(network, models.GMDiTConfig):
+            raise ValueError(
+                f"The task {config.task} needs a network of images, but network.kind is "
+                f"{config.network.kind!r}; give 'gm_dit'."
+            )
+        task = _UNSCORED[config.task](config, network)
+    elif config.task in SCORED:
+        task = make_scored_task(config.task)
+    else:
         names = ", ".join((*SCORED, *_UNSCORED))
         raise ValueError(f"There is no task {config.task!r}. Choose one of {names}.")
-    return make_scored_task(config.task)
+    _check_classes(task, config.task, network)
+    return task
+
+
+def _check_classes(task: Task, name: str, network: models.GMDiTConfig | models.GMMLPConfig) -> None:
+    """Raise ValueError if the task has classes that the network does not have."""
+    needed, found = len(task.class_names), getattr(network, "num_classes", 0)
+    if needed > found:
+        raise ValueError(
+            f"The {name} have {needed} classes, but the network has {found}, so that it cannot represent all "
+            f"labels; give --config.network.num_classes={needed}, for a network of kind gm_dit."
+        )
 
 
 def make_scored_task(name: str) -> DigitsTask | CheckerboardTask:

@@ -5,8 +5,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from experiments.runs import folder
+from experiments.scoring.cells import check_report
 from gmflow_jax import sharding
+from gmflow_jax._arguments import check_labels
 
 # Fields of the metadata of latents that determine the training data.
 _DATA_FIELDS = (
@@ -26,17 +30,30 @@ def check_microbatches(config, parallelism: sharding.Parallelism) -> None:
 
 
 def check_numbers(config) -> None:
-    """Raise ValueError if a number in the configuration is too small."""
+    """Raise ValueError if a number in the configuration is out of its range."""
     minima = {
         "num_steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "keep_last": 1,
-        "keep_every": 0, "sample_every": 0, "eval_every": 0, "score_every": 0, "score_samples": 10,
-        "max_skipped_in_row": 0, "seed": 0,
+        "keep_every": 0, "sample_every": 0, "eval_every": 0, "eval_batches": 1, "score_every": 0,
+        "score_samples": 10, "max_skipped_in_row": 0, "seed": 0,
         "post_hoc_ema.every": 0, "data.num_threads": 0, "data.num_workers": 0,
     }  # fmt: skip
     for name, minimum in minima.items():
         value = functools.reduce(lambda part, key: part[key], name.split("."), config)
         if value < minimum:
             raise ValueError(f"{name} is {value}, but must be at least {minimum}.")
+    for name, largest in (("seed", 2**32 - 1), ("num_steps", 2**31 - 1)):
+        if config[name] > largest:
+            raise ValueError(f"{name} is {config[name]}, but must be at most {largest}.")
+    # Those of the optimiser, the average and the loss are checked where they are used, before the folder is
+    # made; the report is drawn only after the training.
+    if "report" in config:
+        check_report(config.report)
+
+
+def check_batch(batch: Mapping[str, np.ndarray], config) -> None:
+    """Raise ValueError if a label of a batch is no class of the network."""
+    if "labels" in batch:
+        check_labels(batch["labels"], config.network.get("num_classes", 0))
 
 
 def check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ class _Plan(NamedTuple):
     init: Callable[[], training.TrainState]
     train_step: Callable
     batch_fn: Callable[[int], dict[str, np.ndarray]]  # this process's rows of a step's batch
+    batch_shapes: dict[str, jax.ShapeDtypeStruct]  # of the whole batch
 
 
 def fit_run(
@@ -60,8 +61,9 @@ def fit_run(
     """
     log = tqdm.write if on_step is None and jax.process_index() == 0 else lambda text: None
     plan, abstract_state, notes = _check(config, workdir)
-    with _run_folder(workdir, notes), training.Checkpointer(
-        workdir / "checkpoints", config.keep_last, config.keep_every
+    checkpoints = workdir / "checkpoints"
+    with _run_folder(workdir, notes), _keeping(checkpoints), training.Checkpointer(
+        checkpoints, config.keep_last, config.keep_every
     ) as checkpointer, hooks.make_hooks(
         config, plan.task, plan.score, plan.parallelism, workdir
     ) as active_hooks:
@@ -73,8 +75,7 @@ def fit_run(
             log(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
             return Outcome.ALREADY_DONE
         log(costs.overview(state.params))
-        shapes = _global_shapes(plan.batch_fn(start), config.batch_size)
-        compiled = plan.parallelism.compile(plan.train_step, abstract_state, shapes)
+        compiled = plan.parallelism.compile(plan.train_step, abstract_state, plan.batch_shapes)
         log(costs.estimate(config, plan.parallelism, abstract_state, compiled))
         if start:
             log(f"Resuming after {start:,} steps.")
@@ -118,6 +119,18 @@ def _run_folder(workdir: pathlib.Path, notes: dict[str, Any]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _keeping(checkpoints: pathlib.Path) -> Iterator[None]:
+    """Turn OSError into `UserError`, with the step from which the run can be resumed."""
+    try:
+        yield
+    except OSError as error:
+        with training.Snapshots(checkpoints, read_only=True) as snapshots:
+            step = snapshots.latest_step()
+        then = "starts again" if step is None else f"continues after step {step:,}"
+        raise cli.UserError(f"{cli.describe(error)} The run then {then}.") from error
+
+
 def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
     task = make_task(config, networks.network_config(config))
     parallelism = sharding.make_parallelism(config.parallel, **config.mesh)
@@ -126,13 +139,17 @@ def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
     hooks.check_hooks(config)
     optimizer = steps.make_optimizer(config)
     batches = task.batches(config.batch_size, config.seed)
+    batch_fn = functools.partial(batches, rows=rows)  # can be pickled for worker processes, unlike a closure
+    first = batch_fn(0)
+    checks.check_batch(first, config)
     return _Plan(
         task,
         hooks.load_score(config, task),
         parallelism,
         steps.make_init(config, optimizer),
         steps.make_train_step(config, optimizer, parallelism),
-        functools.partial(batches, rows=rows),  # can be pickled for worker processes, unlike a closure
+        batch_fn,
+        _global_shapes(first, config.batch_size),
     )
 
 

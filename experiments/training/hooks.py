@@ -41,8 +41,6 @@ def check_hooks(config) -> None:
         )
     for std in config.post_hoc_ema.stds:
         training.power_gamma(std)
-    if config.eval_every and config.eval_batches < 1:
-        raise ValueError(f"eval_batches is {config.eval_batches}; give at least 1, or eval_every = 0.")
 
 
 def load_score(config, task) -> Score | None:

@@ -71,14 +71,10 @@ def make_train_step(
     Raises:
       ValueError: if an option of `config.loss` or `config.ema` cannot be used.
     """
-    ema = config.ema.to_dict()
-    kind = ema.pop("kind")
-    if kind not in _EMA:
-        raise ValueError(f"ema.kind is {kind!r}. Choose one of {', '.join(_EMA)}.")
     loss, draws = _loss_options(config)
     return training.make_train_step(
         optimizer=optimizer,
-        ema_decay=_EMA[kind](**ema),
+        ema_decay=_make_decay(config.ema),
         learning_rate=make_schedule(config),
         power_stds=tuple(config.post_hoc_ema.stds),
         num_microbatches=config.num_microbatches,
@@ -87,6 +83,17 @@ def make_train_step(
         **loss,
         **draws,
     )
+
+
+def _make_decay(ema: ml_collections.ConfigDict) -> Callable:
+    options = ema.to_dict()
+    kind = options.pop("kind")
+    if kind not in _EMA:
+        raise ValueError(f"ema.kind is {kind!r}. Choose one of {', '.join(_EMA)}.")
+    try:
+        return _EMA[kind](**options)
+    except TypeError as error:
+        raise ValueError(f"The options of config.ema cannot be used: {error}.") from error
 
 
 def make_eval_loss(config: ml_collections.ConfigDict, parallelism: sharding.Parallelism) -> Callable:

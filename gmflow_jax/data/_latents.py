@@ -154,7 +154,7 @@ class FakeLatentBatches:
 
     Attributes:
       shape: shape of one latent.
-      num_classes: number of classes.
+      num_classes: number of classes; without classes all labels are 0.
       batch_size: latents in the global batch.
       seed: seed of the draws.
     """
@@ -169,6 +169,6 @@ class FakeLatentBatches:
         x_0 = np.empty((len(positions), *self.shape), np.float32)
         labels = np.empty(len(positions), np.int32)
         for i, generator in enumerate(row_generators(self.seed, positions)):
-            labels[i] = generator.integers(self.num_classes)
+            labels[i] = generator.integers(max(self.num_classes, 1))  # 0, the null label, without classes
             generator.standard_normal(out=x_0[i], dtype=np.float32)
         return {"x_0": x_0, "labels": labels}

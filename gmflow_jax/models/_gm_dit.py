@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer, normal, zeros
 
+from gmflow_jax._arguments import check_labels
 from gmflow_jax.gm import GaussianMixture
 from gmflow_jax.models._config import GMDiTConfig
 from gmflow_jax.models._embeddings import batch_time, position_table, time_features
@@ -31,6 +32,10 @@ class GMDiT(nnx.Module):
     A DiT with adaLN-Zero blocks. A small MLP on the embedding of time and class predicts one log
     standard deviation per sample; its gradient is not propagated into the embedding. The parameters of
     all blocks are stacked along a leading axis.
+
+    The null label, which means "no class", is `config.num_classes`: it follows the classes, which count from
+    0, and has the last row of `class_embed`. Guidance takes it as the condition of the unconditional
+    prediction, and training puts it in place of dropped labels.
 
     Args:
       config: sizes and options of the network.
@@ -102,15 +107,16 @@ class GMDiT(nnx.Module):
         Args:
           x_t: noisy images, [B, H, W, C]. H and W may be any multiples of the patch size.
           t: time in [0, 1], a scalar or [B].
-          labels: classes, integers [B]. The label `num_classes` means "no class"; None gives it to all
-            samples.
+          labels: classes, integers [B] from 0. The null label `config.num_classes` means "no class"; None
+            gives it to all samples.
 
         Returns:
           Mixture over the velocity: means [B, H, W, K, C], log_weights [B, H, W, K] and log_std
           [B, 1, 1], always float32.
 
         Raises:
-          ValueError: if a shape does not fit.
+          ValueError: if a shape does not fit, or a label that is not traced is neither a class nor the null
+            label.
         """
         labels = self._check(x_t, labels)
         config = self.config
@@ -138,7 +144,7 @@ class GMDiT(nnx.Module):
         )
 
     def _check(self, x_t: jax.Array, labels: jax.Array | None) -> jax.Array:
-        """Raise ValueError if a shape does not fit; return the labels as an array."""
+        """Raise ValueError if a shape or a label does not fit; return the labels as an array."""
         config = self.config
         if x_t.ndim != 4 or x_t.shape[-1] != config.in_channels:
             raise ValueError(
@@ -159,6 +165,7 @@ class GMDiT(nnx.Module):
                 f"labels have shape {labels.shape} and type {labels.dtype}, but x_t has {batch} "
                 f"samples; give one integer for each, shape ({batch},)."
             )
+        check_labels(labels, config.num_classes, allow_null=True)
         return labels
 
     def _condition(self, t: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Exponential moving averages (EMA) of the parameters, with decays that depend on the iteration."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,17 +53,17 @@ def ramp_up_decay(
       A function from the iteration to the decay.
 
     Raises:
-      ValueError: if a number is not positive.
+      ValueError: if a number is not positive or not finite.
 
     Source:
       Karras et al. 2020 (StyleGAN2-ADA, arXiv 2006.06676). GMFlow uses 3e7 images and 0.05 for ImageNet.
     """
-    if half_life_images <= 0 or global_batch_size <= 0:
+    if not (0 < half_life_images < math.inf and 0 < global_batch_size < math.inf):
         raise ValueError(
             f"The EMA needs a positive half life and batch size, but half_life_images is "
             f"{half_life_images} and global_batch_size is {global_batch_size}; give both in images."
         )
-    if ramp_up is not None and ramp_up <= 0:
+    if ramp_up is not None and not 0 < ramp_up < math.inf:
         raise ValueError(
             f"ramp_up is {ramp_up}, but a half life cannot shrink to nothing; give a positive "
             "fraction, or None for a constant half life."
@@ -89,13 +90,15 @@ def karras_decay(gamma: float) -> Decay:
       A function from the 0-based iteration to the decay.
 
     Raises:
-      ValueError: if `gamma` is -1 or less.
+      ValueError: if `gamma` is -1 or less, or not finite.
 
     Source:
       Karras et al. 2024 (EDM2, arXiv 2312.02696). GMFlow uses gamma = 7 for the checkerboard.
     """
-    if gamma <= -1:
-        raise ValueError(f"gamma is {gamma}, but the power gamma + 1 must be positive; give more than -1.")
+    if not -1 < gamma < math.inf:
+        raise ValueError(
+            f"gamma is {gamma}, but the power gamma + 1 must be positive; give a finite number above -1."
+        )
     # With log1p, since a power of a float32 near 1 would lose the digits of 1 - decay.
     return lambda iteration: jnp.exp((gamma + 1.0) * jnp.log1p(-1.0 / (_float(iteration) + 1.0)))
 

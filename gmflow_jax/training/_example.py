@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax import flow
+from gmflow_jax._arguments import check_labels, check_number
 
 # Below this time the noise in x_t is less than 1e-4 of the data, and float32 keeps fewer than three
 # of its digits. The authors' floor is 1e-7 in [0, 1], with t - s >= 1e-7.
@@ -60,15 +61,18 @@ def make_example(
         None if no labels are to be dropped.
       transition_ratio: (t - s) / t, in (0, 1].
       class_dropout_prob: probability with which a label is replaced by the null label.
-      num_classes: the null label.
+      num_classes: number of classes, and the null label.
 
     Returns:
       The examples.
 
     Raises:
-      ValueError: if an option is out of range, or dropping labels lacks `num_classes` or `label_uniform`.
+      ValueError: if an option is out of range, a label that is not traced is neither a class nor the null
+        label, or dropping labels lacks `num_classes` or `label_uniform`.
     """
     _check_options(labels, transition_ratio, class_dropout_prob, num_classes)
+    if labels is not None and num_classes is not None:
+        check_labels(labels, num_classes, allow_null=True)
     t = jnp.clip(t, MIN_TRAINING_TIME, 1.0)
     s = (1.0 - transition_ratio) * t
     x_s = flow.interpolate(x_0, noise_0, s)
@@ -107,7 +111,7 @@ def draw_example(
       first_index: index of the first sample in the whole batch.
       transition_ratio: (t - s) / t, in (0, 1]; 1 is the plain loss, the paper uses 0.5.
       class_dropout_prob: probability with which a label is replaced by the null label.
-      num_classes: the null label; needed if labels are dropped.
+      num_classes: number of classes, and the null label; needed if labels are dropped.
       shift: shift of the times, see `flow.sample_time`.
       logit_normal: whether times before the shift are logit-normal instead of uniform.
       mean: mean of the logits.
@@ -123,6 +127,9 @@ def draw_example(
       GMFlow (arXiv 2504.05304), algorithm 1.
     """
     _check_options(labels, transition_ratio, class_dropout_prob, num_classes)
+    check_number("shift", shift, "(0, inf)")
+    check_number("mean", mean, "(-inf, inf)")
+    check_number("std", std, "(0, inf)")
 
     def draw(index):
         keys = jax.random.split(jax.random.fold_in(key, index), 3)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax import flow, gm, losses
+from gmflow_jax._arguments import check_number
 from gmflow_jax.training._example import TransitionExample
 
 Metrics = dict[str, jax.Array]
@@ -44,12 +45,15 @@ def make_loss(
       samples in each quarter of the time axis.
 
     Raises:
-      ValueError: if the loss is unknown, or a spectrum is given with the loss 'flow'.
+      ValueError: if the loss is unknown, a weight is negative or not finite, or a spectrum is given with the
+        loss 'flow'.
     """
     if loss not in ("transition", "flow"):
         raise ValueError(
             f"loss is {loss!r}, but only 'transition' (GMFlow) and 'flow' (the L2 baseline) exist."
         )
+    check_number("loss_weight", loss_weight, "[0, inf)")
+    check_number("spectral_loss_weight", spectral_loss_weight, "[0, inf)")
     if loss == "flow" and spectrum_apply is not None:
         raise ValueError(
             "A spectrum was given with loss 'flow', but it describes samples of a mixture. Use "

@@ -1,10 +1,13 @@
 """AdamW as the authors of GMFlow use it, and learning-rate schedules."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from gmflow_jax._arguments import check_number
 
 
 def make_optimizer(
@@ -36,14 +39,21 @@ def make_optimizer(
       The optimiser.
 
     Raises:
-      ValueError: if `clip_norm` is not positive or `mu_dtype` is unknown.
+      ValueError: if a number is out of its range or `mu_dtype` is unknown.
 
     Source:
       The authors' released training configuration.
     """
-    if clip_norm is not None and clip_norm <= 0:
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate, "[0, inf)")
+    check_number("b1", b1, "[0, 1)")
+    check_number("b2", b2, "[0, 1)")
+    check_number("weight_decay", weight_decay, "[0, inf)")
+    check_number("eps", eps, "[0, inf)")
+    check_number("clip_begin_step", clip_begin_step, "[0, inf)")
+    if clip_norm is not None and not 0 < clip_norm < math.inf:
         raise ValueError(
-            f"clip_norm is {clip_norm}, which would remove every gradient; give a positive norm, "
+            f"clip_norm is {clip_norm}, which is no norm to scale gradients to; give a positive norm, "
             "or None for no clip."
         )
     if mu_dtype not in ("float32", "bfloat16"):
@@ -74,9 +84,11 @@ def warm_up_schedule(
       The schedule.
 
     Raises:
-      ValueError: if `warm_up_steps` is negative.
+      ValueError: if a number is negative or not finite.
     """
     _check_steps(warm_up_steps)
+    check_number("learning_rate", peak, "[0, inf)")
+    check_number("start_ratio", start_ratio, "[0, inf)")
     if warm_up_steps == 0:
         return optax.constant_schedule(peak)
     return optax.linear_schedule(start_ratio * peak, peak, warm_up_steps)
@@ -104,9 +116,10 @@ def warm_up_cosine_schedule(
       The schedule.
 
     Raises:
-      ValueError: if `warm_up_steps` is negative, or `num_steps` is not above it.
+      ValueError: if a number is negative or not finite, or `num_steps` is not above `warm_up_steps`.
     """
     _check_steps(warm_up_steps)
+    check_number("end_ratio", end_ratio, "[0, inf)")
     if num_steps <= warm_up_steps:
         raise ValueError(
             f"A run of {num_steps} steps has no room for a cosine after {warm_up_steps} steps of "

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from gmflow_jax import interop
+from gmflow_jax._arguments import check_labels
 from gmflow_jax.models import GMDiT, GMDiTConfig, abstract, functional, init_params
 from tests.helpers import assert_leaves_close, relative_error
 
@@ -212,6 +213,13 @@ def test_scalar_time_and_missing_labels_are_shared_by_the_batch():
     assert_leaves_close(apply(params, x_t, 0.3), explicit, 0)
 
 
+def test_without_classes_the_only_label_is_the_null_label():
+    model = nnx.eval_shape(lambda: GMDiT(dataclasses.replace(SMALL, num_classes=0), nnx.Rngs(0)))
+    check_labels(np.zeros(2, int), num_classes=0)
+    with pytest.raises(ValueError, match="a label must be 0 for no class"):
+        model(jnp.zeros((2, 4, 4, 3)), jnp.zeros(2), np.ones(2, int))
+
+
 def test_log_std_gradient_does_not_enter_the_embedding():
     inputs = small_inputs()
     grads = jax.jit(jax.grad(lambda p: network(SMALL)(p, *inputs).log_std.sum()))(
@@ -237,6 +245,8 @@ def test_one_component_of_constant_std_is_a_plain_velocity():
         ((2, 4, 4, 3), (3,), np.zeros(2, int), "one time for each sample"),
         ((2, 4, 4, 3), (2,), np.zeros(3, int), "one integer for each"),
         ((2, 4, 4, 3), (2,), np.zeros(2), "one integer for each"),
+        ((2, 4, 4, 3), (2,), np.array([-1, 0]), r"labels are from -1 to 0, .* or \d+ for no class"),
+        ((2, 4, 4, 3), (2,), np.array([0, SMALL.num_classes + 1]), "Count the classes from 0"),
     ],
 )
 def test_wrong_inputs_are_refused(x_shape, t_shape, labels, sentence):

@@ -58,6 +58,15 @@ def test_ramp_up_halves_the_weight_of_old_parameters_in_one_half_life():
 
 
 def test_bad_arguments_are_refused():
+    for bad in (np.nan, np.inf):
+        for call in (
+            lambda bad: training.constant_decay(bad),
+            lambda bad: training.ramp_up_decay(bad, 64),
+            lambda bad: training.ramp_up_decay(1e6, 64, ramp_up=bad),
+            training.karras_decay,
+        ):
+            with pytest.raises(ValueError, match=f"is {bad}"):
+                call(bad)
     with pytest.raises(ValueError, match="between 0 and 1"):
         training.constant_decay(1.5)
     with pytest.raises(ValueError, match="between 0 and 1"):

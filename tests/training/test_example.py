@@ -70,3 +70,9 @@ def test_bad_options_are_refused():
         training.draw_example(key, x_0, class_dropout_prob=1.5)
     with pytest.raises(ValueError, match="null label is unknown"):
         training.draw_example(key, x_0, labels)
+    for bad in (labels - 1, labels + 4):
+        with pytest.raises(ValueError, match=r"a label must be from 0 to 2, or 3 for no class"):
+            training.draw_example(key, x_0, bad, num_classes=3)
+    for option in ("shift", "mean", "std"):
+        with pytest.raises(ValueError, match=f"{option} is nan"):
+            training.draw_example(key, x_0, **{option: np.nan})

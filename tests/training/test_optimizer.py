@@ -1,5 +1,6 @@
 """Learning rate schedules, weight decay and clipping."""
 
+import math
 from pathlib import Path
 
 import jax
@@ -66,6 +67,29 @@ def test_clip_acts_from_its_step_on_and_leaves_small_gradients():
         updates, state = jax.jit(optimizer.update)(grads, state, params)
         norms.append(1e6 * float(optax.tree.norm(updates)))
     np.testing.assert_allclose(norms, [6.0, 1.0, 0.06], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("learning_rate", (math.nan, math.inf, -1e-3)),
+        ("b1", (1.0, -0.1, math.nan)), ("b2", (1.5, math.nan)),
+        ("weight_decay", (-0.1, math.inf)), ("eps", (-1e-8, math.nan)), ("clip_begin_step", (-1,)),
+        ("clip_norm", (math.nan, math.inf, -1.0)),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(name, bad):
+    for value in bad:
+        with pytest.raises(ValueError, match=f"{name} is {value}, .*; give a"):
+            training.make_optimizer(**{"learning_rate": 1e-3, name: value})
+
+
+def test_schedules_refuse_rates_that_are_no_rates():
+    for rate in (math.nan, math.inf, -1e-3):
+        with pytest.raises(ValueError, match=f"learning_rate is {rate}"):
+            training.warm_up_schedule(rate, 10)
+    with pytest.raises(ValueError, match="end_ratio is -1"):
+        training.warm_up_cosine_schedule(1e-3, 1, 10, end_ratio=-1.0)
 
 
 def test_bad_arguments_are_refused():
