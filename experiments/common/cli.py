@@ -102,7 +102,7 @@ def _exit_in_order(number: int, frame) -> None:
 
 
 def _leave_out_what_savers_print() -> None:
-    """Leave out the steps of each checkpoint, and pages about errors that Orbax and TensorStore also raise."""
+    """Leave out each step of a checkpoint, and pages about errors that Orbax and TensorStore also raise."""
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
     stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)

@@ -6,6 +6,7 @@ Nothing depends on file locks or on the clocks of two machines, so it also works
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -65,7 +66,9 @@ def hold(
         released.set()
         toucher.join()
         with contextlib.suppress(OSError):  # what remains is taken over by the next program
-            _remove(path, own)
+            seen = _look(path)
+            if seen and seen.text == own:
+                path.unlink()
 
 
 def _acquire(path: pathlib.Path, own: str, flag: str, silence_seconds: float) -> None:
@@ -73,16 +76,35 @@ def _acquire(path: pathlib.Path, own: str, flag: str, silence_seconds: float) ->
         seen = _look(path)
         if seen is None:
             continue
-        alive = _is_alive_here(seen)
-        if alive is None:
-            alive = _shows_life(path, seen, silence_seconds)
+        alive = _is_alive(path, seen, silence_seconds)
         if alive:
             raise ValueError(
                 f"{path.parent} is in use by {_name(seen)}. Two programs would damage it. Wait until that "
                 f"process ends, stop it, or give another {flag}."
             )
-        if alive is False:
-            _remove(path, seen.text)
+        if alive is False and _take_over(path, seen.text, own, silence_seconds):
+            return
+
+
+def _take_over(path: pathlib.Path, dead: str, own: str, silence_seconds: float) -> bool:
+    """Replace the lock whose text is `dead`, unless another process does; return whether it is replaced.
+
+    A second lock, for the time of this call, keeps two processes from doing so one after the other. The lock
+    file is there all the time, so that a third one cannot create it.
+    """
+    guard = path.with_name(f".{path.name}.{hashlib.sha256(dead.encode()).hexdigest()[:16]}")
+    if not _create(guard, own):
+        seen = _look(guard)
+        if seen and _is_alive(guard, seen, silence_seconds) is False:
+            guard.unlink(missing_ok=True)
+        time.sleep(0.01)
+        return False
+    seen = _look(path)
+    if seen and seen.text == dead:
+        guard.replace(path)
+        return True
+    guard.unlink(missing_ok=True)
+    return False
 
 
 def _create(path: pathlib.Path, text: str) -> bool:
@@ -109,23 +131,6 @@ def _look(path: pathlib.Path) -> _Sight | None:
         return None
 
 
-def _remove(path: pathlib.Path, text: str) -> None:
-    """Remove the lock file if it has this text.
-
-    It is renamed before it is compared, so that a process that comes late does not remove the lock of a
-    process that took it over in the meantime.
-    """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    if aside.read_text(errors="replace") != text:
-        with contextlib.suppress(OSError):
-            os.link(aside, path)
-    aside.unlink()
-
-
 def _keep(path: pathlib.Path, own: str, released: threading.Event, touch_seconds: float) -> None:
     """Touch the lock file until it is released."""
     while not released.wait(touch_seconds):
@@ -139,6 +144,12 @@ def _keep(path: pathlib.Path, own: str, released: threading.Event, touch_seconds
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
                 os._exit(2)
+
+
+def _is_alive(path: pathlib.Path, seen: _Sight, silence_seconds: float) -> bool | None:
+    """Return whether the holder lives; None if the file changed in the meantime."""
+    alive = _is_alive_here(seen)
+    return _shows_life(path, seen, silence_seconds) if alive is None else alive
 
 
 def _is_alive_here(seen: _Sight) -> bool | None:
@@ -159,18 +170,20 @@ def _is_alive_here(seen: _Sight) -> bool | None:
 
 def _shows_life(path: pathlib.Path, seen: _Sight, seconds: float) -> bool | None:
     """Watch a lock file for some time; return whether its holder touches it, or None if its text changes."""
-    print(
-        f"{path.parent} is or was in use by {_name(seen)}. Waiting up to {seconds:.0f} s for a sign of life.",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    start, announced = time.monotonic(), False
+    while time.monotonic() < start + seconds:
         time.sleep(min(0.5, seconds / 10))
         now = _look(path)
         if now is None or now.text != seen.text:
             return None
         if now.touched != seen.touched:
             return True
+        if not announced:
+            announced = True
+            print(
+                f"{path.parent} is or was in use by {_name(seen)}. Waiting up to {seconds:.0f} s for a sign "
+                "of life.", file=sys.stderr, flush=True,
+            )  # fmt: skip
     return False
 
 

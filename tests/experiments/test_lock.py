@@ -122,7 +122,7 @@ def test_one_of_many_takes_a_stale_lock_over(abandoned):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(5)
     assert (len(holders), len(refused)) == (1, 7)
     assert not list(abandoned.iterdir())
 
