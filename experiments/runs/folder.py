@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import ml_collections
@@ -16,6 +16,13 @@ _FREE_TO_CHANGE = {
     "network.remat", "network.scan_layers", "num_microbatches", "parallel", "post_hoc_ema.every",
     "profile_steps", "reference", "report", "sample_every", "score_every", "score_samples",
 }  # fmt: skip
+
+_OTHER_LENGTH = (
+    " The length of this run is fixed, because its learning rate follows a {} over num_steps: with another "
+    "num_steps, the steps made so far would have had other rates. Train the other length from its first step "
+    "in a new folder; or there with --config.optimizer.schedule=constant, and you can change num_steps "
+    "whenever you resume."
+)
 
 
 def check_unchanged(
@@ -33,22 +40,29 @@ def check_unchanged(
       ValueError: if a field differs.
     """
     old = {name: value for name, value in read_json(path).items() if name in new} if path.exists() else new
-    changed = _differences(old, new)
+    schedule = (new.get("optimizer") or {}).get("schedule")
+    free = _FREE_TO_CHANGE | ({"num_steps"} if schedule == "constant" else set())
+    changed = _differences(old, new, free)
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        other_length = schedule and any(change.startswith("num_steps ") for change in changed)
         raise ValueError(
             f"{path.parent} was made with another {what} ({'; '.join(changed[:3])}{more}). Give another "
             f"{flag}, or continue with the same {what}."
+            f"{_OTHER_LENGTH.format(schedule) if other_length else ''}"
         )
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+def _differences(old: Any, new: Any, free: Set[str], name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+        return [
+            difference
+            for key in sorted(set(old) | set(new))
+            for difference in _differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
+        ]
     if old is None and new is False:  # an option that is off, which older versions did not have
         return []
-    if old == new or name in _FREE_TO_CHANGE or name.split(".")[0] in _FREE_TO_CHANGE:
+    if old == new or name in free or name.split(".")[0] in free:
         return []
     return [f"{name} was {_short(old)} and is now {_short(new)}"]
 

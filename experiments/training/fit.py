@@ -72,7 +72,7 @@ def fit_run(
         state = plan.parallelism.init(plan.init) if restored is None else restored[0]
         start = int(state.step)
         if start >= config.num_steps:
-            log(f"The run in {workdir} is finished: {start:,} of {config.num_steps:,} steps are done.")
+            log(_finished(config, workdir, start))
             return Outcome.ALREADY_DONE
         log(costs.overview(state.params))
         compiled = plan.parallelism.compile(plan.train_step, abstract_state, plan.batch_shapes)
@@ -87,6 +87,13 @@ def fit_run(
         "The same command resumes the run."
     )
     return Outcome.STOPPED
+
+
+def _finished(config: ml_collections.ConfigDict, workdir: pathlib.Path, done: int) -> str:
+    text = f"The run in {workdir} is finished: {done:,} of {config.num_steps:,} steps are done."
+    if config.optimizer.schedule == "constant":
+        text += f" To train longer, give --config.num_steps above {done:,}."
+    return text
 
 
 def _check(

@@ -1,0 +1,90 @@
+"""The folder of a run: who may train in it, what may change, what is kept if the disk is full."""
+
+import json
+import shutil
+
+import pytest
+
+from experiments.common import cli, files, lock
+from experiments.configs import digits
+from experiments.runs import bundles, folder
+from experiments.training import fit
+from gmflow_jax import training
+from tests.helpers import file_limit
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = digits.get_config()
+    config.network.update(hidden_size=16, depth=1, num_heads=2, num_components=2)
+    return config
+
+
+def test_training_is_refused_in_a_folder_that_is_in_use(config, tmp_path):
+    with lock.hold(tmp_path):
+        with pytest.raises(cli.UserError, match=r"in use by process \d+ on .* give another --workdir"):
+            fit.fit_run(config, tmp_path)
+        assert [entry.name for entry in tmp_path.iterdir()] == [lock.NAME]
+
+
+def _config(num_steps, schedule="constant", **changes):
+    return {"num_steps": num_steps, "seed": 0, "optimizer": {"schedule": schedule}, **changes}
+
+
+def test_a_run_with_a_constant_rate_may_become_longer_or_shorter(tmp_path):
+    path = tmp_path / "config.json"
+    files.write_json(path, _config(100))
+    for num_steps in (100, 150, 50):
+        folder.check_unchanged(path, _config(num_steps), "configuration")
+    with pytest.raises(ValueError, match=r"\(seed was 0 and is now 1\).* same configuration\.$"):
+        folder.check_unchanged(path, _config(150, seed=1), "configuration")
+    with pytest.raises(ValueError, match="schedule was constant and is now cosine"):
+        folder.check_unchanged(path, _config(150, "cosine"), "configuration")
+
+
+@pytest.mark.parametrize("num_steps", [50, 150])
+def test_a_run_whose_rate_depends_on_its_length_says_what_to_do_instead(tmp_path, num_steps):
+    path = tmp_path / "config.json"
+    files.write_json(path, _config(100, "cosine"))
+    said = f"num_steps was 100 and is now {num_steps}.* follows a cosine over num_steps.* in a new folder"
+    with pytest.raises(ValueError, match=said):
+        folder.check_unchanged(path, _config(num_steps, "cosine"), "configuration")
+
+
+def test_a_full_disk_says_where_the_run_continues(tmp_path):
+    with training.Snapshots(tmp_path / "checkpoints") as snapshots:
+        for step, said in ((None, "The run then starts again"), (40, "The run then continues after step 40")):
+            if step:
+                snapshots.save(step, {}, {})
+                snapshots.wait()
+            with (
+                pytest.raises(cli.UserError, match=rf"table.csv: File too large\..* {said}"),
+                file_limit(1000),
+                fit._keeping(tmp_path / "checkpoints"),
+            ):
+                files.write_text(tmp_path / "table.csv", "1" * 2000)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_checkpoint_that_the_training_deletes_while_it_is_read_is_no_error(tmp_path, monkeypatch):
+    read = training.Snapshots.restore
+
+    def delete_and_read(self, step=None, **targets):
+        shutil.rmtree(tmp_path / "8", ignore_errors=True)
+        return read(self, step, **targets)
+
+    with training.Snapshots(tmp_path) as snapshots:
+        for step in (4, 8):
+            snapshots.save(step, {}, {"step": step})
+    monkeypatch.setattr(training.Snapshots, "restore", delete_and_read)
+    assert bundles._restore_newest(tmp_path)["meta"] == {"step": 4}
+
+
+def test_reports_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "report.json"
+    files.write_json(path, {"old": 1})
+    said = r"report.json: File too large\. Complete files are unchanged"
+    with pytest.raises(cli.UserError, match=said), file_limit(1000), cli.report_user_errors():
+        files.write_json(path, {"new": "1" * 2000})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
