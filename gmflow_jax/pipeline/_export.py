@@ -12,6 +12,7 @@ from gmflow_jax._files import write_whole
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
+from gmflow_jax.pipeline._numbers import whole_number
 from gmflow_jax.pipeline._sampler import Recipe, Sampler
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -56,7 +57,8 @@ def export_sampler(
     path = pathlib.Path(path)
     if bundle.model is None or bundle.autoencoder is None:
         raise ValueError("A sampler of images needs a transformer and an autoencoder; load both.")
-    _check_path_and_options(path, num_steps, platforms)
+    num_steps = whole_number("num_steps", num_steps, 1)
+    _check_path_and_platforms(path, platforms)
     # 'auto' and 'cudnn' attention do not exist on all platforms.
     config = dataclasses.replace(bundle.model.config, attention="xla")
     model = from_params(GMDiT, config, functional(bundle.model)[1])
@@ -90,9 +92,7 @@ def _sample_function(sampler: Sampler, num_steps: int) -> Callable[..., jax.Arra
     return sample
 
 
-def _check_path_and_options(path: pathlib.Path, num_steps: int, platforms: Sequence[str] | None) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}, but must be at least 1.")
+def _check_path_and_platforms(path: pathlib.Path, platforms: Sequence[str] | None) -> None:
     unknown = sorted(set(platforms or ()) - set(_PLATFORMS))
     if unknown:
         raise ValueError(f"There is no platform {unknown[0]!r}; known are {', '.join(_PLATFORMS)}.")

@@ -1,8 +1,9 @@
 """Conversion of labels, ids or names of classes, to class ids."""
 
 import difflib
-import numbers
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def label_ids(
       labels: a list or array of ids and names. An id is a number or a string of digits. A name is one of
         the comma-separated names of a class, or all of them, in upper or lower case.
       id2label: names of each class by class id; empty if they are not known.
-      num_classes: number of classes.
+      num_classes: number of classes; a network without classes takes the label 0 only.
 
     Returns:
       The class id of each label.
@@ -39,11 +40,9 @@ def label_ids(
 
 def _label_id(label: int | str, id2label: Mapping[int, str], num_classes: int) -> int:
     if isinstance(label, str) and label.strip().isdecimal():
-        label = int(label)
-    if isinstance(label, numbers.Integral) and not isinstance(label, bool):
         return _in_range(int(label), num_classes)
     if not isinstance(label, str):
-        raise ValueError(f"The label {label!r} is neither an id nor a name; give one of these.")
+        return _in_range(_whole(label), num_classes)
     if not id2label:
         raise ValueError(
             f"The label {label!r} cannot be looked up, because this checkpoint has no class names; give ids "
@@ -61,8 +60,20 @@ def _label_id(label: int | str, id2label: Mapping[int, str], num_classes: int) -
     )
 
 
+def _whole(label: Any) -> int:
+    """Convert an id, also a scalar of NumPy or JAX, to an int."""
+    if not isinstance(label, bool):
+        try:
+            return operator.index(label)
+        except TypeError:
+            pass
+    raise ValueError(f"The label {label!r} is neither an id nor a name; give one of these.")
+
+
 def _in_range(label: int, num_classes: int) -> int:
-    if not 0 <= label < num_classes:
+    if not num_classes and label:
+        raise ValueError(f"The label is {label}, but this network has no classes; give 0 for each image.")
+    if not 0 <= label < max(num_classes, 1):
         raise ValueError(f"The label {label} is out of range; ids are from 0 to {num_classes - 1}.")
     return label
 

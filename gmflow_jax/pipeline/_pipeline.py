@@ -1,6 +1,5 @@
 """The pipeline: draws images of classes on all local devices."""
 
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from gmflow_jax.interop import Bundle
 from gmflow_jax.models import functional
 from gmflow_jax.pipeline._compiled import CompiledSampler
 from gmflow_jax.pipeline._labels import label_ids
+from gmflow_jax.pipeline._numbers import finite_number, whole_number
 from gmflow_jax.pipeline._sampler import Recipe, Sampler, transformer_of
 from gmflow_jax.solvers import Solver
 
@@ -46,8 +46,7 @@ class Pipeline:
           ValueError: if the bundle has no transformer, or the transformer and the autoencoder do not fit.
         """
         self._config = transformer_of(bundle).config
-        if decode_batch_size < 1:
-            raise ValueError(f"decode_batch_size is {decode_batch_size}, but must be at least 1.")
+        decode_batch_size = whole_number("decode_batch_size", decode_batch_size, 1)
         channels = bundle.autoencoder and bundle.autoencoder.config.latent_channels
         if channels not in (None, self._config.in_channels):
             raise ValueError(
@@ -108,8 +107,8 @@ class Pipeline:
           solver: a name in `solvers.NAMES`, or a `Solver`.
           order: order of the solver, see `Recipe`.
           num_substeps: number of sub-steps in each step; the paper takes more for fewer steps, see `Recipe`.
-          guidance_scale: probabilistic guidance takes [0, 1), where 0 is off; 'cfg' takes at least 1,
-            where 1 is off. Sampling without guidance takes half the time.
+          guidance_scale: one number. Probabilistic guidance takes [0, 1), where 0 is off; 'cfg' takes at
+            least 1, where 1 is off. Sampling without guidance takes half the time.
           guidance: `method` of `guidance.guided_denoiser`.
           orthogonal: `orthogonal` of `guidance.guided_denoiser`.
           seed: seed of all images, from 0 to 2**32 - 1.
@@ -130,13 +129,17 @@ class Pipeline:
           ValueError: if a label is unknown, or an option cannot work.
         """
         ids = label_ids(labels, self.id2label, self._config.num_classes)
-        self._check(ids, num_steps, seed, batch_size, decode)
-        check_guidance_scale(guidance_scale, guidance)
-        which = np.arange(len(ids)) if indices is None else np.asarray(indices)
-        if which.shape != (len(ids),):
+        if decode and self.bundle.autoencoder is None:
             raise ValueError(
-                f"There are {len(ids)} labels and {which.size} indices; give one index for each label."
+                "These networks have no autoencoder (no folder vae/), so they draw latents only; pass "
+                "decode=False, or add an autoencoder."
             )
+        whole_number("the number of labels", len(ids), 1)
+        num_steps, seed = whole_number("num_steps", num_steps, 1), whole_number("seed", seed, 0, 2**32 - 1)
+        batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+        guidance_scale = finite_number("guidance_scale", guidance_scale)
+        check_guidance_scale(guidance_scale, guidance)
+        which = _indices(indices, len(ids))
         guided = guidance_scale != METHODS[guidance]
         recipe = Recipe(solver, order, num_substeps, guided, guidance, orthogonal, spectrum, one_batch)
         run = self._compile(recipe)
@@ -192,20 +195,17 @@ class Pipeline:
         per_device = -(-num_images // (num_batches * devices))
         return per_device * devices, num_batches
 
-    def _check(
-        self, ids: list[int], num_steps: int, seed: int, batch_size: int | None, decode: bool
-    ) -> None:
-        counts = {"num_steps": num_steps, "batch_size": batch_size, "the number of labels": len(ids)}
-        for name, value in counts.items():
-            if value is not None and (not isinstance(value, numbers.Integral) or value < 1):
-                raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1.")
-        if not isinstance(seed, numbers.Integral) or not 0 <= int(seed) < 2**32:
-            raise ValueError(f"seed is {seed!r}, but must be a whole number from 0 to 2**32 - 1.")
-        if decode and self.bundle.autoencoder is None:
-            raise ValueError(
-                "These networks have no autoencoder (no folder vae/), so they draw latents only; pass "
-                "decode=False, or add an autoencoder."
-            )
+
+def _indices(indices: Sequence[int] | None, num_images: int) -> np.ndarray:
+    """Return the index of each image among the images of the seed."""
+    which = np.arange(num_images) if indices is None else np.asarray(indices)
+    if which.shape != (num_images,):
+        raise ValueError(
+            f"There are {num_images} labels and {which.size} indices; give one index for each label."
+        )
+    if which.dtype.kind not in "iu" or which.min() < 0 or which.max() >= 2**32:
+        raise ValueError("An index is no whole number from 0 to 2**32 - 1; give the numbers of the images.")
+    return which
 
 
 def _bar(total: int, shown: bool):

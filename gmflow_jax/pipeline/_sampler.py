@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax import flow, guidance, solvers
+from gmflow_jax._arguments import check_number
 from gmflow_jax.interop import Bundle
 from gmflow_jax.models import GMDiT, functional
+from gmflow_jax.pipeline._numbers import finite_number, whole_number
 from gmflow_jax.solvers._base import fold_in_keys
 
 Params = dict[str, Any]
@@ -41,6 +43,17 @@ class Recipe:
     orthogonal: float = 1.0
     spectrum: bool | None = None
     one_batch: bool = True
+
+    def __post_init__(self):
+        # As numbers of Python, they are hashed, and compared by `is`, also if NumPy or JAX made them.
+        for name in ("order", "num_substeps"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+        orthogonal = finite_number("orthogonal", self.orthogonal)
+        check_number("orthogonal", orthogonal, "[0, 1]")
+        object.__setattr__(self, "orthogonal", orthogonal)
+        for name in ("guided", "one_batch", "spectrum"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else bool(value))
 
 
 class Sampler:

@@ -48,6 +48,12 @@ def test_a_word_of_a_class_that_the_network_lacks_is_refused(bundle):
         label_ids(["macaw"], bundle.id2label, 9)
 
 
+def test_a_network_without_classes_takes_the_label_0():
+    assert label_ids([0, "0"], {}, 0) == [0, 0]
+    with pytest.raises(ValueError, match="label is 1, but this network has no classes; give 0"):
+        label_ids([1], {}, 0)
+
+
 @pytest.mark.parametrize("labels", ["jay", 3, None])
 def test_labels_are_a_list(bundle, labels):
     with pytest.raises(ValueError, match="give a list"):

@@ -186,6 +186,17 @@ def test_load_keeps_the_shift_and_chooses_the_type(bundle, tmp_path, single, lat
         ({"indices": [1, 2]}, "1 labels and 2 indices"),
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"seed": 1.5}, r"seed is 1\.5"),
+        ({"seed": jnp.float32(1)}, "seed is .*1.*, but must be a whole number"),
+        ({"seed": -1}, "seed is -1"),
+        ({"indices": [-1]}, "An index is no whole number"),
+        ({"indices": [2**32]}, "An index is no whole number"),
+        ({"indices": [0.5]}, "An index is no whole number"),
+        ({"guidance_scale": np.nan}, "guidance_scale is nan, but must be one finite number"),
+        ({"guidance_scale": np.inf, "guidance": "cfg"}, "guidance_scale is inf"),
+        ({"guidance_scale": jnp.full(1, 0.3)}, "must be one finite number"),
+        ({"guidance_scale": None}, "guidance_scale is None"),
+        ({"orthogonal": np.nan}, "orthogonal is nan"),
+        ({"orthogonal": 1.5}, r"orthogonal is 1\.5, but must be in \[0, 1\]"),
         ({"solver": "magic"}, "no solver 'magic'"),
         ({"solver": "gm_ode", "order": 3}, "order must be 1 or 2"),
         ({"solver": "gm_ode", "num_substeps": 0}, "num_substeps"),
@@ -195,6 +206,18 @@ def test_load_keeps_the_shift_and_chooses_the_type(bundle, tmp_path, single, lat
 def test_options_that_cannot_work_are_refused(single, options, said):
     with pytest.raises(ValueError, match=said):
         single(**{"labels": [1]} | ASKED | options)
+
+
+@pytest.mark.parametrize("scalars", [jnp, np])
+def test_scalars_of_other_libraries_are_numbers(single, scalars):
+    numbers = {
+        "num_steps": scalars.int32(2), "seed": scalars.uint32(3), "batch_size": scalars.int32(3),
+        "num_substeps": np.int64(4), "order": np.array(2), "guidance_scale": scalars.float32(0.25),
+        "orthogonal": scalars.asarray(1.0), "indices": scalars.asarray([2, 1, 7]), "one_batch": np.True_,
+    }  # fmt: skip
+    expected = single([0, 5, 1], **ASKED | {"seed": 3, "guidance_scale": 0.25, "indices": [2, 1, 7]})
+    labels = [scalars.int32(0), scalars.asarray(5), 1]
+    np.testing.assert_array_equal(single(labels, **ASKED | numbers), expected)
 
 
 def test_networks_that_are_missing_or_do_not_fit_are_named(bundle):
