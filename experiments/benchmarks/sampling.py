@@ -114,6 +114,8 @@ def main() -> None:
         job = _job()
     # The other processes run first, because some devices can be used by only one process at a time.
     cached = seconds_with_cache(job) if _CACHED.value else None
+    if cached is None:
+        cli.name_devices()
     jax.config.update("jax_enable_compilation_cache", False)
     rate, bundle = floors.matmul_rate(job.config.dtype), job.bundle()
     sampler, compiling = compile_sampler(job, bundle)
@@ -190,6 +192,7 @@ def seconds_with_cache(job: Job) -> float:
 
 
 def _first_call(job: Job, cache: str) -> float:
+    cli.name_devices()
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     call = job.pipeline_call(job.bundle())
@@ -197,4 +200,4 @@ def _first_call(job: Job, cache: str) -> float:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, devices=False)

@@ -53,8 +53,32 @@ def out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parse the flags and call main(); exit with code 2 after an error that the user can correct."""
+def name_devices() -> None:
+    """Print the devices of this process; raise `UserError` if JAX cannot start them."""
+    try:
+        devices = jax.local_devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = f" ({str(error).splitlines()[0].split(' (set ')[0]})" if str(error) else ""
+        platforms = jax.config.jax_platforms
+        given = f"JAX_PLATFORMS is {platforms!r}, but " if platforms else ""
+        raise UserError(
+            f"{given}JAX cannot start such a device here{reason}. Unset JAX_PLATFORMS to use the best device "
+            "that JAX finds, or set JAX_PLATFORMS=cpu. For GPUs and TPUs, install this package with its "
+            "extra cuda13, cuda12 or tpu."
+        ) from error
+    total = f", {jax.device_count()} devices in all" if jax.process_count() > 1 else ""
+    print(
+        f"Running on {len(devices)} {devices[0].platform.upper()} device{'s'[: len(devices) > 1]} "
+        f"({devices[0].device_kind}), process {jax.process_index()} of {jax.process_count()}{total}.",
+        flush=True,
+    )  # fmt: skip
+
+
+def run(main: Callable[[], None], devices: bool = True) -> None:
+    """Parse the flags and call main(); exit with code 2 after an error that the user can correct.
+
+    If `devices`, the first line of output names them. Programs that connect several processes do so first.
+    """
     _keep_freed_memory()
     signal.signal(signal.SIGTERM, _exit_in_order)
 
@@ -64,6 +88,8 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag. Flags are --name=value; see --help.")
+            if devices and "coordinator_address" not in flags.FLAGS:
+                name_devices()
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -32,7 +32,10 @@ _HOST_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
 def define_flags() -> Callable[[], None]:
-    """Define the flags of programs that run on several hosts; return a function that connects by them."""
+    """Define the flags of programs that run on several hosts; return a function that connects by them.
+
+    The function then names the devices of this process.
+    """
     distributed = flags.DEFINE_bool(
         "distributed",
         None,
@@ -43,7 +46,12 @@ def define_flags() -> Callable[[], None]:
     )
     num_processes = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
     process_id = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
-    return lambda: join(distributed.value, address.value, num_processes.value, process_id.value)
+
+    def connect() -> None:
+        join(distributed.value, address.value, num_processes.value, process_id.value)
+        cli.name_devices()
+
+    return connect
 
 
 def join(
