@@ -115,6 +115,19 @@ print(json.dumps(x.shape))
     assert run(code) == [2, 3]
 
 
+def test_the_extra_weights_is_enough_for_the_pipeline():
+    """What only the extra train installs is hidden."""
+    code = """
+import json, sys
+for name in ("PIL", "array_record", "clu", "matplotlib", "ml_collections", "sklearn", "tensorboardX",
+             "tensorflow_datasets"):
+    sys.modules[name] = None
+from gmflow_jax import interop, pipeline
+print(json.dumps([interop.download.__name__, pipeline.load.__name__]))
+"""
+    assert run(code) == ["download", "load"]
+
+
 def test_subpackages_load_on_first_use():
     code = """
 import json, sys
