@@ -18,6 +18,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests that are marked slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the slow tests unless --all is given, or a test or a mark is named."""
+    if config.option.all or config.option.markexpr or any("::" in str(arg) for arg in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+
+
 def pytest_ignore_collect(collection_path):
     """Keep --doctest-modules from importing the programs and helpers beside the tests."""
     is_test = collection_path.is_dir() or collection_path.name.startswith("test_")
