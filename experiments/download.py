@@ -14,7 +14,7 @@ _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit; by def
 _DTYPE = flags.DEFINE_string(
     "dtype", None, "Variant of the weights to download: float32, bfloat16 or float16; by default all."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder to download to; by default in the cache of huggingface-hub.")
+_OUT = cli.define_path("out", None, "Folder to download to; by default in the cache of huggingface-hub.")
 
 
 def main() -> None:

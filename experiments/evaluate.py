@@ -35,15 +35,15 @@ from experiments.scoring.run_report import report, report_samples
 from experiments.tasks.make import SCORED
 from gmflow_jax import evaluation, solvers
 
-_WORKDIRS = flags.DEFINE_multi_string(
-    "workdir", [], "Folder of a run; repeat the flag to compare runs in one table."
+_WORKDIRS = cli.define_paths(
+    "workdir", "Folder of a run; repeat the flag to compare runs in one table."
 )
 _SOLVERS = flags.DEFINE_list(
     "solvers", [], f"Solvers to use instead of the configuration's: {', '.join(solvers.NAMES)}."
 )
 _STEPS = flags.DEFINE_list("num_steps", [], "Numbers of steps to use instead of the configuration's.")
-_SAMPLES = flags.DEFINE_string("samples", None, "Samples to score: an .npz, or a folder of images.")
-_OUT = flags.DEFINE_string(
+_SAMPLES = cli.define_path("samples", None, "Samples to score: an .npz, or a folder of images.")
+_OUT = cli.define_path(
     "out", None, "Path of the report, .json; by default in the first workdir, or else in the current folder."
 )
 _SAMPLING = {

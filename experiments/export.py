@@ -23,8 +23,8 @@ from experiments.common import cli, files
 from experiments.runs import bundles
 from gmflow_jax import interop, pipeline, solvers
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on latents.")
-_AUTOENCODER = flags.DEFINE_string(
+_WORKDIR = cli.define_path("workdir", None, "Folder of a run on latents.")
+_AUTOENCODER = cli.define_path(
     "autoencoder", None, "Folder of the autoencoder that encoded the run's latents, to export it too."
 )
 _AVERAGE = flags.DEFINE_string(
@@ -33,7 +33,7 @@ _AVERAGE = flags.DEFINE_string(
 _EMA_STD = flags.DEFINE_float(
     "ema_std", None, "Relative width of an average that is rebuilt from stored ones (config.post_hoc_ema)."
 )
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Diffusers folder of a published network.")
+_CHECKPOINT = cli.define_path("checkpoint", None, "Diffusers folder of a published network.")
 _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(solvers.NAMES)}.")
 _ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde: 1 or 2.")
 _STEPS = flags.DEFINE_integer("num_steps", 32, "Number of steps, each one network call.")
@@ -52,7 +52,7 @@ _DTYPE = flags.DEFINE_string(
     None,
     "float32, bfloat16 or float16; by default float32 if the platforms include cpu, else the stored one.",
 )
-_OUT = flags.DEFINE_string("out", None, "The folder, or the file; by default sampler.jaxexport.")
+_OUT = cli.define_path("out", None, "The folder, or the file; by default sampler.jaxexport.")
 
 
 def main() -> None:

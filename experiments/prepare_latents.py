@@ -20,9 +20,9 @@ from gmflow_jax import data
 from gmflow_jax.data._files import local_path
 from gmflow_jax.data._write import check_image_size
 
-_IMAGES = flags.DEFINE_string("images", None, "The images: a folder, tar files, or tfds:NAME:SPLIT.")
-_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Diffusers folder with vae/, or vae/ itself.")
-_OUT = flags.DEFINE_string("out", None, "Folder to write the latents to.")
+_IMAGES = cli.define_path("images", None, "The images: a folder, tar files, or tfds:NAME:SPLIT.")
+_AUTOENCODER = cli.define_path("autoencoder", None, "Diffusers folder with vae/, or vae/ itself.")
+_OUT = cli.define_path("out", None, "Folder to write the latents to.")
 _SIZE = flags.DEFINE_integer("image_size", 256, "Pixels along each side of the centre crop.")
 _FORMAT = flags.DEFINE_string(
     "format",
@@ -33,7 +33,7 @@ _CONTAINER = flags.DEFINE_string("container", "array_record", "array_record, or 
 _PER_SHARD = flags.DEFINE_integer("images_per_shard", 4096, "Images in each file.")
 _BATCH = flags.DEFINE_integer("batch_size", None, "Images encoded at a time; by default 16 on each device.")
 _BROKEN = flags.DEFINE_string("broken", "skip", "For unreadable images: skip (and list them) or stop.")
-_NAMES = flags.DEFINE_string("class_names", None, "File with a line for each class: its folder and its name.")
+_NAMES = cli.define_path("class_names", None, "File with a line for each class: its folder and its name.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the draws of --format=sample.")
 _EXIF = flags.DEFINE_bool(
     "exif_orientation",

@@ -25,11 +25,11 @@ from gmflow_jax import flow, pipeline, solvers
 from gmflow_jax._files import write_arrays
 from gmflow_jax.guidance import check_guidance_scale
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
-_CHECKPOINT = flags.DEFINE_string(
+_WORKDIR = cli.define_path("workdir", None, "Folder of a run.")
+_CHECKPOINT = cli.define_path(
     "checkpoint", None, "Diffusers folder of a published network, see python -m experiments.download."
 )
-_AUTOENCODER = flags.DEFINE_string(
+_AUTOENCODER = cli.define_path(
     "autoencoder", None, "Folder of the autoencoder that encoded the latents of the run in --workdir."
 )
 _AVERAGE = flags.DEFINE_string(
@@ -66,13 +66,13 @@ _BATCH = flags.DEFINE_integer(
     "batch_size", None, "Images drawn at a time; by default 16 on each device."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed: the same seed gives the same samples.")
-_OUT = flags.DEFINE_string("out", "grid.png", "Path of the PNG grid.")
-_IMAGES_OUT = flags.DEFINE_string(
+_OUT = cli.define_path("out", "grid.png", "Path of the PNG grid.")
+_IMAGES_OUT = cli.define_path(
     "images_out",
     None,
     "Folder for a PNG of each sample; by default none, for images the path --out without .png.",
 )
-_SAMPLES_OUT = flags.DEFINE_string(
+_SAMPLES_OUT = cli.define_path(
     "samples_out",
     None,
     "Path of an .npz for the samples, by default none. Its arrays are samples and labels, for images arr_0 "

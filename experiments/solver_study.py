@@ -20,7 +20,7 @@ from experiments.study import board, exact, substeps, tables
 from experiments.study.base import QUICK, Settings, Study
 from experiments.study.contenders import Contender, all_contenders
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the results; it is created.")
+_OUT = cli.define_path("out", None, "Folder of the results; it is created.")
 _TRAINING_STEPS = flags.DEFINE_integer(
     "checkerboard_steps",
     None,

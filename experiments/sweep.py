@@ -34,8 +34,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _ROWS = flags.DEFINE_multi_string(
     "row", [], "Row to sweep, by its name or its first words, such as A0; repeat for more. By default all."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on digits or on latents.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the sweep; it is created.")
+_WORKDIR = cli.define_path("workdir", None, "Folder of a run on digits or on latents.")
+_OUT = cli.define_path("out", None, "Folder of the sweep; it is created.")
 _READ_OPTIONS = options.define_flags()
 _JOIN_PROCESSES = cluster.define_flags()
 

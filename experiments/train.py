@@ -24,7 +24,7 @@ from experiments.training.fit import Outcome, fit_run
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, for example experiments/configs/digits.py.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; it is created.")
+_WORKDIR = cli.define_path("workdir", None, "Folder of the run; it is created.")
 _REPORT = flags.DEFINE_bool("report", True, "Whether to evaluate the run at the end.")
 _JOIN_PROCESSES = cluster.define_flags()
 

@@ -29,7 +29,7 @@ from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype
 from gmflow_jax.data._shards import shard_name, write_records
 
-_FOLDER = flags.DEFINE_string(
+_FOLDER = cli.define_path(
     "folder", None, "Folder for temporary latents; by default the system's temporary folder."
 )
 _RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents of each format and container.", lower_bound=1)
@@ -40,7 +40,7 @@ _BATCH = flags.DEFINE_integer("global_batch_size", 4096, "Images in a training s
 _HOSTS = flags.DEFINE_integer("num_hosts", 16, "Hosts that share a step; a TPU v4-128 has 16.", 1)
 _RATE = flags.DEFINE_float("steps_per_second", 5, "Training steps per second that the pod should make.", 0.01)
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "Time for all measurements of a format.", 0.0)
-_OUT = flags.DEFINE_string("out", None, OUT_HELP)
+_OUT = cli.define_path("out", None, OUT_HELP)
 
 _LATENT_SHAPE = (32, 32, 4)  # of an image of 256 pixels
 _FORMATS, _CONTAINERS = ("moments", "sample"), ("npy", "array_record")

@@ -22,7 +22,7 @@ from experiments.benchmarks import floors, timing
 from experiments.common import cli
 from gmflow_jax import interop, models, pipeline
 
-_FOLDER = flags.DEFINE_string("folder", None, "Checkpoint; written with random weights if it does not exist.")
+_FOLDER = cli.define_path("folder", None, "Checkpoint; written with random weights if it does not exist.")
 _NETWORK = flags.DEFINE_string("network", "DiT-XL/2", "Backbone of the checkpoint with random weights.")
 _DTYPE = flags.DEFINE_string("dtype", None, "Type of the parameters; by default the type in the checkpoint.")
 _IMAGES = flags.DEFINE_integer("num_images", 1, "Number of images.", lower_bound=1)

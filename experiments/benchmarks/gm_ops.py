@@ -28,7 +28,7 @@ _SIZE = flags.DEFINE_integer("input_size", 32, "Height and width of a sample.", 
 _COMPONENTS = flags.DEFINE_integer("num_components", 8, "Components K of each mixture.", lower_bound=1)
 _CHANNELS = flags.DEFINE_integer("in_channels", 4, "Channels D of a pixel.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 1.0, "Time for each operation.", lower_bound=0.0)
-_OUT = flags.DEFINE_string("out", None, OUT_HELP)
+_OUT = cli.define_path("out", None, OUT_HELP)
 
 # Axes of the components and of the channels in the means.
 _LAYOUTS = {"[B, H, W, K, D]": (3, 4), "[B, H, W, D, K]": (4, 3), "[K, D, B, H, W]": (0, 1)}

@@ -47,7 +47,7 @@ _ONE_BATCH = flags.DEFINE_bool("one_batch", True, "Whether guidance makes one ne
 _DECODE = flags.DEFINE_bool("decode", False, "Whether the pipeline also decodes images.")
 _CACHED = flags.DEFINE_bool("cached_start", True, "Whether to measure first_cached_s, in new processes.")
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "Time for the rounds of all calls.", lower_bound=0.0)
-_OUT = flags.DEFINE_string("out", None, OUT_HELP)
+_OUT = cli.define_path("out", None, OUT_HELP)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,7 @@ _STEPS = flags.DEFINE_integer("num_steps", 8, "Steps of a solver, over which its
 _SUBSTEPS = flags.DEFINE_integer("num_substeps", 16, "Sub-steps of gm_ode and gm_pc.", lower_bound=1)
 _SCALE = flags.DEFINE_float("guidance_scale", 0.3, "Scale of probabilistic guidance; 0 is off.", 0.0, 0.99)
 _SECONDS = flags.DEFINE_float("seconds", 30.0, "Time for each network and all solvers.", lower_bound=0.0)
-_OUT = flags.DEFINE_string("out", None, OUT_HELP)
+_OUT = cli.define_path("out", None, OUT_HELP)
 
 
 def main() -> None:

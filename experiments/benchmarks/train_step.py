@@ -45,7 +45,7 @@ _BATCH_SIZE = flags.DEFINE_string("batch_size", "8", "Samples in a batch, over a
 _REMAT = flags.DEFINE_list("remat", ["none"], "Rematerialisation, some of none, dots and full.")
 _STEPS = flags.DEFINE_list("steps", list(STEPS), "Kinds of steps; the state of each takes memory.")
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "Time for each --remat and all steps.", lower_bound=0.0)
-_OUT = flags.DEFINE_string("out", None, OUT_HELP)
+_OUT = cli.define_path("out", None, OUT_HELP)
 
 _FIRST_BATCH = 32  # of --batch_size=auto, on each device
 

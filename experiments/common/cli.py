@@ -14,10 +14,35 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments.common import files
+
 _NO_MEMORY = (
     "A device ran out of memory ({}). Make the batch smaller; in training, --config.num_microbatches, "
     "--config.network.remat=full and --config.mesh.fsdp also save memory."
 )
+
+
+# absl lists flags that are defined here in the --help of the program that defines them.
+flags.disclaim_key_flags()
+
+
+class _PathParser(flags.ArgumentParser):
+    """Reads paths, in which ~ is the home folder."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return files.expand_home(argument)
+
+
+def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder:
+    """Define a flag for a path, or for several separated by commas."""
+    return flags.DEFINE(_PathParser(), name, default, help)
+
+
+def define_paths(name: str, help: str) -> flags.FlagHolder:
+    """Define a flag for paths that can be repeated."""
+    return flags.DEFINE_multi(_PathParser(), None, name, [], help)
 
 
 class UserError(Exception):
@@ -81,6 +106,7 @@ def run(main: Callable[[], None], devices: bool = True) -> None:
     """
     _keep_freed_memory()
     signal.signal(signal.SIGTERM, _exit_in_order)
+    _expand_home_of_config()
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
@@ -125,6 +151,14 @@ def _exit_in_order(number: int, frame) -> None:
     """Handle SIGTERM as an exception, so that locks are released and temporary files removed."""
     del frame
     sys.exit(128 + number)
+
+
+def _expand_home_of_config() -> None:
+    """Replace ~ in --config=~/FILE, which ml_collections reads itself."""
+    prefix = "--config="
+    for index, argument in enumerate(sys.argv):
+        if argument.startswith(prefix):
+            sys.argv[index] = prefix + os.path.expanduser(argument.removeprefix(prefix))
 
 
 def _leave_out_what_savers_print() -> None:

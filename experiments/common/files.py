@@ -9,6 +9,19 @@ from typing import Any
 from gmflow_jax._files import write_whole
 
 
+def expand_home(path: str) -> str:
+    """Replace the ~ or ~user at the start of a path, or of each path of a comma-separated list.
+
+    A shell does so only at the start of a word, so not in --workdir=~/runs. Raises ValueError if there is no
+    such user.
+    """
+    parts = [os.path.expanduser(part) for part in path.split(",")]
+    for part in parts:
+        if part.startswith("~"):
+            raise ValueError(f"there is no home folder {part.split('/')[0]}; write ./~ for a name with ~")
+    return ",".join(parts)
+
+
 def check_parent(path: str | os.PathLike) -> None:
     """Raise ValueError if the folder in which `path` is to be written does not exist."""
     if not pathlib.Path(path).absolute().parent.is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from experiments.common import cli
 from experiments.runs import bundles, folder
 from experiments.scoring import measure
 from experiments.scoring.cells import Cell
@@ -68,10 +69,10 @@ def define_flags() -> Callable[[str | None], Options]:
 
 def _define_network_flags() -> dict[str, flags.FlagHolder]:
     return {
-        "checkpoint": flags.DEFINE_string(
+        "checkpoint": cli.define_path(
             "checkpoint", None, "Diffusers folder of a published network, see experiments.download."
         ),
-        "autoencoder": flags.DEFINE_string(
+        "autoencoder": cli.define_path(
             "autoencoder", None, "Folder of the autoencoder that encoded the latents of the run in --workdir."
         ),
         "average": flags.DEFINE_string(
@@ -88,18 +89,18 @@ def _define_network_flags() -> dict[str, flags.FlagHolder]:
 
 def _define_measurement_flags() -> dict[str, flags.FlagHolder]:
     return {
-        "inception": flags.DEFINE_string(
+        "inception": cli.define_path(
             "inception",
             None,
             "Inception's weights to score images, .safetensors or .npz; see experiments/scoring/README.md.",
         ),
-        "reference": flags.DEFINE_string(
+        "reference": cli.define_path(
             "reference",
             None,
             "The data that samples are compared with: for images an .npz (ADM's, the authors' statistics, or "
             "uint8 images in arr_0) or a folder of images; for other --samples digits or checkerboard.",
         ),
-        "reference_out": flags.DEFINE_string(
+        "reference_out": cli.define_path(
             "reference_out", None, "An .npz for the features of the reference, to use as --reference later."
         ),
         "exif_orientation": flags.DEFINE_bool(

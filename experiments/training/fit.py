@@ -101,6 +101,7 @@ def _check(
 ) -> tuple[_Plan, Any, dict[str, Any]]:
     """Check a run; return its plan, the shapes of the training state, and notes for `checks`."""
     with cluster.fail_together() as notes:
+        _expand_home(config)
         notes["config"] = json.loads(config.to_json_best_effort())
         checks.check_numbers(config)
         plan = _make_plan(config)
@@ -108,6 +109,13 @@ def _check(
         abstract_state = plan.parallelism.abstract(plan.init)
         checks.check_folder(workdir, notes)
     return plan, abstract_state, notes
+
+
+def _expand_home(config: ml_collections.ConfigDict) -> None:
+    """Replace ~ in the paths of a configuration."""
+    paths = {name: config[name] for name in ("autoencoder", "inception", "reference")}
+    paths |= {f"data.{name}": config.data[name] for name in ("folder", "eval_folder")}
+    config.update_from_flattened_dict({name: files.expand_home(path) for name, path in paths.items()})
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ def test_training_leaves_metrics_and_says_when_a_run_is_finished(workdir):
     assert list(workdir.glob("events.out.tfevents*"))
     config = "--config=experiments/configs/digits.py"
     again = _run("train", config, f"--workdir={workdir}", *_TINY, "--config.num_steps=6", "--noreport")
+    assert again.stdout.startswith("Running on 1 CPU device (cpu), process 0 of 1.\n")
     assert "finished" in again.stdout
 
 
@@ -51,6 +52,7 @@ def test_another_configuration_in_the_same_workdir_is_refused(workdir):
     result = _run("train", config, f"--workdir={workdir}", *_TINY, "--config.num_steps=7", check=False)
     assert result.returncode == 2
     assert "num_steps was 6 and is now 7" in result.stderr
+    assert "follows a cosine over num_steps" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_sample_writes_a_grid_and_samples_that_depend_on_the_seed_alone(workdir, tmp_path):
@@ -134,6 +136,9 @@ def test_too_little_memory_gives_a_message_and_exit_code_2():
         ("--guidance_scale=1.5", "guidance_scale must be in"),
         ("--order=3", "order must be 1 or 2"),
         ("--num_samples=0", "--num_samples must be at least 1"),
+        ("--guidance_scale=nan", "guidance_scale must be in"),
+        ("--seed=4294967296", r"--seed must be from 0 to 2\*\*32 - 1"),
+        ("--ema_std=0.1", "--ema_std is for runs on latents; leave it out"),
     ],
 )
 def test_sample_refuses_impossible_options(workdir, flag, said, run_main):
@@ -160,3 +165,13 @@ def test_evaluate_compares_any_solvers(workdir, tmp_path):
     rows = json.loads(out.read_text())["rows"]
     # Two steps of Heun to t = 0 are three calls.
     assert [(r["solver"], r["nfe"]) for r in rows] == [("gm_pc", 1), ("gm_pc", 2), ("heun", 1), ("heun", 3)]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "cud"])
+def test_a_missing_device_gives_one_sentence(platform):
+    program = "from experiments.common import cli; cli.run(lambda: print('runs'))"
+    env = {**os.environ, "JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: JAX_PLATFORMS is '{platform}', but JAX cannot start such")
+    assert result.stderr.count("\n") == 1

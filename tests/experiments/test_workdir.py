@@ -88,3 +88,27 @@ def test_reports_are_written_whole_or_not_at_all(tmp_path):
         files.write_json(path, {"new": "1" * 2000})
     assert json.loads(path.read_text()) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expand_home("~/a.tar,b~.tar,~/c") == f"{tmp_path}/a.tar,b~.tar,{tmp_path}/c"
+    with pytest.raises(ValueError, match="no home folder ~nobody_here"):
+        files.expand_home("~nobody_here/x")
+    config = config.copy_and_resolve_references()
+    config.data.update(folder="~/latents", eval_folder="~/others")
+    config.update(autoencoder="~/vae", inception="~/inception.npz", reference="~/reference.npz")
+    fit._expand_home(config)
+    assert (config.data.folder, config.data.eval_folder) == (f"{tmp_path}/latents", f"{tmp_path}/others")
+    assert config.autoencoder == f"{tmp_path}/vae"
+    assert config.inception == f"{tmp_path}/inception.npz"
+    assert config.reference == f"{tmp_path}/reference.npz"
+
+
+def test_a_tilde_is_the_home_folder_in_flags(run_main, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(cli.UserError, match=f"The folder {tmp_path}/run holds no run"):
+        run_main("sample", "--workdir=~/run", f"--out={tmp_path}/x.png")
+    with pytest.raises(cli.UserError, match=f"The folder {tmp_path}/run holds no run"):
+        run_main("evaluate", "--workdir=~/run")
