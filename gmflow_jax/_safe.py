@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._meshes import where
+
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """Return sqrt(max(x, 0)), with gradient 0 where x <= 0.
@@ -56,4 +58,4 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array, otherwise: float =
       The ratio, of the broadcast shape.
     """
     nonzero = denominator != 0
-    return jnp.where(nonzero, _ratio(numerator, jnp.where(nonzero, denominator, 1.0)), otherwise)
+    return where(nonzero, _ratio(numerator, jnp.where(nonzero, denominator, 1.0)), otherwise)

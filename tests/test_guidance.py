@@ -245,7 +245,7 @@ def test_guided_denoiser_acts_inside_its_interval(method):
         if active and method == "probabilistic":
             expected = guide(cond, uncond, scale).mixture.means
         elif active:
-            expected = guidance.classifier_free_guidance(cond, uncond, scale, 1.0).means
+            expected = guidance.classifier_free_guidance(cond, uncond, scale).means
         np.testing.assert_allclose(mixed.means[i], expected[i], rtol=0, atol=1e-6)
     if method == "probabilistic":
         np.testing.assert_allclose(each.scale[:, 0, 0], [0, 0.3, 0])

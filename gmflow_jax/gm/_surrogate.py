@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._meshes import broadcast_like
 from gmflow_jax.gm._moments import moment_match
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
 
@@ -37,5 +38,5 @@ def _axis(axis: int, rank: int) -> int:
 def surrogate_of(q: GaussianMixture, sample_axes: tuple[int, ...] | None) -> Gaussian:
     """Match a Gaussian to q, with its variance averaged over each sample."""
     matched = moment_match(q)
-    var = jnp.broadcast_to(matched.var, matched.mean.shape[:-1])
+    var = broadcast_like(matched.var, matched.mean[..., 0])
     return Gaussian(matched.mean, sample_mean(var, sample_axes, event_axes=0))

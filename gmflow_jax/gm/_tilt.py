@@ -7,7 +7,8 @@ import numpy as np
 from gmflow_jax._arguments import append_axes, concrete, promote
 from gmflow_jax._reductions import log_softmax, shifted_exp, sum_keeping, sum_slices
 from gmflow_jax._safe import safe_divide, safe_log
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, promote_mixture
+from gmflow_jax.gm._moments import weighted_mean
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised, promote_mixture
 
 
 def tilt(
@@ -41,7 +42,8 @@ def tilt(
       precision: a scalar or an array of the rank of `*batch`. It may be negative: the factor then grows
         with the distance from center.
       scale: a scalar or an array of the rank of `*batch`, >= 0.
-      center: [*batch, D]; None means 0.
+      center: [*batch, D]; None means 0. The log-weights are computed about the mixture's mean, so a
+        center far from it costs no digits.
 
     Returns:
       The tilted mixture, with the same K.
@@ -63,7 +65,12 @@ def tilt(
     center = jnp.zeros_like(linear) if center is None else center
     q, linear, precision, scale, center = promote_mixture(q, linear, precision, scale, center)
     _check_tilt_shapes(q, linear, precision, scale, center)
-    return tilt_unchecked(q, linear, precision, scale, center)
+    # About a center far from the mixture, linear . m_k and |m_k|^2 would be large and cancel. Any center
+    # gives the same factor, up to a constant, if the linear coefficient is changed accordingly.
+    middle = weighted_mean(normalised(q))
+    slope = _add_product(linear, append_axes(precision, 1), center - middle)
+    keep, pull, logits = _tilt(q, slope, precision, scale, middle)
+    return _moved(q, linear, center, keep, pull, logits)
 
 
 def tilt_unchecked(
@@ -81,7 +88,26 @@ def tilt_unchecked(
     Returns:
       The tilted mixture, with the same K.
     """
-    keep, pull, logits = _tilt(q, linear, precision, scale, center)
+    return _moved(q, linear, center, *_tilt(q, linear, precision, scale, center))
+
+
+def _add_product(a: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Compute a + x y without rounding the product, which may cancel a."""
+    half = (jnp.finfo(a.dtype).nmant + 1) // 2 - 1
+    exponent = jnp.finfo(a.dtype).nexp
+    x_high, y_high = (jax.lax.reduce_precision(v, exponent, half) for v in (x, y))
+    return ((a + x_high * y_high) + x_high * (y - y_high)) + (x - x_high) * y
+
+
+def _moved(
+    q: GaussianMixture,
+    linear: jax.Array,
+    center: jax.Array,
+    keep: jax.Array,
+    pull: jax.Array,
+    logits: jax.Array,
+) -> GaussianMixture:
+    """Make the tilted mixture from the results of `_tilt`."""
     delta = q.means - center[..., None, :]
     means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear[..., None, :]
     return GaussianMixture(means, log_softmax(logits), q.log_std + 0.5 * safe_log(keep))

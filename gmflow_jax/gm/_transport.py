@@ -162,13 +162,12 @@ def _default_rotation(q: GaussianMixture) -> jax.Array:
     # The barriers keep XLA from rounding this differently in different programs. Where eigenvalues are equal
     # up to rounding, the transport and its inverse must find the same axes.
     cov = covariance_of_means(jax.lax.optimization_barrier(q))
-    *batch, dim, _ = cov.shape
+    batch = cov.shape[:-2]
     if len(batch) > 1:
         # A matrix product, since XLA's reduction over these axes takes several times as long on CPUs.
-        pixels = cov.reshape(batch[0], math.prod(batch[1:]), dim**2)
-        shares = jnp.full(pixels.shape[:2], 1 / pixels.shape[1], cov.dtype)
-        cov = jnp.einsum("bp,bpc->bc", shares, pixels, precision="highest")
-        cov = cov.reshape(batch[0], *(1,) * (len(batch) - 1), dim, dim)
+        shares = jnp.full_like(cov[..., 0, 0], 1 / math.prod(batch[1:]))
+        cov = jnp.einsum("b...,b...ij->bij", shares, cov, precision="highest")
+        cov = jnp.expand_dims(cov, tuple(range(1, len(batch))))
     return principal_axes(jax.lax.optimization_barrier(cov))
 
 

@@ -8,7 +8,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import concrete, promote
+from gmflow_jax._reductions import shifted_exp, sum_keeping
 from gmflow_jax._safe import safe_log
+
+
+# Logarithms of summed weights below this are rounding, which `normalised` leaves alone.
+_ROUNDING = 1e-4
 
 
 @jax.tree_util.register_dataclass
@@ -112,6 +117,21 @@ def _check_scale_shape(value: jax.Array, batch: tuple[int, ...], name: str) -> N
             f"Pass a scalar, or an array with {len(batch)} axes, each of size 1 or the batch's size (one "
             "value per image is [B, 1, 1])."
         )
+
+
+def normalised(q: GaussianMixture) -> GaussianMixture:
+    """Normalise log-weights that are raw logits, if they are traced; refuse them if they are known.
+
+    Weights that are normalised up to rounding are returned as they are, bit by bit.
+
+    Raises:
+      ValueError: if log_weights are known and are not normalised.
+    """
+    check_normalised(q)
+    powers, largest = shifted_exp(q.log_weights)
+    total = largest + safe_log(sum_keeping(powers))
+    excess = jnp.where((jnp.abs(total) > _ROUNDING) & jnp.isfinite(total), total, 0.0)
+    return dataclasses.replace(q, log_weights=q.log_weights - excess)
 
 
 def check_normalised(q: GaussianMixture) -> None:

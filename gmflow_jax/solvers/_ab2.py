@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments
+from gmflow_jax.solvers._base import Solver, data_mean, make_solver, per_sample, step_arguments
 
 
 def ab2() -> Solver:
@@ -21,11 +21,11 @@ def ab2() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise, x_t, t), t, s, state)
         velocity_prev, h_prev = state
         h = t - s
         velocity = (x_t - x_0) / t
         x_s = x_t - h * (velocity + 0.5 * h / h_prev * (velocity - velocity_prev))
         return x_s, (velocity, per_sample(h, x_t))
 
-    return Solver(init, step)
+    return make_solver(init, step)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._meshes import leading_like
 from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._types import GaussianMixture
+from gmflow_jax.gm._types import GaussianMixture, normalised
 from gmflow_jax.guidance import Guided
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
@@ -55,14 +56,47 @@ class Draws:
 Key = jax.Array | Draws | None
 
 
+def make_solver(init: Callable, step: Callable) -> Solver:
+    """Make a solver whose states and points keep their dtypes, as a loop of the caller's own needs.
+
+    Args:
+      init: as in `Solver`; its arrays are in the dtype in which steps compute.
+      step: as in `Solver`, but it may return other dtypes than it was given.
+
+    Returns:
+      The solver. Its points have the dtype of x_init, in which they are rounded after each step.
+    """
+
+    def step_keeping_dtypes(key, denoise, x_t, t, s, state):
+        x_t = jnp.asarray(x_t)
+        new = step(key, denoise, x_t, t, s, state)
+        return jax.tree.map(lambda value, old: value.astype(old.dtype), new, (x_t, state))
+
+    def init_from(denoise, x_init):
+        dtype = jnp.asarray(x_init).dtype
+        return init(lambda x_t, t: denoise(x_t.astype(dtype), t), *promote(x_init))
+
+    return Solver(init_from, step_keeping_dtypes)
+
+
+def predict(denoise: Denoiser, x_t: jax.Array, t: ArrayLike) -> GaussianMixture | Guided:
+    """Call a denoiser; return its prediction with normalised weights, in one dtype.
+
+    Raises:
+      ValueError: if log_weights are known and are not normalised.
+    """
+    prediction = promote(denoise(x_t, t))[0]
+    return prediction if isinstance(prediction, Guided) else normalised(prediction)
+
+
 def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
     """Return the mixture over x_0 to sample from, which is the guided one if there is guidance."""
     return prediction.mixture if isinstance(prediction, Guided) else prediction
 
 
-def data_mean(prediction: GaussianMixture | Guided) -> jax.Array:
-    """Return the predicted mean of x_0. Solvers for plain flow models use nothing else."""
-    return weighted_mean(mixture_of(prediction))
+def data_mean(denoise: Denoiser, x_t: jax.Array, t: ArrayLike) -> jax.Array:
+    """Call a denoiser; return the mean of x_0. Solvers for plain flow models use nothing else."""
+    return weighted_mean(mixture_of(predict(denoise, x_t, t)))
 
 
 def step_arguments(
@@ -103,7 +137,7 @@ def per_sample(value: ArrayLike, x: jax.Array) -> jax.Array:
       [B], or a scalar if x has no batch axes.
     """
     value = jnp.asarray(value, x.dtype)
-    return jnp.broadcast_to(value.reshape(value.shape[:1]), x.shape[:-1][:1])
+    return leading_like(value.reshape(value.shape[:1]), x)
 
 
 def per_sample_keys(key: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -127,7 +161,7 @@ def per_sample_keys(key: jax.Array | None, x: jax.Array) -> jax.Array:
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     keys: jax.Array = key if typed else jax.random.wrap_key_data(key)
     if keys.ndim == 0 and x.ndim > 1:
-        return jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(x.shape[0]))
+        return jax.vmap(jax.random.fold_in, (None, 0))(keys, leading_like(jnp.arange(x.shape[0]), x))
     if keys.shape != x.shape[: keys.ndim] or keys.ndim > 1:
         raise ValueError(
             f"Keys of shape {keys.shape} do not fit samples of shape {x.shape}: pass one key, or one "

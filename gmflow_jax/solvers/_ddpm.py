@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._transition import reverse_coefficients
-from gmflow_jax.solvers._base import Solver, data_mean, step_arguments, step_noise
+from gmflow_jax.solvers._base import Solver, data_mean, make_solver, step_arguments, step_noise
 
 
 def ddpm(variance: str = "small") -> Solver:
@@ -28,7 +28,7 @@ def ddpm(variance: str = "small") -> Solver:
         raise ValueError(f"variance must be 'small' or 'large', but {variance!r} was given.")
 
     def step(key, denoise, x_t, t, s, state):
-        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise, x_t, t), t, s, state)
         c1, c2, c3 = reverse_coefficients(t, s)
         std = safe_sqrt(c3)
         if variance == "large":
@@ -37,4 +37,4 @@ def ddpm(variance: str = "small") -> Solver:
             std = t * jnp.sqrt(beta * ratio)
         return c1 * x_t + c2 * x_0 + std * step_noise(key, x_t), state
 
-    return Solver(lambda denoise, x_init: (), step)
+    return make_solver(lambda denoise, x_init: (), step)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._transition import reverse_coefficients
-from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments, step_noise
+from gmflow_jax.solvers._base import Solver, data_mean, make_solver, per_sample, step_arguments, step_noise
 from gmflow_jax.solvers._log_snr import step_length
 
 
@@ -24,7 +24,7 @@ def dpmpp_2m() -> Solver:
         x_0, x_t, t, s, state = _midpoint(denoise, x_t, t, s, state)
         return x_0 + s / t * (x_t - x_0), state
 
-    return Solver(_empty, step)
+    return make_solver(_empty, step)
 
 
 def dpmpp_2m_sde() -> Solver:
@@ -43,7 +43,7 @@ def dpmpp_2m_sde() -> Solver:
         c1, c2, c3 = reverse_coefficients(t, s)
         return c1 * x_t + c2 * x_0 + safe_sqrt(c3) * step_noise(key, x_t), state
 
-    return Solver(_empty, step)
+    return make_solver(_empty, step)
 
 
 def _empty(denoise, x_init):
@@ -56,7 +56,7 @@ def _midpoint(denoise, x_t, t, s, state):
     Returns:
       The extrapolated mean; x_t, t and s as from `step_arguments`; the next state.
     """
-    x_t, x_0, t, s, (x_0_prev, h_prev) = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+    x_t, x_0, t, s, (x_0_prev, h_prev) = step_arguments(x_t, data_mean(denoise, x_t, t), t, s, state)
     h, ratio = step_length(t, s, h_prev)
     middle = x_0 + 0.5 * ratio * (x_0 - x_0_prev)
     return middle, x_t, t, s, (x_0, per_sample(h, x_t))

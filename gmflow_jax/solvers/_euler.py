@@ -1,6 +1,6 @@
 """The Euler method on the mean velocity."""
 
-from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
+from gmflow_jax.solvers._base import Solver, data_mean, make_solver, step_arguments
 
 
 def euler() -> Solver:
@@ -12,7 +12,7 @@ def euler() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise, x_t, t), t, s, state)
         return x_0 + s / t * (x_t - x_0), state
 
-    return Solver(lambda denoise, x_init: (), step)
+    return make_solver(lambda denoise, x_init: (), step)

@@ -13,7 +13,16 @@ from gmflow_jax.gm._surrogate import surrogate_of
 from gmflow_jax.gm._transport import from_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
 from gmflow_jax.guidance import Guided
-from gmflow_jax.solvers._base import Denoiser, Solver, component_draw, mixture_of, normal_draws, per_sample
+from gmflow_jax.solvers._base import (
+    Denoiser,
+    Solver,
+    component_draw,
+    make_solver,
+    mixture_of,
+    normal_draws,
+    per_sample,
+    predict,
+)
 from gmflow_jax.solvers._second_order import Extrapolation, Memory, empty_memory, extrapolate
 from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocity
 
@@ -75,11 +84,11 @@ def gm_ode(
     """
     _check_order(order)
     check_substeps(num_substeps, shift, integrator)
-    predict = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
+    predict_both = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        q, _, state = predict(denoise, x_t, t, s, state)
+        q, _, state = predict_both(denoise, x_t, t, s, state)
         x_t, t, s = promote(x_t, t, s)
         t, s = (expand_time(v, x_t.shape[:-1]) for v in (t, s))
 
@@ -88,7 +97,7 @@ def gm_ode(
 
         return integrate(velocity, x_t, t, s, num_substeps, shift, integrator), state
 
-    return Solver(_initialiser(order), step)
+    return make_solver(_initialiser(order), step)
 
 
 def gm_sde(
@@ -140,10 +149,10 @@ def gm_sde(
       (4, 8, 8, 3)
     """
     _check_order(order)
-    predict = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
+    predict_both = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
 
     def step(key, denoise, x_t, t, s, state):
-        q, surrogate, state = predict(denoise, x_t, t, s, state)
+        q, surrogate, state = predict_both(denoise, x_t, t, s, state)
         x_t, t, s = promote(x_t, t, s)
         normal, noise = normal_draws(key, x_t)
         if spectrum is None:
@@ -155,7 +164,7 @@ def gm_sde(
         mean = append_axes(c1, 1) * x_t + append_axes(c2, 1) * x_0
         return mean + append_axes(safe_sqrt(c3), 1) * noise, state
 
-    return Solver(_initialiser(order), step)
+    return make_solver(_initialiser(order), step)
 
 
 def _check_order(order: int) -> None:
@@ -178,10 +187,10 @@ def _check_image(x_t: jax.Array) -> None:
 def _predictor(
     order: int, options: Extrapolation
 ) -> Callable[..., tuple[GaussianMixture, Gaussian, Memory | tuple[()]]]:
-    """Return predict(denoise, x_t, t, s, state) -> (mixture over x_0, its surrogate, next state)."""
+    """Return (denoise, x_t, t, s, state) -> (mixture over x_0, its surrogate, next state)."""
 
-    def predict(denoise: Denoiser, x_t, t, s, state):
-        prediction = promote(denoise(x_t, t))[0]
+    def predict_both(denoise: Denoiser, x_t, t, s, state):
+        prediction = predict(denoise, x_t, t)
         if order == 1:
             return mixture_of(prediction), _surrogate(prediction, options.sample_axes), state
         extrapolated, surrogate = extrapolate(prediction, state, x_t, t, s, options)
@@ -190,7 +199,7 @@ def _predictor(
         state = Memory(mixture, x_t, per_sample(t, x_t), per_sample(t - s, x_t))
         return mixture_of(extrapolated), surrogate, state
 
-    return predict
+    return predict_both
 
 
 def _surrogate(prediction: GaussianMixture | Guided, sample_axes: tuple[int, ...] | None) -> Gaussian:

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._meshes import where
 from gmflow_jax.flow._transition import posterior_unchecked
 from gmflow_jax.gm._types import GaussianMixture
-from gmflow_jax.solvers._base import Solver, mixture_of, per_sample
+from gmflow_jax.solvers._base import Solver, make_solver, mixture_of, per_sample, predict
 from gmflow_jax.solvers._second_order import Memory, empty_memory
 from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocity
 
@@ -70,7 +71,7 @@ def gm_pc(
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        (q, state), x_t, t, s = promote((mixture_of(denoise(x_t, t)), Memory(*state)), x_t, t, s)
+        (q, state), x_t, t, s = promote((mixture_of(predict(denoise, x_t, t)), Memory(*state)), x_t, t, s)
         previous, x_prev = state.mixture, state.x
         when = per_sample(t, x_t), per_sample(t - s, x_t)
         t, s, t_prev, h_prev = (expand_time(v, x_t.shape[:-1]) for v in (t, s, state.t, state.step_size))
@@ -81,14 +82,14 @@ def gm_pc(
 
         if corrector:
             corrected = follow(previous, x_prev, t_prev, t, error_rate(q, x_t))
-            x = jnp.where(append_axes(jnp.isinf(h_prev), 1), x_t, corrected)
+            x = where(append_axes(jnp.isinf(h_prev), 1), x_t, corrected)
             q = posterior_unchecked(q, x_t, t, x, t)
         else:
             x = x_t
         rate = append_axes(_rate_ratio(t_prev, t), 1) * error_rate(q, x)
         return follow(q, x, t, s, rate), Memory(q, x, *when)
 
-    return Solver(empty_memory, step)
+    return make_solver(empty_memory, step)
 
 
 def _rate_ratio(t_prev: jax.Array, t: jax.Array) -> jax.Array:

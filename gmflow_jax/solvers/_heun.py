@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import promote
-from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
+from gmflow_jax._meshes import where
+from gmflow_jax.solvers._base import Solver, data_mean, make_solver, step_arguments
 
 
 def heun() -> Solver:
@@ -18,16 +19,16 @@ def heun() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        x_0 = data_mean(denoise(x_t, t))
+        x_0 = data_mean(denoise, x_t, t)
         _, _, t, s = promote(x_t, x_0, t, s)
         # In a step to s = 0 the second call is made at t instead, so that it does not give NaN.
         end = jnp.where(s <= 0, t, s)
         x_t, x_0, t, s, tau = step_arguments(x_t, x_0, t, s, end)
         velocity = (x_t - x_0) / t
         euler = x_0 + s / t * (x_t - x_0)
-        (x_0,) = promote(data_mean(denoise(euler, end)))
+        x_0 = data_mean(denoise, euler, end)
         end_velocity = (euler - x_0) / tau
         x_s = x_t - (t - s) * (0.5 * (velocity + end_velocity))
-        return jnp.where(s <= 0, euler, x_s), state
+        return where(s <= 0, euler, x_s), state
 
-    return Solver(lambda denoise, x_init: (), step)
+    return make_solver(lambda denoise, x_init: (), step)

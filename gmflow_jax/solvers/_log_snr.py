@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._meshes import broadcast_like
 from gmflow_jax._safe import safe_divide, safe_log
 
 # At t = 1 the log-SNR is -inf, so the first step would have infinite length and the second step could not
@@ -29,5 +30,5 @@ def step_length(t: jax.Array, s: jax.Array, h_prev: jax.Array) -> tuple[jax.Arra
     Returns:
       h and h / h_prev, both of the shape of h_prev.
     """
-    h = jnp.broadcast_to(log_snr(s) - log_snr(t), h_prev.shape)
+    h = broadcast_like(log_snr(s) - log_snr(t), h_prev)
     return h, safe_divide(jnp.where(jnp.isinf(h), 0.0, h), h_prev)

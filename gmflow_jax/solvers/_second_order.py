@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._meshes import where
 from gmflow_jax._safe import safe_divide, safe_sqrt
 from gmflow_jax.flow._transition import posterior_mean_unchecked
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import tilt_unchecked
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised
 from gmflow_jax.guidance import Guided
 from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample
 
@@ -103,6 +104,9 @@ def second_order(
       GMFlow (arXiv 2504.05304), appendix A.2, eq. 13-14.
     """
     options = Extrapolation(ca, cb, correction_steps, sample_axes)
+    check_mixture(mixture_of(prediction))
+    if isinstance(prediction, GaussianMixture):
+        prediction = normalised(prediction)
     return extrapolate(prediction, memory, x_t, t, s, options)[0]
 
 
@@ -130,7 +134,6 @@ def extrapolate(
     (prediction, memory), x_t, t, s = promote((prediction, Memory(*memory)), x_t, t, s)
     ca, cb, correction_steps, sample_axes = options
     now = mixture_of(prediction)
-    check_mixture(now)
     batch = x_t.shape[:-1]
     t, h = expand_time(t, batch), expand_time(t - s, batch)
     memory_t, h_prev = (expand_time(v, batch, "memory") for v in (memory.t, memory.step_size))
@@ -155,11 +158,7 @@ def extrapolate(
 
     first = jnp.isinf(h_prev)
     mixture = jax.tree.map(
-        lambda new, old: jnp.where(
-            append_axes(first, new.ndim - len(batch)), jnp.broadcast_to(old, new.shape), new
-        ),
-        mixture,
-        now,
+        lambda new, old: where(append_axes(first, new.ndim - len(batch)), old, new), mixture, now
     )
     return dataclasses.replace(prediction, mixture=mixture) if guided else mixture, aim
 

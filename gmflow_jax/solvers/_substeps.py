@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes
+from gmflow_jax._meshes import where
 from gmflow_jax._safe import safe_divide
 from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
 from gmflow_jax.flow._transition import posterior_mean_unchecked
@@ -53,7 +54,7 @@ def _rk4(velocity, x, a, h):
     k3 = velocity(x + half * k2, a + 0.5 * h)
     k4 = velocity(x + whole * k3, a + h)
     # If the sub-step ends at tau = 0, extrapolate the last stage instead of evaluating the velocity there.
-    k4 = jnp.where(append_axes(a + h, 1) > 0, k4, 2 * k3 - k1)
+    k4 = where(append_axes(a + h, 1) > 0, k4, 2 * k3 - k1)
     return (k1 + 2 * k2 + 2 * k3 + k4) / 6
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments
+from gmflow_jax.solvers._base import Solver, data_mean, make_solver, per_sample, step_arguments
 from gmflow_jax.solvers._log_snr import step_length
 
 
@@ -28,7 +28,7 @@ def unipc() -> Solver:
 
     def step(key, denoise, x_t, t, s, state):
         del key
-        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise(x_t, t)), t, s, state)
+        x_t, x_0, t, s, state = step_arguments(x_t, data_mean(denoise, x_t, t), t, s, state)
         x_0_prev, h_prev, weight, shift = state
         h, ratio = step_length(t, s, h_prev)
         old, new = _corrector_weights(h, h_prev, ratio)
@@ -40,7 +40,7 @@ def unipc() -> Solver:
         next_weight, next_shift = (1 - left) * new, (1 - left) * (old - 0.5) * change
         return x_s, (x_0, per_sample(h, x_t), per_sample(next_weight, x_t), next_shift)
 
-    return Solver(init, step)
+    return make_solver(init, step)
 
 
 def _corrector_weights(h: jax.Array, h_prev: jax.Array, ratio: jax.Array) -> tuple[jax.Array, jax.Array]:

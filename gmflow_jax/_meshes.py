@@ -1,0 +1,46 @@
+"""Broadcasting and selection for arrays that are split over the Explicit axes of a mesh.
+
+On Explicit axes, the default of `jax.make_mesh`, the sharding of an array is part of its type. Arithmetic
+accepts a whole array beside a split one, but `jnp.where` and `jax.vmap` refuse it, and `jnp.broadcast_to`
+leaves new axes whole. The functions here add zeros that are split as needed; XLA removes these additions. For
+other arrays they are the plain functions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def broadcast_like(value: jax.Array, x: jax.Array) -> jax.Array:
+    """Broadcast a scalar or an array of the rank of x to the shape of x, split over devices as x is."""
+    if not _is_split(x):
+        return jnp.broadcast_to(value, x.shape)
+    zeros = jnp.zeros_like(x, value.dtype)
+    return value | zeros if value.dtype == bool else value + zeros
+
+
+def leading_like(value: jax.Array, x: jax.Array) -> jax.Array:
+    """Broadcast a scalar or [B] to [B] for x [B, ..., D], split over devices as the leading axis of x is.
+
+    An x without batch axes, [D], gives a scalar.
+    """
+    if not _is_split(x):
+        return jnp.broadcast_to(value, x.shape[:-1][:1])
+    return broadcast_like(value, jnp.sum(jnp.zeros_like(x, jnp.int32), axis=tuple(range(1, x.ndim))))
+
+
+def where(condition: jax.Array, a: ArrayLike, b: ArrayLike) -> jax.Array:
+    """`jnp.where` for scalars and arrays of one rank, of which some may be split."""
+    arrays = [v for v in (condition, a, b) if jnp.ndim(v)]
+    if not any(map(_is_split, arrays)):
+        return jnp.where(condition, a, b)
+    zeros = functools.reduce(jnp.add, [jnp.zeros_like(v, jnp.int8) for v in arrays])
+    values = (condition, a, b)
+    return jnp.where(*(broadcast_like(jnp.asarray(v), zeros) if jnp.ndim(v) else v for v in values))
+
+
+def _is_split(x: ArrayLike) -> bool:
+    spec = getattr(jax.typeof(x).sharding, "spec", ())
+    return any(entry is not None for entry in spec)

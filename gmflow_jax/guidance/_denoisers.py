@@ -1,0 +1,200 @@
+"""Guided denoisers, the form in which solvers take guidance, and both predictions by one network call."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmflow_jax._arguments import concrete, expand_time
+from gmflow_jax._meshes import broadcast_like, where
+from gmflow_jax.guidance._formulas import classifier_free_guidance, expand_scale, probabilistic_guidance
+from gmflow_jax.guidance._methods import METHODS, check_guidance_scale, check_method
+
+
+def in_one_batch(denoise: Callable, condition, null_condition) -> "OneBatch":
+    """Make the conditional and the unconditional prediction with one network call on a batch of 2 B.
+
+    Args:
+      denoise: (x_t, t, condition) -> prediction, called with 2 B samples and conditions.
+      condition: pytree of arrays [B, ...], such as labels.
+      null_condition: the same pytree for unconditional predictions, such as null labels. Its arrays may have
+        axes of size 1, or be scalars, which all samples share.
+
+    Returns:
+      predict(x_t, t) -> (conditional prediction, unconditional prediction), for x_t [B, ..., D]. Pass it to
+      `guided_denoiser` with denoise_uncond=None. Its attribute `conditional` makes the conditional prediction
+      alone, with B samples.
+
+    Raises:
+      ValueError: if the conditions do not fit each other; by predict, if the numbers of samples, conditions
+        or times differ.
+    """
+    if jax.tree.structure(condition) != jax.tree.structure(null_condition):
+        raise ValueError(
+            "condition and null_condition must be the same pytree, but their structures are "
+            f"{jax.tree.structure(condition)} and {jax.tree.structure(null_condition)}."
+        )
+    condition = jax.tree.map(jnp.asarray, condition)
+    null_condition = jax.tree.map(_like_condition, null_condition, condition)
+    return OneBatch(denoise, condition, jax.tree.map(_interleave, condition, null_condition))
+
+
+@dataclasses.dataclass(frozen=True)
+class OneBatch:
+    """The result of `in_one_batch`.
+
+    Attributes:
+      denoise: (x_t, t, condition) -> prediction.
+      condition: pytree of arrays [B, ...].
+      both: the same pytree of arrays [2 B, ...]. Conditional and unconditional ones alternate: if the batch
+        is split over devices, both copies of a sample then stay on its device.
+    """
+
+    denoise: Callable
+    condition: Any
+    both: Any
+
+    def __call__(self, x_t: jax.Array, t: jax.Array):
+        """Return the conditional and the unconditional prediction."""
+        t = self._checked_time(x_t, t)
+        times = _interleave(t, t) if t.ndim else t
+        prediction = self.denoise(_interleave(x_t, x_t), times, self.both)
+
+        def half(i):
+            def of(leaf):  # a log_std that all samples share has no batch axis of size 2 B
+                shared = not leaf.ndim or leaf.shape[0] != 2 * x_t.shape[0]
+                return leaf if shared else jax.lax.slice_in_dim(leaf, i, None, stride=2)
+
+            return jax.tree.map(of, prediction)
+
+        return half(0), half(1)
+
+    def conditional(self, x_t: jax.Array, t: jax.Array):
+        """Return the conditional prediction alone, by a network call on B samples."""
+        return self.denoise(x_t, self._checked_time(x_t, t), self.condition)
+
+    def _checked_time(self, x_t: jax.Array, t: jax.Array) -> jax.Array:
+        t = jnp.asarray(t)
+        sizes = [leaf.shape[0] for leaf in jax.tree.leaves(self.condition)] + list(t.shape[:1])
+        if set(sizes) - {x_t.shape[0]}:
+            raise ValueError(
+                f"x_t has {x_t.shape[0]} samples, but conditions and times are for {sizes}: give one "
+                "condition for each sample, and a scalar time or one for each."
+            )
+        return t
+
+
+def _like_condition(null, condition: jax.Array) -> jax.Array:
+    """Broadcast a null condition to the conditions, in their dtype."""
+    null = jnp.asarray(null)
+    sizes = zip(null.shape, condition.shape, strict=False)
+    if null.ndim not in (0, condition.ndim) or any(n not in (1, m) for n, m in sizes):
+        raise ValueError(
+            f"null_condition has shape {null.shape}, but condition has shape {condition.shape}: give the "
+            "same axes, each of the same size or of size 1, or a scalar."
+        )
+    if jnp.issubdtype(null.dtype, jnp.floating) != jnp.issubdtype(condition.dtype, jnp.floating):
+        raise ValueError(
+            f"null_condition has dtype {null.dtype}, but condition has {condition.dtype}: give both as "
+            "integers or both as floats."
+        )
+    return broadcast_like(null.astype(condition.dtype), condition)
+
+
+def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+
+def guided_denoiser(
+    denoise: Callable,
+    denoise_uncond: Callable | None,
+    scale: jax.Array | float,
+    method: str = "probabilistic",
+    orthogonal: float | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
+    sample_axes: tuple[int, ...] | None = None,
+) -> Callable:
+    """Combine a conditional and an unconditional denoiser into one guided denoise(x_t, t).
+
+    Args:
+      denoise: (x_t, t) -> conditional GaussianMixture over x_0.
+      denoise_uncond: (x_t, t) -> unconditional GaussianMixture over x_0. None if `denoise` returns both
+        predictions, as the result of `in_one_batch` does.
+      scale: guidance scale. For 'probabilistic' in [0, 1), where 0 means no guidance; for 'cfg' usually at
+        least 1, where 1 means no guidance. It may be traced, so that another scale needs no compilation.
+      method: 'probabilistic' (`probabilistic_guidance`) or 'cfg' (`classifier_free_guidance` of x_0).
+      orthogonal: share of the difference's component parallel to the conditional mean that is removed, 0 to
+        1. None means 1 for 'probabilistic' and 0, plain classifier-free guidance, for 'cfg'.
+      interval: times (low, high) between which guidance acts, both ends included. Outside it the
+        unconditional network is not called (`jax.lax.cond`), unless `jax.vmap` over the times turns the
+        branch into a selection. With one time per sample it is called if any of them is inside.
+      sample_axes: axes of one sample, over which variances and mean squares are taken: (1, 2) for
+        [B, H, W, D]. None takes all batch axes but the first.
+
+    Returns:
+      denoise(x_t, t) -> `Guided` for 'probabilistic', GaussianMixture for 'cfg'. If the scale is known to
+      mean no guidance, this is the conditional denoiser itself, and no unconditional call is made.
+
+    Raises:
+      ValueError: if the method is unknown, interval is not 0 <= low <= high <= 1, or the scale of
+        'probabilistic' is outside [0, 1). The scale of 'cfg' and a traced scale are not checked.
+
+    Source:
+      GMFlow (arXiv 2504.05304), eq. 7-8; Kynkaanniemi et al. 2024 (arXiv 2404.07724) for the interval.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from gmflow_jax import flow, guidance, solvers
+      >>> cond = flow.denoiser(lambda x, t: x - 1)  # stands for a network with the label
+      >>> uncond = flow.denoiser(lambda x, t: x)  # and without
+      >>> denoise = guidance.guided_denoiser(cond, uncond, scale=0.3)
+      >>> x_0 = solvers.sample(None, denoise, jnp.ones((4, 2)), solvers.gm_ode(), flow.time_grid(4))
+      >>> x_0.shape
+      (4, 2)
+    """
+    check_method(method)
+    low, high = interval
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"interval must be (low, high) with 0 <= low <= high <= 1, not {interval}.")
+    if method == "probabilistic":
+        check_guidance_scale(scale)
+    combine, usual = _FORMULAS[method]
+    orthogonal = usual if orthogonal is None else orthogonal
+    conditional, both = _parts(denoise, denoise_uncond)
+    off, known_scale = METHODS[method], concrete(scale)
+    if known_scale is not None and np.all(known_scale == off):
+        return conditional
+
+    def guided(x_t: jax.Array, t: jax.Array):
+        t = jnp.asarray(t)
+        inside = expand_time((t >= low) & (t <= high), x_t.shape[:-1])
+        active = where(inside, expand_scale(jnp.asarray(scale), x_t.shape[:-1]), off)
+
+        def with_guidance():
+            return combine(*both(x_t, t), active, orthogonal, sample_axes)
+
+        def without():  # the same formula, so that both branches return the same types
+            prediction = conditional(x_t, t)
+            return combine(prediction, prediction, active, orthogonal, sample_axes)
+
+        known = np.True_ if (low, high) == (0, 1) else concrete(inside)
+        if known is None:
+            return jax.lax.cond(jnp.any(inside), with_guidance, without)
+        return with_guidance() if np.any(known) else without()
+
+    return guided
+
+
+# Method: (formula, its usual share of the parallel component that is removed).
+_FORMULAS = {"probabilistic": (probabilistic_guidance, 1.0), "cfg": (classifier_free_guidance, 0.0)}
+
+
+def _parts(denoise: Callable, denoise_uncond: Callable | None) -> tuple[Callable, Callable]:
+    """Return (x_t, t) -> the conditional prediction, and (x_t, t) -> both predictions."""
+    if denoise_uncond is not None:
+        return denoise, lambda x_t, t: (denoise(x_t, t), denoise_uncond(x_t, t))
+    alone = denoise.conditional if isinstance(denoise, OneBatch) else lambda x_t, t: denoise(x_t, t)[0]
+    return alone, denoise
