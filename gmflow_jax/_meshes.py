@@ -37,8 +37,11 @@ def where(condition: jax.Array, a: ArrayLike, b: ArrayLike) -> jax.Array:
     if not any(map(_is_split, arrays)):
         return jnp.where(condition, a, b)
     zeros = functools.reduce(jnp.add, [jnp.zeros_like(v, jnp.int8) for v in arrays])
-    values = (condition, a, b)
-    return jnp.where(*(broadcast_like(jnp.asarray(v), zeros) if jnp.ndim(v) else v for v in values))
+
+    def split(value: ArrayLike) -> ArrayLike:
+        return broadcast_like(jnp.asarray(value), zeros) if jnp.ndim(value) else value
+
+    return jnp.where(split(condition), split(a), split(b))
 
 
 def _is_split(x: ArrayLike) -> bool:

@@ -11,7 +11,6 @@ from gmflow_jax._arguments import concrete, promote
 from gmflow_jax._reductions import shifted_exp, sum_keeping
 from gmflow_jax._safe import safe_log
 
-
 # Logarithms of summed weights below this are rounding, which `normalised` leaves alone.
 _ROUNDING = 1e-4
 

@@ -79,7 +79,7 @@ def make_solver(init: Callable, step: Callable) -> Solver:
     return Solver(init_from, step_keeping_dtypes)
 
 
-def predict(denoise: Denoiser, x_t: jax.Array, t: ArrayLike) -> GaussianMixture | Guided:
+def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture | Guided:
     """Call a denoiser; return its prediction with normalised weights, in one dtype.
 
     Raises:
@@ -94,7 +94,7 @@ def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
     return prediction.mixture if isinstance(prediction, Guided) else prediction
 
 
-def data_mean(denoise: Denoiser, x_t: jax.Array, t: ArrayLike) -> jax.Array:
+def data_mean(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> jax.Array:
     """Call a denoiser; return the mean of x_0. Solvers for plain flow models use nothing else."""
     return weighted_mean(mixture_of(predict(denoise, x_t, t)))
 
