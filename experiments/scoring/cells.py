@@ -55,8 +55,8 @@ class Cell:
                 raise ValueError(f"{field} is {value!r}, but must be of type {name}.")
         if not 0 <= self.orthogonal <= 1:
             raise ValueError(f"orthogonal must be between 0 and 1, but {self.orthogonal} was given.")
-        check_number("guidance_scale", self.guidance_scale, "(-inf, inf)")
         check_guidance_scale(self.guidance_scale, self.guidance)
+        check_number("guidance_scale", self.guidance_scale, "[0, inf)")
         solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, but {self.num_steps} was given.")

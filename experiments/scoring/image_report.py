@@ -60,7 +60,8 @@ def report_image_samples(path: str, options: Options, out: pathlib.Path) -> None
         options.refuse(["batch_size", *RUN_FLAGS], "the samples have been drawn already.")
         measure.check_files(options.inception, options.reference, options.reference_out)
         digest = hashlib.sha256()
-        num_images, image_size, batches = _open_images(path, digest, exif_orientation(options))
+        upright = exif_orientation(options)
+        num_images, image_size, batches = _open_images(path, digest, upright)
         evaluation.check_metrics(options.metrics or evaluation.IMAGE_METRICS, num_images)
         measurement = load_measurement(options, image_size, num_images)
         bar = tqdm(batches, desc="samples", unit="batch", total=-(-num_images // _BATCH))
@@ -68,6 +69,8 @@ def report_image_samples(path: str, options: Options, out: pathlib.Path) -> None
     samples = {
         "path": path, "num_images": num_images, "image_size": image_size, "sha256": digest.hexdigest(),
     }  # fmt: skip
+    if upright:
+        samples["exif_orientation"] = True
     content = {"scores": scores, "samples": samples, "origin": options.origin}
     _write(out, {**content, **measurement.settings})
     lines = [["score", "value"], *([name, f"{v:.6g}"] for name, v in scores.items())]

@@ -245,7 +245,10 @@ def _list_broken(broken: Sequence[str]) -> None:
 
     if broken:
         listing = "\n  ".join(broken)
-        tqdm.write(f"Images that could not be read and were left out ({len(broken)}):\n  {listing}")
+        tqdm.write(
+            f"Images that could not be read and were left out ({len(broken)}; broken='stop' says why):\n"
+            f"  {listing}"
+        )
 
 
 def _names_by_folder(class_names: Mapping[str, str], folders: Sequence[str]) -> dict[str, str]:

@@ -111,7 +111,7 @@ def test_class_names_may_be_given_afterwards(source, moments_folder, write, tmp_
 def test_progress_lists_broken_images(source, write, tmp_path, capsys):
     write(source, tmp_path, progress=True)
     captured = capsys.readouterr()
-    assert "left out (1):\n  n02/truncated.JPEG" in captured.out
+    assert "left out (1; broken='stop' says why):\n  n02/truncated.JPEG" in captured.out
     assert "16/16" in captured.err and "images/s" in captured.err
 
 

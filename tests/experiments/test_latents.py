@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from experiments.common import cli
+from experiments.scoring import options
 from gmflow_jax import interop
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "autoencoder"
@@ -144,6 +146,17 @@ def test_export_writes_folders_of_final_best_and_rebuilt_averages(workdir, run_m
 def test_runs_that_cannot_be_trained_are_refused(train, workdir, arguments, said):
     with pytest.raises(cli.UserError, match=said):
         train(workdir, *arguments)
+
+
+def test_references_are_read_as_the_latents_of_the_run_were(workdir, tmp_path):
+    content = json.loads((workdir / "latents.json").read_text())
+    assert content["exif_orientation"] is False
+    (tmp_path / "latents.json").write_text(json.dumps(content | {"exif_orientation": True}))
+    for flag, folder, expected in (
+        (None, workdir, False), (None, tmp_path, True), (None, None, False), (False, tmp_path, False),
+    ):  # fmt: skip
+        given = types.SimpleNamespace(exif_orientation=flag, workdir=folder)
+        assert options.exif_orientation(given) is expected
 
 
 def test_another_autoencoder_is_refused(train, workdir, latents, run_main, tmp_path):

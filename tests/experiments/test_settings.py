@@ -1,6 +1,7 @@
 """Settings that cannot work are refused before the folder of a run is made."""
 
 import importlib
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from experiments.common import cli
 from experiments.tasks import make
 from experiments.tasks.digits import DigitsTask
-from experiments.training import fit
+from experiments.training import checks, fit
 from gmflow_jax import data
 
 _REFUSED = [
@@ -79,6 +80,16 @@ def test_labels_of_a_task_of_ones_own_are_checked(tmp_path, monkeypatch):
     with pytest.raises(cli.UserError, match=r"labels are from 1 to 10, .* from 0 to 9\. Count the classes"):
         fit.fit_run(settings("digits", "task", "from_one"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_images_turned_upright_are_other_data(tmp_path):
+    latents = dict.fromkeys(checks._DATA_FIELDS, 1) | {"exif_orientation": False}
+    older = {name: value for name, value in latents.items() if name != "exif_orientation"}
+    (tmp_path / "latents.json").write_text(json.dumps(older))
+    checks.check_folder(tmp_path, {"config": {}, "latents": latents})
+    with pytest.raises(ValueError, match=r"exif_orientation was .* and is now True"):
+        (tmp_path / "latents.json").write_text(json.dumps(latents))
+        checks.check_folder(tmp_path, {"config": {}, "latents": latents | {"exif_orientation": True}})
 
 
 def test_random_latents_without_classes_have_the_null_label():
