@@ -34,7 +34,8 @@ def export_sampler(
         images = sampler.call(params, seed, indices, labels, guidance_scale)
 
     Here `seed` is a uint32 scalar, `indices` and `labels` are int32 [B], and `guidance_scale` is a float32
-    scalar, which is ignored if the recipe is not guided. The uint8 images [B, H, W, 3] are those of the
+    scalar, which is ignored if the recipe is not guided. The labels are not checked; those that are no
+    classes give useless images. The uint8 images [B, H, W, 3] are those of the
     pipeline with the same seed and indices.
 
     The file can be read by newer releases of JAX for 6 months after the export, and by releases that are up
