@@ -1,6 +1,7 @@
 """Networks with known answers for the tests of the solvers, and the golden trajectories."""
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmflow_jax import flow, guidance
+from gmflow_jax import flow, gm, guidance
 from gmflow_jax.gm import GaussianMixture
 from tests.helpers import fast_compilation
 
@@ -112,7 +113,9 @@ class Exact:
 
     @property
     def params(self):
-        values = {"means": self.means, "log_weights": np.log(self.weights), "log_std": np.log(self.std)}
+        log_std = np.log(self.std) if self.std else -np.inf
+        values = {"means": self.means, "log_weights": np.log(self.weights), "log_std": log_std}
+        values["bump"] = np.float64(self.bump)
         dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
         return {name: jnp.asarray(value, dtype) for name, value in values.items()}
 
@@ -126,14 +129,53 @@ class Exact:
         x_k = x[..., None, :]
         k = jnp.arange(m.shape[-2], dtype=x.dtype)
         ripple = jnp.sin(2 * x_k + 5 * t + k.reshape((*batch, -1, 1)))
-        means = (x_k * (t - alpha * var) - t * m) / spread + self.bump * ripple
+        means = (x_k * (t - alpha * var) - t * m) / spread + params["bump"] * ripple
         logits = params["log_weights"].reshape((*batch, -1))
         logits = logits - jnp.sum((x_k - alpha * m) ** 2, axis=-1) / (2 * spread)
-        logits = logits + self.bump * jnp.sum(ripple, axis=-1)
+        logits = logits + params["bump"] * jnp.sum(ripple, axis=-1)
         return GaussianMixture(means, jax.nn.log_softmax(logits), 0.5 * jnp.log(var / spread))
 
     def denoiser(self, params=None):
         return flow.denoiser(lambda x, t: self.velocity(x, t, params))
+
+    def endpoint(self, solver, x, times):
+        """The state at times[-1]; one program for all networks and grids."""
+        padded = np.pad(np.asarray(times, x.dtype), (0, LONGEST - len(times)))
+        return _endpoint(solver, self.params, x, padded, len(times) - 1)
+
+    def flow(self, x, s=0.0, num_steps=400):
+        """The flow of the mean velocity from 1 to s, by the classical Runge-Kutta method."""
+        return _flow(self.params, x, np.linspace(1.0, s, num_steps + 1))
+
+
+LONGEST = 40
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _endpoint(solver, params, x, times, num_steps):
+    denoise = PLANE.denoiser(params)
+
+    def step(i, carry):
+        x, state = carry
+        return solver.step(None, denoise, x, times[i], times[i + 1], state)
+
+    return jax.lax.fori_loop(0, num_steps, step, (x, solver.init(denoise, x)))[0]
+
+
+@jax.jit
+def _flow(params, x, times):
+    def velocity(x, t):
+        return gm.mean(PLANE.velocity(x, t, params))
+
+    def step(x, ends):
+        a, h = ends[0], ends[1] - ends[0]
+        k1 = velocity(x, a)
+        k2 = velocity(x + h / 2 * k1, a + h / 2)
+        k3 = velocity(x + h / 2 * k2, a + h / 2)
+        k4 = velocity(x + h * k3, a + h)
+        return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+
+    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
 
 
 PLANE = Exact([[1.5, 0.2], [-0.8, 1.1], [-0.6, -1.4], [0.4, 0.3]], [0.4, 0.3, 0.2, 0.1], 0.25)
