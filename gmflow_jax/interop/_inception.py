@@ -1,5 +1,6 @@
 """Loading of the weights of FID's Inception that pytorch-fid and torch-fidelity publish."""
 
+import functools
 import os
 import pathlib
 import zipfile
@@ -48,8 +49,7 @@ def load_inception(path: str | os.PathLike[str]) -> InceptionV3:
     path = pathlib.Path(path)
     state = _read(path)
     used = [n for n in state if n != "fc.bias" and not n.endswith(".num_batches_tracked")]
-    network = nnx.eval_shape(lambda: InceptionV3(nnx.Rngs(0)))
-    _, shapes = functional(network)
+    graph, shapes = _outline()
     try:
         params = from_torch(Renamed(state, {n: n for n in used}), _inception(shapes), shapes)
     except ValueError as error:
@@ -57,7 +57,14 @@ def load_inception(path: str | os.PathLike[str]) -> InceptionV3:
             f"{path} is not FID's Inception, which differs from torchvision's; give the weights that "
             f"pytorch-fid or torch-fidelity use. {error}"
         ) from error
-    return nnx.merge(nnx.graphdef(network), to_device(params))
+    return nnx.merge(graph, to_device(params))
+
+
+@functools.cache
+def _outline() -> tuple[nnx.GraphDef[InceptionV3], Params]:
+    """Return the graph and the shapes of the parameters, which take two seconds to find."""
+    network = nnx.eval_shape(lambda: InceptionV3(nnx.Rngs(0)))
+    return nnx.graphdef(network), functional(network)[1]
 
 
 def _inception(shapes: Params) -> Iterator[Entry]:

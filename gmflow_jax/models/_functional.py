@@ -1,5 +1,6 @@
 """Networks as pure functions of a nested dict of arrays."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def abstract(
 
     The leaves of the parameters are `jax.ShapeDtypeStruct`s.
     """
-    return functional(nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0))))
+    return functional(_outline(model_class, config))
 
 
 def from_params(model_class: Callable[[Any, nnx.Rngs], NetworkT], config: Any, params: Params) -> NetworkT:
@@ -82,8 +83,36 @@ def from_params(model_class: Callable[[Any, nnx.Rngs], NetworkT], config: Any, p
     Returns:
       The network.
     """
-    model = nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0)))
-    return nnx.merge(nnx.graphdef(model), params)
+    return nnx.merge(nnx.graphdef(_outline(model_class, config)), params)
+
+
+def _outline(model_class: Callable[[Any, nnx.Rngs], NetworkT], config: Any) -> NetworkT:
+    """Construct a network without arrays, only once for equal configurations.
+
+    It takes up to a second, and a bundle that is loaded needs each network several times.
+    """
+    if not _equals_by_value(config):
+        return _construct(model_class, config)
+    # The types and shardings of the parameters depend on these, too.
+    context = jax.dtypes.canonicalize_dtype("float64"), jax.sharding.get_abstract_mesh()
+    return _construct_once(model_class, config, context)
+
+
+def _construct(model_class: Callable[[Any, nnx.Rngs], NetworkT], config: Any, _: Any = None) -> NetworkT:
+    return nnx.eval_shape(lambda: model_class(config, nnx.Rngs(0)))
+
+
+_construct_once = functools.lru_cache(maxsize=64)(_construct)
+
+
+def _equals_by_value(config: Any) -> bool:
+    if type(config).__eq__ is object.__eq__:
+        return False
+    try:
+        hash(config)
+    except TypeError:  # for one that can change
+        return False
+    return True
 
 
 def num_params(params: Params) -> int:

@@ -12,6 +12,7 @@ from gmflow_jax.models import (
     GMDiT,
     GMMLPConfig,
     abstract,
+    from_params,
     functional,
     gm_dit_config,
     init_params,
@@ -72,3 +73,25 @@ def test_full_size_transformer_has_the_authors_number_of_parameters(head):
 
 def test_full_size_mlp_has_the_authors_number_of_parameters():
     assert num_params(abstract(GMMLP, GMMLPConfig())[1]) == 1_412_289
+
+
+class Counted(nnx.Module):
+    """Counts how often it is constructed."""
+
+    times = 0
+
+    def __init__(self, widths, rngs):
+        Counted.times += 1
+        self.weights = nnx.Param(jnp.zeros(widths, float))
+
+
+def test_a_network_without_arrays_is_constructed_once_for_equal_configurations(monkeypatch):
+    monkeypatch.setattr(Counted, "times", 0)
+    widths = [2, 3]
+    for config in ((2, 3), (2, 3), widths, widths):  # a list can change, so nothing is kept for it
+        assert abstract(Counted, config)[1]["weights"].shape == (2, 3)
+    assert Counted.times == 3
+    with jax.enable_x64(True):
+        assert abstract(Counted, (2, 3))[1]["weights"].dtype == jnp.float64
+    assert from_params(Counted, (2, 3), {"weights": jnp.ones((2, 3))}).weights[...].sum() == 6
+    assert Counted.times == 4
