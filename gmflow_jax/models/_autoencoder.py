@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gmflow_jax.models._auto_axes import with_auto_axes
 from gmflow_jax.models._autoencoder_blocks import Conv, MidBlock, Stage, group_norm
 from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig
 
@@ -33,6 +34,7 @@ class AutoencoderKL(nnx.Module):
         self.post_quant_conv = Conv(config, latents, latents, 1, rngs, dtype="float32")
         self.decoder = Decoder(config, rngs)
 
+    @with_auto_axes
     def encode(self, images: jax.Array, batch_size: int | None = None) -> tuple[jax.Array, jax.Array]:
         """Predict the Gaussian over the latent of each image.
 
@@ -60,6 +62,7 @@ class AutoencoderKL(nnx.Module):
         mean, log_var = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_var, -30.0, 20.0)
 
+    @with_auto_axes
     def decode(self, z: jax.Array, batch_size: int | None = None) -> jax.Array:
         """Decode latents to images.
 

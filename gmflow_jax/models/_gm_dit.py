@@ -7,6 +7,7 @@ from jax.nn.initializers import Initializer, normal, zeros
 
 from gmflow_jax._arguments import check_labels
 from gmflow_jax.gm import GaussianMixture
+from gmflow_jax.models._auto_axes import with_auto_axes
 from gmflow_jax.models._config import GMDiTConfig
 from gmflow_jax.models._embeddings import batch_time, position_table, time_features
 from gmflow_jax.models._layers import (
@@ -99,6 +100,7 @@ class GMDiT(nnx.Module):
             hidden = (config.log_std_dim,) * (config.log_std_layers - 1)
             self.log_std = MLP((size, *hidden, 1), rngs, last_init=zeros, param_dtype=param_dtype)
 
+    @with_auto_axes
     def __call__(
         self, x_t: jax.Array, t: jax.Array | float, labels: jax.Array | None = None
     ) -> GaussianMixture:

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer, zeros
 
 from gmflow_jax.gm import GaussianMixture
+from gmflow_jax.models._auto_axes import with_auto_axes
 from gmflow_jax.models._config import GMMLPConfig
 from gmflow_jax.models._embeddings import batch_time, point_features, time_features
 from gmflow_jax.models._layers import MLP, he_normal, normal_or_zeros
@@ -56,6 +57,7 @@ class GMMLP(nnx.Module):
         if config.constant_log_std is None:
             self.log_std = head(1, kernel_init=zeros)
 
+    @with_auto_axes
     def __call__(self, x_t: jax.Array, t: jax.Array | float) -> GaussianMixture:
         """Predict the velocity at noisy points.
 

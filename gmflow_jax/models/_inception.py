@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gmflow_jax.models._auto_axes import with_auto_axes
 from gmflow_jax.models._inception_blocks import MIXED, STEM, Mixed, add_layers, apply_layers
 
 _SIZE = 299  # height and width of the network's input
@@ -54,6 +55,7 @@ class InceptionV3(nnx.Module):
         precision = jax.lax.Precision.HIGHEST
         self.fc = nnx.Linear(channels, _NUM_CLASSES, use_bias=False, precision=precision, rngs=rngs)
 
+    @with_auto_axes
     def __call__(self, images: jax.Array) -> InceptionFeatures:
         """Compute the features of images.
 

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.nn.initializers import zeros
 
 from gmflow_jax.gm import Gaussian
+from gmflow_jax.models._auto_axes import with_auto_axes
 from gmflow_jax.models._config import SpectrumMLPConfig
 from gmflow_jax.models._layers import MLP
 
@@ -38,6 +39,7 @@ class SpectrumMLP(nnx.Module):
             param_dtype=config.param_dtype,
         )
 
+    @with_auto_axes
     def __call__(self, gaussian: Gaussian) -> jax.Array:
         """Predict the spectrum for a Gaussian over the data.
 

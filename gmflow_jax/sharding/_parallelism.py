@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gmflow_jax.sharding._rules import AXES, MIN_SHARDED_SIZE, make_mesh, state_shardings, working_copy
 
@@ -89,16 +89,17 @@ class JitParallelism:
     """`jax.jit` over a ('data', 'fsdp') mesh, with a sharded state, see `state_shardings`.
 
     Args:
-      mesh: mesh of `make_mesh`.
+      mesh: mesh with the axes 'data' and 'fsdp', such as that of `make_mesh`. Explicit axes become Auto.
       min_sharded_size: arrays of fewer numbers are not sharded.
     """
 
     axis_name = None
 
     def __init__(self, mesh: Mesh, min_sharded_size: int = MIN_SHARDED_SIZE):
-        self.mesh, self._min_size = mesh, min_sharded_size
-        self.replicated = NamedSharding(mesh, PartitionSpec())
-        self._by_rows = NamedSharding(mesh, PartitionSpec(AXES))
+        self.mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+        self._min_size = min_sharded_size
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._by_rows = NamedSharding(self.mesh, PartitionSpec(AXES))
 
     def working_copy(self, params: Any) -> Any:
         """See `Parallelism.working_copy`."""

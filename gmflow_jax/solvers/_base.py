@@ -167,7 +167,15 @@ def per_sample_keys(key: jax.Array | None, x: jax.Array) -> jax.Array:
             f"Keys of shape {keys.shape} do not fit samples of shape {x.shape}: pass one key, or one "
             "for each entry of the leading axis."
         )
-    return keys
+    return _split_keys(keys, x) if keys.ndim else keys
+
+
+def _split_keys(keys: jax.Array, x: jax.Array) -> jax.Array:
+    """Split [B] keys over devices as x is."""
+    data = jax.random.key_data(keys)
+    zeros = leading_like(jnp.zeros((), data.dtype), x)
+    data = data + zeros.reshape(-1, *(1,) * (data.ndim - 1))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
 
 
 def fold_in_keys(keys: jax.Array, data: int | jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gmflow_jax import flow
 from gmflow_jax._arguments import check_labels, check_number
+from gmflow_jax._meshes import leading_like
 
 # Below this time the noise in x_t is less than 1e-4 of the data, and float32 keeps fewer than three
 # of its digits. The authors' floor is 1e-7 in [0, 1], with t - s >= 1e-7.
@@ -137,7 +138,8 @@ def draw_example(
         noise_0, noise_1 = jax.random.normal(keys[1], (2, *x_0.shape[1:]), x_0.dtype)
         return t, noise_0, noise_1, jax.random.uniform(keys[2])
 
-    t, noise_0, noise_1, label_uniform = jax.vmap(draw)(first_index + jnp.arange(x_0.shape[0]))
+    index = leading_like(jnp.arange(x_0.shape[0]), x_0)
+    t, noise_0, noise_1, label_uniform = jax.vmap(draw)(first_index + index)
     return make_example(
         x_0, labels, t, noise_0, noise_1, label_uniform, transition_ratio=transition_ratio,
         class_dropout_prob=class_dropout_prob, num_classes=num_classes,
