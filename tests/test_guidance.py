@@ -18,6 +18,9 @@ from tests.helpers import (
     relative_error,
 )
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 GOLDEN = Path(__file__).parent / "golden" / "algebra"
 guide = jax.jit(guidance.probabilistic_guidance, static_argnames="sample_axes")
 

@@ -17,6 +17,9 @@ from tests.helpers import (
     relative_error,
 )
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 LOG_2PI = math.log(2 * math.pi)
 
 

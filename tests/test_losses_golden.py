@@ -15,6 +15,8 @@ from tests.helpers import precision_fixture, relative_error
 
 GOLDEN = Path(__file__).parent / "golden" / "algebra"
 LOG_2PI = math.log(2 * math.pi)
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
 RATIOS = {"r0p5": 0.5, "r0p9": 0.9, "r1": 1.0}
 
 # Measured: 6e-6 in float32, as the authors' own; 9e-15 in float64.
@@ -140,10 +142,10 @@ def spectrum_of(golden):
 def test_golden_spectral_loss(x64, name):
     """Of the authors' velocity mixture: the axes of x_0 have the opposite sign, which squares out.
 
-    They clip the CDF at 1 - 5e-7, so |z| at 4.89, which a and c reach. We move the data to where its z
-    is the clipped one. Measured: 7e-7, the rounding of the spectrum network, which is float32.
+    They clip the CDF at 1 - 5e-7, so |z| at 4.89, which a and c reach, but d does not. We move the data to
+    where its z is the clipped one. Measured: 7e-7, the rounding of the spectrum network, which is float32.
     """
-    golden, clip = np.load(GOLDEN / f"loss_{name}.npz"), -NormalDist().inv_cdf(5e-7)
+    golden, clip = np.load(GOLDEN / f"loss_{name}.npz"), None if name == "d" else -NormalDist().inv_cdf(5e-7)
     network = spectrum_of(golden)
     for ratio in RATIOS:
         check_spectral_loss(golden, ratio, network, np.float64, clip, tolerance=2e-6)

@@ -45,7 +45,7 @@ PAIRS = [(1.0, 0.5), (0.999, 0.001), (0.3, 0.3 - 1e-6), (0.3, 0.3), (1e-3, 1e-4)
 
 
 @pytest.mark.parametrize(("t", "s"), PAIRS)
-def test_bayes_rule(x64, random_mixture, random_state, t, s):
+def test_bayes_rule(x64, random_mixture, random_state, t, s, fast_compile):
     """log q(x_0 | x_s) - log q(x_0 | x_t) = log p(x_s | x_0) - log p(x_t | x_0) + constant."""
     x_t = random_state(1, 4, 2)
     q = flow.to_data(random_mixture(0, (4,), 3, 2, np.float64), x_t, t)
@@ -65,7 +65,7 @@ def test_bayes_rule(x64, random_mixture, random_state, t, s):
 
 
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.5), (0.9, 0.1), (0.5, 0.499), (0.05, 0.01)])
-def test_agrees_with_the_likelihood_of_known_data(x64, random_mixture, random_state, t, s):
+def test_agrees_with_the_likelihood_of_known_data(x64, random_mixture, random_state, t, s, fast_compile):
     """For data that is a mixture, p(x_0 | x_s) is data times a Gaussian; the path to it is irrelevant."""
     data, x_t, x_s = random_mixture(4, (4,), 3, 2, np.float64), random_state(5, 4, 2), random_state(6, 4, 2)
 
@@ -122,7 +122,7 @@ def test_the_posterior_at_the_same_point_is_the_prediction(random_mixture, rando
     np.testing.assert_allclose(posterior(u, x_t, 0.0, x_t, 0.0).means, u.means, rtol=0, atol=1e-6)
 
 
-def test_clean_data_is_a_point_mass(random_mixture, random_state):
+def test_clean_data_is_a_point_mass(random_mixture, random_state, fast_compile):
     """At s = 0 the answer is x_s, with sample and gradients."""
     q, x_t, x_s = random_mixture(11, (4,), 3, 2), random_state(12, 4, 2), random_state(13, 4, 2)
 
@@ -155,7 +155,9 @@ def test_component_order_does_not_matter(random_mixture, random_state):
 
 
 @pytest.mark.parametrize("num_components", [1, 3, 16, 19, 64])
-def test_posterior_mean_equals_the_mean_of_the_posterior(x64, random_mixture, random_state, num_components):
+def test_posterior_mean_equals_the_mean_of_the_posterior(
+    x64, random_mixture, random_state, num_components, fast_compile
+):
     """Also for point masses, components of weight 0, s = 0 and s = t, and in the gradient."""
     x_t, x_s = random_state(41, 4, 2), random_state(42, 4, 2)
     t, s = jnp.asarray([0.9, 0.5, 1e-3, 0.7]), jnp.asarray([0.2, 0.0, 1e-4, 0.7])

@@ -129,7 +129,7 @@ def case(random_mixture):
     return random_mixture(5, (3, 2), 4, 3), jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 3)))
 
 
-def test_eager_jitted_looped_and_vmapped_agree(case):
+def test_eager_jitted_looped_and_vmapped_agree(case, fast_compile):
     batched = all_moments(*case)
     assert_trees_close(call_each(MOMENTS, *case), batched, **ROUNDING)
     for i in range(3):
@@ -148,7 +148,7 @@ def test_bfloat16_is_computed_in_float32(case):
     assert_computes_bfloat16_in_float32(all_moments, case)
 
 
-def test_extremes_are_finite(random_mixture):
+def test_extremes_are_finite(random_mixture, fast_compile):
     """Values and gradients, with a component of almost or exactly no weight."""
     log_std = np.repeat([-12.0, -6.0, 0.0, 4.0], 2)
     q = random_mixture(8, (8,), 2, 3, log_std=log_std)
@@ -198,7 +198,7 @@ def test_zero_samples_are_refused(random_mixture):
     assert_message_names(error, "num_samples", "0")
 
 
-def test_gradients_of_the_log_density_equal_differences(x64, random_mixture):
+def test_gradients_of_the_log_density_equal_differences(x64, random_mixture, fast_compile):
     """In float64, in forward and reverse mode, first and second order, with several points for each q."""
     q = random_mixture(21, (3,), 4, 2, np.float64)
     x = jnp.asarray(np.random.default_rng(22).normal(size=(5, 3, 2)))

@@ -1,12 +1,12 @@
 """The Knothe-Rosenblatt transport: the authors' values where their iteration converges, and properties."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 from scipy import special, stats
 
 from gmflow_jax import gm
@@ -100,15 +100,13 @@ def test_distant_components_and_far_tails(half_gap):
 
 
 def test_point_masses_stay_finite():
-    q = gm.GaussianMixture(
-        jnp.asarray([[[1.0, 2.0], [-1.0, 0.5]], [[3.0, 3.0], [3.0, 3.0]]]),
-        jnp.full((2, 2), np.log(0.5)),
-        jnp.full(2, -jnp.inf),
-    )
-    z = jnp.asarray([[0.7, 0.3], [-1.0, 2.0]])
+    # Nine pairs, the shape of the test above.
+    means = jnp.asarray([[[1.0, 2.0], [-1.0, 0.5]], *[[[3.0, 3.0], [3.0, 3.0]]] * 8])
+    q = gm.GaussianMixture(means, jnp.full((9, 2), np.log(0.5)), jnp.full(9, -jnp.inf, jnp.float32))
+    z = jnp.asarray([[0.7, 0.3], *[[-1.0, 2.0]] * 8])
     x = np.asarray(from_normal(q, z))
     assert min(np.abs(x[0] - m).max() for m in np.asarray(q.means[0])) < 1e-5
-    np.testing.assert_allclose(x[1], [3, 3], atol=1e-6)
+    np.testing.assert_allclose(x[1:], np.full((8, 2), 3.0), atol=1e-6)
     gradients = gradient_of_sum(q, z)
     assert all_finite((gradients, to_normal(q, jnp.asarray(x))))
 
@@ -135,35 +133,49 @@ def test_a_gaussian_is_an_affine_map():
     g = gm.Gaussian(jnp.asarray([[1.0, -2.0]]), jnp.asarray([0.25]))
     turn = jnp.asarray([[0.6, -0.8], [0.8, 0.6]])
     z = jnp.asarray([[3.0, -5.0]])
-    np.testing.assert_allclose(gm.from_standard_normal(g, z, turn), [[3.9, -2.3]], rtol=1e-6)
-    np.testing.assert_allclose(gm.to_standard_normal(g, g.mean + 1.0, turn), [[2.8, -0.4]], rtol=1e-6)
+    np.testing.assert_allclose(from_normal(g, z, turn), [[3.9, -2.3]], rtol=1e-6)
+    np.testing.assert_allclose(to_normal(g, g.mean + 1.0, turn), [[2.8, -0.4]], rtol=1e-6)
 
 
 def test_axes_are_eigenvectors_of_the_averaged_covariance(random_mixture):
-    q = random_mixture(0, (2, 3, 4), 5, 3)
+    q = random_mixture(0, (3, 2, 2), 4, 3)
     cov = np.asarray(gm.covariance(q)).mean((1, 2))
-    for b in range(2):
+    for b in range(3):
         values, axes = np.linalg.eigh(cov[b])
         axes = axes[:, np.argsort(-values)]
         axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(3)])
-        z = jax.random.normal(jax.random.key(b), (2, 3, 4, 3))
+        z = jax.random.normal(jax.random.key(b), (3, 2, 2, 3))
         np.testing.assert_allclose(
             from_normal(q, z)[b], from_normal(q, z, jnp.asarray(axes, jnp.float32))[b], atol=2e-5
         )
 
 
-def test_gradients_equal_differences(random_mixture):
-    with jax.enable_x64(True):
-        q = random_mixture(1, (2, 2), 4, 3, np.float64)
-        z = jax.random.normal(jax.random.key(0), (2, 2, 3), jnp.float64)
-        x = gm.from_standard_normal(q, z)
+@partial(jax.jit, static_argnums=0)
+def derivatives(function, arguments, direction, cotangent):
+    """Return (value, derivative along the direction, gradient) of a transport with normalised weights."""
 
-        def normalised(q):
-            return gm.GaussianMixture(q.means, jax.nn.log_softmax(q.log_weights), q.log_std)
+    def normalised(q, point):
+        return function(gm.GaussianMixture(q.means, jax.nn.log_softmax(q.log_weights), q.log_std), point)
 
-        for function, point in ((gm.from_standard_normal, z), (gm.to_standard_normal, x)):
-            function = jax.jit(lambda q, p, f=function: f(normalised(q), p))
-            check_grads(function, (q, point), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6, eps=1e-5)
+    value, pull_back = jax.vjp(normalised, *arguments)
+    return value, jax.jvp(normalised, arguments, direction)[1], pull_back(cotangent)
+
+
+@pytest.mark.parametrize("function", [gm.from_standard_normal, gm.to_standard_normal])
+def test_gradients_equal_differences(x64, random_mixture, function):
+    step, tolerance, rng = 1e-5, dict(rtol=1e-6, atol=1e-6), np.random.default_rng(2)
+    arguments = random_mixture(1, (2, 2), 4, 3, np.float64), jnp.asarray(rng.normal(size=(2, 2, 3)))
+    direction = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), arguments)
+    cotangent = jnp.asarray(rng.normal(size=(2, 2, 3)))
+
+    def at(distance):
+        moved = jax.tree.map(lambda a, d: a + distance * d, arguments, direction)
+        return derivatives(function, moved, direction, cotangent)
+
+    _, forward, gradient = at(0.0)
+    np.testing.assert_allclose(forward, (at(step)[0] - at(-step)[0]) / (2 * step), **tolerance)
+    products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, direction)
+    np.testing.assert_allclose(sum(jax.tree.leaves(products)), jnp.sum(cotangent * forward), **tolerance)
 
 
 def test_gradients_where_eigenvalues_are_equal():
@@ -180,12 +192,17 @@ def test_component_order_batching_and_vmap_do_not_matter(random_mixture, functio
     whole = function(q, p)
     permuted = permute_components(q, np.asarray([2, 0, 3, 1]))
     np.testing.assert_allclose(function(permuted, p), whole, atol=2e-5)
-    looped = [function(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], q), p[i : i + 1]) for i in range(3)]
-    np.testing.assert_allclose(jnp.concatenate(looped), whole, atol=1e-5)
+
+    def filled(*index):
+        """The transport of one index in all entries: of the shape of the whole, to share its program."""
+        q_i, p_i = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[index], leaf.shape), (q, p))
+        return function(q_i, p_i)
+
+    for i in range(3):
+        np.testing.assert_allclose(filled(slice(i, i + 1))[0], whole[i], atol=1e-5)
     # Under vmap a pixel has no batch axes, and its own axes.
-    pixel = jax.tree.map(lambda leaf: leaf[0, 0, 0], q)
-    alone = function(jax.tree.map(lambda leaf: leaf[None], pixel), p[0, 0, :1])
-    np.testing.assert_allclose(function(pixel, p[0, 0, 0]), alone[0], atol=1e-5)
+    pixel = jax.tree.map(lambda leaf: leaf[0, 0, 0], (q, p))
+    np.testing.assert_allclose(function(*pixel), filled(0, 0, 0)[0, 0, 0], atol=1e-5)
 
 
 def test_bad_input_is_refused(random_mixture):
@@ -202,17 +219,17 @@ def test_bad_input_is_refused(random_mixture):
 
 
 def test_nan_and_empty_batches_leave_others_unchanged(random_mixture):
-    q, z = random_mixture(51, (6, 2), 4, 3), jnp.asarray(np.random.default_rng(52).normal(size=(6, 2, 3)))
-    z = z.astype(jnp.float32)
+    q, z = random_mixture(51, (3, 2, 2), 4, 3), np.random.default_rng(52).normal(size=(3, 2, 2, 3))
+    z = jnp.asarray(z, jnp.float32)
     rotation = jnp.eye(3)
-    expected, found = (np.asarray(from_normal(q, v, rotation)) for v in (z, z.at[1, 0, 0].set(jnp.nan)))
-    others = np.ones((6, 2), bool)
-    others[1, 0] = False
+    expected, found = (np.asarray(from_normal(q, v, rotation)) for v in (z, z.at[1, 0, 1, 0].set(jnp.nan)))
+    others = np.ones((3, 2, 2), bool)
+    others[1, 0, 1] = False
     np.testing.assert_allclose(found[others], expected[others], rtol=0, atol=1e-6)
-    assert np.isnan(found[1, 0]).any()
+    assert np.isnan(found[1, 0, 1]).any()
     nobody = jax.tree.map(lambda leaf: leaf[:0], q)
     for transport in (from_normal, to_normal):
-        assert transport(nobody, z[:0]).shape == (0, 2, 3)
+        assert transport(nobody, z[:0]).shape == (0, 2, 2, 3)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -12,6 +12,7 @@ import pytest
 
 from gmflow_jax import flow, gm, guidance
 from gmflow_jax.gm import GaussianMixture
+from gmflow_jax.solvers import _gm
 from tests.helpers import fast_compilation
 
 FOLDER = Path(__file__).parents[1] / "golden" / "solvers"
@@ -26,10 +27,19 @@ def _loop(body, carry, inputs):
     return carry, jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *outputs)
 
 
+# What a step calls most, each as one program, as thousands of calls op by op take long.
+PROGRAMS = {
+    "mean_velocity": jax.jit(_gm.mean_velocity),
+    "extrapolate": jax.jit(_gm.extrapolate, static_argnums=5),
+}
+
+
 @contextlib.contextmanager
 def python_loops():
     with pytest.MonkeyPatch.context() as patch, fast_compilation():
         patch.setattr(jax.lax, "scan", _loop)
+        for name, program in PROGRAMS.items():
+            patch.setattr(_gm, name, program)
         yield
 
 
@@ -64,6 +74,19 @@ def golden_velocity(net, x, t, labels) -> GaussianMixture:
     return GaussianMixture(means, jax.nn.log_softmax(logits), log_std)
 
 
+@functools.partial(jax.jit, static_argnames="guided")
+def golden_prediction(net, x, t, labels, null, scale, orthogonal, guided):
+    """Over x_0, with probabilistic guidance or without."""
+    cond, uncond = (flow.denoiser(functools.partial(_at, net, labels)) for labels in (labels, null))
+    if guided:
+        cond = guidance.guided_denoiser(cond, uncond, scale, orthogonal=orthogonal)
+    return cond(x, t)
+
+
+def _at(net, labels, x, t):
+    return golden_velocity(net, x, t, labels)
+
+
 class Golden:
     """The arrays of the authors' runs, and their closed-form network."""
 
@@ -77,22 +100,24 @@ class Golden:
         return json.loads((FOLDER / f"{name}_cases.json").read_text())
 
     @staticmethod
-    def velocities(common):
-        """velocity_fn(x, t) with the labels, and with the null label."""
+    def network(common):
+        """The parameters of the network, the labels, and the null label for each."""
         net = {k[4:]: v for k, v in common.items() if k.startswith("net_")}
         labels = common["in_labels"]
-        null = np.full_like(labels, len(common["net_class_shift"]) - 1)
-        return tuple(
-            lambda x, t, labels=labels: golden_velocity(net, x, t, labels) for labels in (labels, null)
-        )
+        return net, labels, np.full_like(labels, len(common["net_class_shift"]) - 1)
+
+    @classmethod
+    def velocities(cls, common):
+        """velocity_fn(x, t) with the labels, and with the null label."""
+        net, *conditions = cls.network(common)
+        return tuple(functools.partial(_at, net, labels) for labels in conditions)
 
     @classmethod
     def denoiser(cls, common, case):
-        cond, uncond = (flow.denoiser(v) for v in cls.velocities(common))
-        if not case["guidance"]:
-            return cond
-        return guidance.guided_denoiser(
-            cond, uncond, case["guidance"], orthogonal=case.get("orth", 1.0)
+        net, labels, null = cls.network(common)
+        scale, orthogonal = case["guidance"], case.get("orth", 1.0)
+        return lambda x, t: golden_prediction(
+            net, x, t, labels, null, scale, orthogonal, guided=scale > 0
         )
 
 

@@ -18,7 +18,7 @@ def inputs():
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
-def test_compiled_and_distributed_samples_are_the_same(name, rippled, inputs, loops):
+def test_compiled_and_distributed_samples_are_the_same(name, rippled, inputs, loops, fast_compile):
     def run(keys, x_init):
         times = flow.time_grid(3)
         return solvers.sample(keys, rippled.denoiser(), x_init, SOLVERS[name](), times)
