@@ -104,7 +104,7 @@ def precision_fixture(float32, float64):
 @contextlib.contextmanager
 def fast_compilation():
     """Compile with few optimisations, which is quicker where a program runs only a few times."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
