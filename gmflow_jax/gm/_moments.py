@@ -238,6 +238,13 @@ def select(q: GaussianMixture, component: jax.Array, normal: jax.Array) -> jax.A
     return center + append_axes(jnp.exp(q.log_std), 1) * normal
 
 
+def mean_of_component(q: GaussianMixture, component: jax.Array) -> jax.Array:
+    """Select the mean of component[...] for each batch entry, [*batch, D], without rounding or gradient."""
+    size = q.means.shape[-2]
+    chosen, means = jax.nn.one_hot(component, size, dtype=bool), jax.lax.stop_gradient(q.means)
+    return sum_slices(lambda k: jnp.where(chosen[..., k, None], means[..., k, :], 0.0), size, axis=-2)
+
+
 def kl_divergence(
     key: jax.Array, p: GaussianMixture | Gaussian, q: GaussianMixture | Gaussian, num_samples: int = 32
 ) -> jax.Array:

@@ -7,8 +7,8 @@ import numpy as np
 from gmflow_jax._arguments import append_axes, concrete, promote
 from gmflow_jax._reductions import log_softmax, shifted_exp, sum_keeping, sum_slices
 from gmflow_jax._safe import safe_divide, safe_log
-from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised, promote_mixture
+from gmflow_jax.gm._moments import mean_of_component
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, promote_mixture
 
 
 def tilt(
@@ -42,8 +42,8 @@ def tilt(
       precision: a scalar or an array of the rank of `*batch`. It may be negative: the factor then grows
         with the distance from center.
       scale: a scalar or an array of the rank of `*batch`, >= 0.
-      center: [*batch, D]; None means 0. The log-weights are computed about the mixture's mean, so a
-        center far from it costs no digits.
+      center: [*batch, D]; None means 0. The log-weights are computed about the mean of a component, not
+        about the center, so that they keep their digits where the mixture is far from 0.
 
     Returns:
       The tilted mixture, with the same K.
@@ -67,7 +67,7 @@ def tilt(
     _check_tilt_shapes(q, linear, precision, scale, center)
     # About a center far from the mixture, linear . m_k and |m_k|^2 would be large and cancel. Any center
     # gives the same factor, up to a constant, if the linear coefficient is changed accordingly.
-    middle = weighted_mean(normalised(q))
+    middle = mean_of_component(q, jnp.argmax(q.log_weights, axis=-1))
     slope = _add_product(linear, append_axes(precision, 1), center - middle)
     keep, pull, logits = _tilt(q, slope, precision, scale, middle)
     return _moved(q, linear, center, keep, pull, logits)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._reductions import fold_slices, log_softmax, sum_slices
-from gmflow_jax.gm._moments import covariance_of_means
+from gmflow_jax.gm._moments import covariance_of_means, mean_of_component
 from gmflow_jax.gm._quantile import from_normal, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_normalised, promote_mixture
 
@@ -73,10 +73,11 @@ def from_standard_normal(
     """
     q, z, axes = _prepare(q, z, rotation, "z")
     fixed = jax.lax.stop_gradient((q, z, axes))
-    rough = _transport(*fixed, _mean_of(q, jnp.argmax(q.log_weights, axis=-1)), None, max_iterations=2)
+    likely = mean_of_component(q, jnp.argmax(q.log_weights, axis=-1))
+    rough = _transport(*fixed, likely, None, max_iterations=2)
     # Solve again to full precision relative to the mean of the nearest component. For narrow components,
     # coordinates relative to a distant mean would not resolve the position within the component.
-    return _transport(q, z, axes, _mean_of(q, _nearest(q, rough)), rough)
+    return _transport(q, z, axes, mean_of_component(q, _nearest(q, rough)), rough)
 
 
 def _transport(
@@ -117,13 +118,6 @@ def _nearest(q: GaussianMixture, x: jax.Array) -> jax.Array:
     delta = x[..., None, :] - q.means
     distance = sum_slices(lambda i: jnp.square(delta[..., i]), delta.shape[-1], axis=-1)
     return jnp.argmin(distance, axis=-1)
-
-
-def _mean_of(q: GaussianMixture, component: jax.Array) -> jax.Array:
-    """Select the mean of component[...] for each batch entry, [*batch, D], without gradient."""
-    size = q.means.shape[-2]
-    chosen, means = jax.nn.one_hot(component, size, dtype=bool), jax.lax.stop_gradient(q.means)
-    return sum_slices(lambda k: jnp.where(chosen[..., k, None], means[..., k, :], 0.0), size, axis=-2)
 
 
 def _prepare(

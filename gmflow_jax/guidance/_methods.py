@@ -18,16 +18,17 @@ def check_guidance_scale(scale: jax.Array | float, method: str = "probabilistic"
 
     Raises:
       ValueError: if the method is unknown; if the scale is outside [0, 1) for 'probabilistic', or less than
-        1 for 'cfg'.
+        1 or infinite for 'cfg'.
     """
     check_method(method)
     value = concrete(scale)
     if value is None:
         return
-    if method == "cfg" and not np.all(value >= METHODS["cfg"]):
+    if method == "cfg" and not np.all(np.isfinite(value) & (value >= METHODS["cfg"])):
         raise ValueError(
-            f"guidance_scale must be at least 1 for classifier-free guidance, but {scale} was given: 1 means "
-            "no guidance, and smaller values guide away from the condition. Typical values are 1.2 to 6.5."
+            f"guidance_scale must be at least 1 and finite for classifier-free guidance, but {scale} was "
+            "given: 1 means no guidance, and smaller values guide away from the condition. Typical values "
+            "are 1.2 to 6.5."
         )
     if method == "probabilistic" and not np.all((value >= 0) & (value < 1)):
         raise ValueError(

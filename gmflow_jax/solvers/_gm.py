@@ -89,7 +89,7 @@ def gm_ode(
     def step(key, denoise, x_t, t, s, state):
         del key
         q, _, state = predict_both(denoise, x_t, t, s, state)
-        x_t, t, s = promote(x_t, t, s)
+        q, x_t, t, s = promote(q, x_t, t, s)
         t, s = (expand_time(v, x_t.shape[:-1]) for v in (t, s))
 
         def velocity(x, tau):
@@ -153,7 +153,7 @@ def gm_sde(
 
     def step(key, denoise, x_t, t, s, state):
         q, surrogate, state = predict_both(denoise, x_t, t, s, state)
-        x_t, t, s = promote(x_t, t, s)
+        (q, surrogate), x_t, t, s = promote((q, surrogate), x_t, t, s)
         normal, noise = normal_draws(key, x_t)
         if spectrum is None:
             x_0 = select(q, component_draw(key, q, x_t), normal)

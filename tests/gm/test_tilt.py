@@ -259,14 +259,13 @@ def test_a_product_over_different_spaces_is_refused(random_mixture):
 
 
 def test_log_weights_of_means_far_from_the_center(x64, random_mixture):
-    """1000 std from the center in float32, against float64 on the same numbers; measured: 1e-6."""
+    """1000 std from 0 in float32, against float64 on the same numbers; measured: 5e-7."""
     q = random_mixture(30, (8,), 4, 3, np.float32, log_std=0.0)
     q = gm.GaussianMixture(q.means + 1000, q.log_weights, q.log_std)
     target = q.means.mean(axis=-2) + 1
-    one, center = jnp.float32(1), jnp.full_like(target, -1000)
-    cases = (target, one), (target + 1000, one, one, center), (jnp.zeros_like(target), one, one, target)
-    for arguments in cases:
+    one, near = jnp.float32(1), (jnp.zeros_like(target), jnp.float32(0.7), jnp.float32(1), target)
+    for arguments in ((target, one), (0.7 * target, jnp.float32(0.7)), near):
         found = tilt(q, *arguments)
         expected = tilt(*jax.tree.map(lambda a: a.astype(jnp.float64), (q, *arguments)))
         assert found.log_weights.dtype == jnp.float32 and expected.log_weights.dtype == jnp.float64
-        np.testing.assert_allclose(found.log_weights, expected.log_weights, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.log_weights, expected.log_weights, rtol=0, atol=3e-6)

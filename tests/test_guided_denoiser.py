@@ -1,0 +1,144 @@
+"""When guidance calls the unconditional network, and which scales and null conditions it takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmflow_jax import flow, gm, guidance, solvers
+from tests.helpers import assert_trees_close
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 2, 2)), jnp.float32)
+ON = {"probabilistic": 0.3, "cfg": 2.0}
+
+
+class Network:
+    """A denoiser that counts its evaluations, also in compiled programs, and the samples of the last one."""
+
+    def __init__(self, shift=0.0):
+        self.shift, self.calls, self.samples = shift, 0, None
+
+    def count(self, x_t):
+        self.calls, self.samples = self.calls + 1, x_t.shape[0]
+
+    def __call__(self, x_t, t, condition=None):
+        jax.debug.callback(self.count, x_t)
+        shift = self.shift if condition is None else condition[:, None, None, None, None]
+        means = jnp.stack([jnp.sin(x_t), x_t], axis=-2) + shift
+        return gm.GaussianMixture(means, jnp.full(means.shape[:-1], -np.log(2), jnp.float32), jnp.zeros(()))
+
+
+def sampled(denoise, jit=True):
+    run = lambda x: solvers.sample(None, denoise, x, solvers.euler(), flow.time_grid(5))  # noqa: E731
+    result = (jax.jit(run) if jit else run)(X)
+    jax.effects_barrier()
+    return result
+
+
+@pytest.mark.parametrize("method", guidance.METHODS)
+def test_off_is_the_conditional_denoiser(method):
+    cond, uncond = Network(), Network(1.0)
+    denoise = guidance.guided_denoiser(cond, uncond, guidance.METHODS[method], method)
+    assert denoise is cond
+    each = guidance.guided_denoiser(cond, uncond, np.full(3, guidance.METHODS[method]), method)
+    assert each is cond
+
+
+@pytest.mark.parametrize("method", guidance.METHODS)
+def test_outside_the_interval_the_unconditional_network_is_not_called(method):
+    cond, uncond = Network(), Network(1.0)
+    denoise = guidance.guided_denoiser(cond, uncond, ON[method], method, interval=(0.3, 0.7))
+    found = sampled(denoise)
+    assert (cond.calls, uncond.calls) == (5, 2)  # at 0.6 and 0.4
+    known = denoise(X, 0.9)  # a known time needs no branch
+    jax.effects_barrier()
+    assert (cond.calls, uncond.calls) == (6, 2)
+    mixture = known.mixture if method == "probabilistic" else known
+    np.testing.assert_allclose(gm.mean(mixture), gm.mean(cond(X, 0.9)), atol=1e-6)
+    always = sampled(guidance.guided_denoiser(cond, uncond, ON[method], method))
+    assert uncond.calls == 7 and jnp.max(jnp.abs(always - found)) > 0.01
+
+
+def test_one_batch_makes_the_conditional_half_alone_where_guidance_is_off():
+    network, labels = Network(), jnp.arange(3.0)
+    one = guidance.in_one_batch(network, labels, 7.0)
+    off = guidance.guided_denoiser(one, None, 0.0)
+    found = gm.mean(off(X, 0.5))
+    jax.effects_barrier()
+    assert (network.calls, network.samples) == (1, 3)
+    np.testing.assert_array_equal(found, gm.mean(network(X, 0.5, labels)))
+    outside = guidance.guided_denoiser(one, None, 0.3, interval=(0.3, 0.8))
+    outside(X, 0.9)
+    jax.effects_barrier()
+    assert network.samples == 3
+    outside(X, 0.5)
+    jax.effects_barrier()
+    assert network.samples == 6
+
+
+def test_a_traced_scale_and_times_per_sample():
+    """One compiled program serves all scales; a sample outside the interval is not guided."""
+    cond, uncond = Network(), Network(1.0)
+
+    @jax.jit
+    def run(scale, t):
+        return guidance.guided_denoiser(cond, uncond, scale, interval=(0.3, 0.8))(X, t)
+
+    times = jnp.asarray([0.9, 0.5, 0.2])
+    found = run(jnp.asarray([0.4, 0.3, 0.2]), times)
+    np.testing.assert_allclose(found.scale[:, 0, 0], [0, 0.3, 0], rtol=1e-6)
+    off = run(jnp.zeros(3), times)
+    np.testing.assert_allclose(gm.mean(off.mixture), gm.mean(cond(X, 0.5)), atol=1e-6)
+
+
+def test_cfg_is_plain_unless_a_projection_is_asked_for():
+    cond, uncond = Network(), Network(1.0)
+    mean_cond, mean_uncond = gm.mean(cond(X, 0.5)), gm.mean(uncond(X, 0.5))
+    plain = guidance.guided_denoiser(cond, uncond, 3.0, "cfg")(X, 0.5)
+    np.testing.assert_allclose(gm.mean(plain), mean_cond + 2 * (mean_cond - mean_uncond), atol=1e-5)
+    projected = guidance.guided_denoiser(cond, uncond, 3.0, "cfg", orthogonal=1.0)(X, 0.5)
+    expected = guidance.classifier_free_guidance(mean_cond, mean_uncond, 3.0, orthogonal=1.0)
+    np.testing.assert_allclose(gm.mean(projected), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", guidance.METHODS)
+def test_a_scale_per_sample_may_have_the_rank_of_the_batch(method):
+    cond, uncond = Network(), Network(1.0)
+    scales = jnp.asarray([0.1, 0.2, 0.5]) + guidance.METHODS[method]
+    flat, full = (
+        guidance.guided_denoiser(cond, uncond, s, method)(X, 0.5) for s in (scales, scales[:, None, None])
+    )
+    assert_trees_close(full, flat, rtol=0, atol=0)
+    one = guidance.guided_denoiser(cond, uncond, float(scales[1]), method)(X, 0.5)
+    assert_trees_close(jax.tree.map(lambda a: a[1:2] if a.ndim else a, full),
+                       jax.tree.map(lambda a: a[1:2] if a.ndim else a, one), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"^scale has shape \(2, 1, 1\).*guidance scale"):
+        guidance.guided_denoiser(cond, uncond, scales[:2, None, None], method)(X, 0.5)
+
+
+NULLS = {"scalar": 7.0, "one row": np.full((1, 4), 7.0, np.float32), "rows": np.full((3, 4), 7.0, np.float32)}
+
+
+@pytest.mark.parametrize("null", NULLS.values(), ids=NULLS)
+def test_null_conditions_may_be_shared(null):
+    embeddings = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)), jnp.float32)
+
+    def denoise(x_t, t, condition):
+        return Network()(x_t, t, condition.mean(axis=-1))
+
+    found = guidance.in_one_batch(denoise, embeddings, null)(X, 0.5)[1]
+    assert_trees_close(found, denoise(X, 0.5, jnp.full((3, 4), 7.0)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "null, message",
+    [
+        (np.ones((2, 4), np.float32), r"\(2, 4\).*\(3, 4\).*size 1"),
+        (np.ones(4, np.float32), r"\(4,\).*\(3, 4\).*same axes"),
+        (np.ones((1, 4), np.int32), "int32.*float32"),
+        ({"a": 0.0}, "structures"),
+    ],
+)
+def test_null_conditions_that_do_not_fit_are_refused(null, message):
+    with pytest.raises(ValueError, match=message):
+        guidance.in_one_batch(Network(), jnp.ones((3, 4)), null)
