@@ -57,8 +57,7 @@ _SAMPLING = {
     "guidance": flags.DEFINE_string(
         "guidance",
         "probabilistic",
-        "For images: probabilistic, or cfg (classifier-free). Plain classifier-free guidance is "
-        "--guidance=cfg --orthogonal=0.",
+        "For images: probabilistic, or cfg (classifier-free).",
     ),
     "guidance_scale": flags.DEFINE_float(
         "guidance_scale",
@@ -67,7 +66,10 @@ _SAMPLING = {
         "0.45 is for precision; for FID take a low one, see experiments/scoring/README.md.",
     ),
     "orthogonal": flags.DEFINE_float(
-        "orthogonal", 1.0, "For images: share of the guidance along the prediction that is removed, 0 to 1."
+        "orthogonal",
+        None,
+        "For images: share of the guidance along the prediction that is removed, 0 to 1; by default 1 for "
+        "probabilistic, and 0 for cfg.",
     ),
     "spectrum": flags.DEFINE_bool(
         "spectrum", None, "For images: whether gm_sde uses a power spectrum; by default if there is one."

@@ -7,7 +7,7 @@ from typing import Any
 
 from gmflow_jax import solvers
 from gmflow_jax._arguments import check_number
-from gmflow_jax.guidance import METHODS, check_guidance_scale
+from gmflow_jax.guidance import METHODS, USUAL_ORTHOGONAL, check_guidance_scale
 
 SEED_RULE = "sample i of seed s: fold_in(key(s), i)"
 # Scales of the paper's sweeps, section 4.2.
@@ -29,7 +29,8 @@ class Cell:
       order: order of gm_ode and gm_sde, 1 or 2.
       num_substeps: sub-steps of gm_ode and gm_pc in each step; None leaves the choice to the evaluator.
       guidance: one of `guidance.METHODS`.
-      orthogonal: how much of the guidance along the prediction is removed, from 0 to 1.
+      orthogonal: how much of the guidance along the prediction is removed, from 0 to 1; None is 1 for
+        probabilistic and 0 for classifier-free guidance.
       spectrum: whether gm_sde draws with the learned spectrum; None leaves the choice to the evaluator.
     """
 
@@ -40,22 +41,25 @@ class Cell:
     order: int = 2
     num_substeps: int | None = None
     guidance: str = "probabilistic"
-    orthogonal: float = 1.0
+    orthogonal: float | None = None
     spectrum: bool | None = None
 
     def __post_init__(self):
         types = {
             "name": str, "solver": str, "num_steps": int, "guidance_scale": int | float, "order": int,
-            "num_substeps": int | None, "guidance": str, "orthogonal": int | float, "spectrum": bool | None,
+            "num_substeps": int | None, "guidance": str, "orthogonal": int | float | None,
+            "spectrum": bool | None,
         }  # fmt: skip
         for field, expected in types.items():
             value = getattr(self, field)
             if not isinstance(value, expected):
                 name = expected.__name__ if isinstance(expected, type) else str(expected)
                 raise ValueError(f"{field} is {value!r}, but must be of type {name}.")
+        check_guidance_scale(self.guidance_scale, self.guidance)
+        if self.orthogonal is None:  # reports name what was used
+            object.__setattr__(self, "orthogonal", USUAL_ORTHOGONAL[self.guidance])
         if not 0 <= self.orthogonal <= 1:
             raise ValueError(f"orthogonal must be between 0 and 1, but {self.orthogonal} was given.")
-        check_guidance_scale(self.guidance_scale, self.guidance)
         check_number("guidance_scale", self.guidance_scale, "[0, inf)")
         solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
         if self.num_steps < 1:

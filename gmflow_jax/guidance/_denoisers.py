@@ -11,7 +11,7 @@ import numpy as np
 from gmflow_jax._arguments import concrete, expand_time
 from gmflow_jax._meshes import broadcast_like, where
 from gmflow_jax.guidance._formulas import classifier_free_guidance, expand_scale, probabilistic_guidance
-from gmflow_jax.guidance._methods import METHODS, check_guidance_scale, check_method
+from gmflow_jax.guidance._methods import METHODS, USUAL_ORTHOGONAL, check_guidance_scale, check_method
 
 
 def in_one_batch(denoise: Callable, condition, null_condition) -> "OneBatch":
@@ -161,8 +161,8 @@ def guided_denoiser(
         raise ValueError(f"interval must be (low, high) with 0 <= low <= high <= 1, not {interval}.")
     if method == "probabilistic":
         check_guidance_scale(scale)
-    combine, usual = _FORMULAS[method]
-    orthogonal = usual if orthogonal is None else orthogonal
+    combine = _FORMULAS[method]
+    orthogonal = USUAL_ORTHOGONAL[method] if orthogonal is None else orthogonal
     conditional, both = _parts(denoise, denoise_uncond)
     off, known_scale = METHODS[method], concrete(scale)
     if known_scale is not None and np.all(known_scale == off):
@@ -188,8 +188,7 @@ def guided_denoiser(
     return guided
 
 
-# Method: (formula, its usual share of the parallel component that is removed).
-_FORMULAS = {"probabilistic": (probabilistic_guidance, 1.0), "cfg": (classifier_free_guidance, 0.0)}
+_FORMULAS = {"probabilistic": probabilistic_guidance, "cfg": classifier_free_guidance}
 
 
 def _parts(denoise: Callable, denoise_uncond: Callable | None) -> tuple[Callable, Callable]:

@@ -8,6 +8,9 @@ from gmflow_jax._arguments import concrete
 # Guidance methods, each with the scale at which it has no effect.
 METHODS = {"probabilistic": 0.0, "cfg": 1.0}
 
+# The share of the difference's component parallel to the conditional mean that each removes unless asked.
+USUAL_ORTHOGONAL = {"probabilistic": 1.0, "cfg": 0.0}
+
 
 def check_guidance_scale(scale: jax.Array | float, method: str = "probabilistic") -> None:
     """Raise if the method is unknown or the scale is out of its range. A traced scale is not checked.

@@ -86,7 +86,7 @@ class Pipeline:
         num_substeps: int = 4,
         guidance_scale: float = 0.45,
         guidance: str = "probabilistic",
-        orthogonal: float = 1.0,
+        orthogonal: float | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,

@@ -40,7 +40,7 @@ class Recipe:
     num_substeps: int = 4
     guided: bool = True
     guidance: str = "probabilistic"
-    orthogonal: float = 1.0
+    orthogonal: float | None = None
     spectrum: bool | None = None
     one_batch: bool = True
 
@@ -48,9 +48,10 @@ class Recipe:
         # As numbers of Python, they are hashed, and compared by `is`, also if NumPy or JAX made them.
         for name in ("order", "num_substeps"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
-        orthogonal = finite_number("orthogonal", self.orthogonal)
-        check_number("orthogonal", orthogonal, "[0, 1]")
-        object.__setattr__(self, "orthogonal", orthogonal)
+        if self.orthogonal is not None:
+            orthogonal = finite_number("orthogonal", self.orthogonal)
+            check_number("orthogonal", orthogonal, "[0, 1]")
+            object.__setattr__(self, "orthogonal", orthogonal)
         for name in ("guided", "one_batch", "spectrum"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else bool(value))

@@ -99,8 +99,17 @@ def karras_decay(gamma: float) -> Decay:
         raise ValueError(
             f"gamma is {gamma}, but the power gamma + 1 must be positive; give a finite number above -1."
         )
-    # With log1p, since a power of a float32 near 1 would lose the digits of 1 - decay.
-    return lambda iteration: jnp.exp((gamma + 1.0) * jnp.log1p(-1.0 / (_float(iteration) + 1.0)))
+    return lambda iteration: jnp.exp(_log_karras_decay(gamma, iteration))
+
+
+def karras_rate(gamma: float, iteration: ArrayLike) -> jax.Array:
+    """Return 1 - `karras_decay(gamma)(iteration)` to all digits; a decay near 1 has lost some by rounding."""
+    return -jnp.expm1(_log_karras_decay(gamma, iteration))
+
+
+def _log_karras_decay(gamma: float, iteration: ArrayLike) -> jax.Array:
+    # With log1p, since a power of a float32 near 1 would lose digits.
+    return (gamma + 1.0) * jnp.log1p(-1.0 / (_float(iteration) + 1.0))
 
 
 def warm_up_decay(max_decay: float) -> Decay:

@@ -14,9 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 
-from gmflow_jax.training._ema import karras_decay, update_ema
+from gmflow_jax.training._ema import karras_rate
 
 Snapshot = tuple[int, float]
 _LARGEST_STD = 12**-0.5
@@ -83,7 +84,7 @@ def update_power_averages(
             f"There are {len(averages)} averages for {len(stds)} relative widths; give one for each."
         )
     return tuple(
-        update_ema(average, params, karras_decay(power_gamma(std))(step))
+        optax.incremental_update(params, average, karras_rate(power_gamma(std), step))
         for average, std in zip(averages, stds, strict=True)
     )
 
