@@ -1,8 +1,17 @@
 """Strict settings of jax, four simulated devices, and fixtures for the tests of every package."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.pop("XLA_FLAGS", None)  # an inherited number of devices would override the one below
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # several would wait for each other beside other workers
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # The workers of pytest-xdist and the programs that tests start inherit the variable and share the folder.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="jax-cache-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 import jax
 import jax.numpy as jnp

@@ -58,15 +58,16 @@ def of_checkpoint(evaluate, checkpoint, kept):
                     "--num_steps=1", "--num_substeps=2", f"--reference_out={kept}", _QUICK)  # fmt: skip
 
 
+@pytest.mark.parametrize("samples", ["pictures.npz", pytest.param("pictures", marks=pytest.mark.slow)])
 def test_a_checkpoint_scores_as_its_pictures_in_a_file_and_in_a_folder(
-    of_checkpoint, evaluate, drawn, kept, capsys
+    of_checkpoint, evaluate, drawn, kept, capsys, samples
 ):
     (row,) = of_checkpoint["rows"]
     assert row["cell"]["solver"] == "gm_ode" and row["cell"]["num_substeps"] == 2
     assert row["cell"]["guidance_scale"] == 0.45
-    for samples in ("pictures.npz", "pictures"):
-        scores = evaluate(f"--samples={drawn / samples}", f"--reference={kept}", _QUICK)["scores"]
-        assert scores == pytest.approx(row["scores"], rel=1e-5)
+    capsys.readouterr()  # of the fixtures
+    scores = evaluate(f"--samples={drawn / samples}", f"--reference={kept}", _QUICK)["scores"]
+    assert scores == pytest.approx(row["scores"], rel=1e-5)
     assert "reference" not in capsys.readouterr().err  # its images were not looked at again
     images = np.load(drawn / "pictures.npz")["arr_0"]
     assert scores["saturation"] == pytest.approx(evaluation.saturation(images).mean(), rel=1e-12)
@@ -82,6 +83,7 @@ def test_the_report_records_the_settings(of_checkpoint, reference):
     assert {"jax", "numpy", "gmflow_jax", "devices"} <= set(of_checkpoint["versions"])
 
 
+@pytest.mark.slow
 def test_two_processes_draw_together(of_checkpoint, checkpoint, inception, kept, tmp_path):
     """KID has an absolute tolerance because it is a difference of means near 1."""
     asked = (f"--checkpoint={checkpoint}", f"--inception={inception}", f"--reference={kept}",

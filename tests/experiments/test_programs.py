@@ -1,4 +1,4 @@
-"""The programs in processes of their own: train, resume, sample, evaluate, and their error messages."""
+"""The programs: train, resume, sample, evaluate, and their error messages, some in processes of their own."""
 
 import json
 import os
@@ -28,11 +28,11 @@ def _run(program, *arguments, check=True):
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(run_main, tmp_path_factory):
     """A digits run that was stopped by its number of steps, without a report."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     config = "--config=experiments/configs/digits.py"
-    _run("train", config, f"--workdir={folder}", *_TINY, "--config.num_steps=6", "--noreport")
+    run_main("train", config, f"--workdir={folder}", *_TINY, "--config.num_steps=6", "--noreport")
     return folder
 
 
@@ -55,12 +55,12 @@ def test_another_configuration_in_the_same_workdir_is_refused(workdir):
     assert "follows a cosine over num_steps" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_sample_writes_a_grid_and_samples_that_depend_on_the_seed_alone(workdir, tmp_path):
+def test_sample_writes_a_grid_and_samples_that_depend_on_the_seed_alone(workdir, run_main, tmp_path):
     asked = (f"--workdir={workdir}", "--solver=gm_sde", "--num_steps=2", "--classes=3,seven",
              f"--out={tmp_path / 'grid.png'}")  # fmt: skip
     outs = [tmp_path / "a.npz", tmp_path / "b.npz"]
-    _run("sample", *asked, "--num_samples=6", f"--samples_out={outs[0]}")
-    _run("sample", *asked, "--num_samples=4", f"--samples_out={outs[1]}")
+    run_main("sample", *asked, "--num_samples=6", f"--samples_out={outs[0]}")
+    run_main("sample", *asked, "--num_samples=4", f"--samples_out={outs[1]}")
     first, second = (np.load(out) for out in outs)
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert first["samples"].shape == (6, 8, 8)
@@ -68,12 +68,12 @@ def test_sample_writes_a_grid_and_samples_that_depend_on_the_seed_alone(workdir,
     np.testing.assert_allclose(first["samples"][:4], second["samples"], atol=1e-5)
 
 
-def test_evaluate_makes_a_joint_table_report_and_picture(workdir, tmp_path):
+def test_evaluate_makes_a_joint_table_report_and_picture(workdir, run_main, tmp_path, capsys):
     flow = tmp_path / "flow"
-    _run("train", "--config=experiments/configs/digits_flow.py", f"--workdir={flow}", *_TINY,
-         "--config.num_steps=6", "--noreport")  # fmt: skip
+    run_main("train", "--config=experiments/configs/digits_flow.py", f"--workdir={flow}", *_TINY,
+             "--config.num_steps=6", "--noreport")  # fmt: skip
     out = tmp_path / "joint.json"
-    result = _run("evaluate", f"--workdir={workdir}", f"--workdir={flow}", f"--out={out}")
+    run_main("evaluate", f"--workdir={workdir}", f"--workdir={flow}", f"--out={out}")
     report = json.loads(out.read_text())
     assert {row["solver"] for row in report["rows"]} >= {"GM-ODE 2", "GM-SDE 2", "flow, Euler", "flow, AB2"}
     for row in report["rows"]:
@@ -82,7 +82,8 @@ def test_evaluate_makes_a_joint_table_report_and_picture(workdir, tmp_path):
         assert row["frechet"]["mean"] > 0
     euler, ab2 = ([r for r in report["rows"] if r["solver"] == f"flow, {n}"] for n in ("Euler", "AB2"))
     assert euler[0]["frechet"] == ab2[0]["frechet"]  # the first step of AB2 is Euler's
-    assert "GM-SDE 2" in result.stdout and "real halves" in result.stdout
+    printed = capsys.readouterr().out
+    assert "GM-SDE 2" in printed and "real halves" in printed
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -159,9 +160,9 @@ def test_evaluate_refuses_impossible_options(workdir, flag, said, run_main):
         run_main("evaluate", f"--workdir={workdir}", flag)
 
 
-def test_evaluate_compares_any_solvers(workdir, tmp_path):
+def test_evaluate_compares_any_solvers(workdir, run_main, tmp_path):
     out = tmp_path / "solvers.json"
-    _run("evaluate", f"--workdir={workdir}", "--solvers=gm_pc,heun", "--num_steps=1,2", f"--out={out}")
+    run_main("evaluate", f"--workdir={workdir}", "--solvers=gm_pc,heun", "--num_steps=1,2", f"--out={out}")
     rows = json.loads(out.read_text())["rows"]
     # Two steps of Heun to t = 0 are three calls.
     assert [(r["solver"], r["nfe"]) for r in rows] == [("gm_pc", 1), ("gm_pc", 2), ("heun", 1), ("heun", 3)]

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.common import cli
 from experiments.common.solver_choices import paper_substeps
-from experiments.study import claims, contenders, problems, scores, substeps, sweep
+from experiments.study import base, claims, contenders, problems, scores, substeps, sweep
 from experiments.study.base import Record
 from gmflow_jax import data, flow, solvers
 
@@ -141,25 +141,43 @@ def test_verdicts_depend_on_the_numbers():
     assert set(verdicts([]).values()) == {"not measured"}
 
 
-def test_the_program_writes_tables_numbers_and_figures(tmp_path, capsys, run_main):
+def study_of_two_solvers(run_main, out):
+    """Run the program for Euler and GM-SDE 1; check its figures and numbers, and return their rows."""
     asked = ["--quick", "--checkerboard_steps=2", "--solver=Euler", "--solver=GM-SDE 1"]
-    run_main("solver_study", f"--out={tmp_path}", *asked)
-    assert "study.md" in capsys.readouterr().out
-    with (tmp_path / "study.csv").open() as file:
+    run_main("solver_study", f"--out={out}", *asked)
+    with (out / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
     exact = [f"{dims} {variant}" for dims in ("2-D", "16-D") for variant in ("exact", "with error")]
-    integrated = {(row["problem"], row["solver"]) for row in rows if row["part"] == substeps.PART}
-    integrators = substeps.EVALUATIONS
-    assert integrated >= {(f"{dims} exact", name) for dims in ("2-D", "16-D") for name in integrators}
     assert {(row["problem"], row["solver"]) for row in rows if row["part"] != substeps.PART} == {
         *((problem, solver) for problem in (*exact, "K = 64") for solver in ("Euler", "GM-SDE 1")),
         ("plain flow", "Euler"),
     }
     assert all(math.isfinite(float(row["value"])) for row in rows)
-    text = (tmp_path / "study.md").read_text()
-    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    text = (out / "study.md").read_text()
+    pictures = sorted(path.name for path in out.glob("*.png"))
     assert len(pictures) == 6 and all(f"]({name})" in text for name in pictures)
     assert "not measured" in text
+    return rows
+
+
+def test_the_program_writes_tables_numbers_and_figures(tmp_path, capsys, run_main, monkeypatch):
+    few = base.QUICK._replace(nfes=(1,), num_reference_steps=8, num_limit_steps=8)
+    monkeypatch.setattr(base, "QUICK", few)
+    monkeypatch.setattr(substeps, "_TOTAL_EVALUATIONS", (2,))
+    monkeypatch.setattr(substeps, "_LATENTS", (1, 2, 2, 2, 4))
+    rows = study_of_two_solvers(run_main, tmp_path)
+    assert "study.md" in capsys.readouterr().out
+    integrated = {(row["problem"], row["solver"]) for row in rows if row["part"] == substeps.PART}
+    for name in ("euler", "midpoint", "heun"):  # two evaluations are too few for rk4
+        assert integrated >= {("2-D exact", name), ("16-D exact", name)}
+
+
+@pytest.mark.slow
+def test_the_program_compares_all_integrators(tmp_path, run_main):
+    rows = study_of_two_solvers(run_main, tmp_path)
+    integrated = {(row["problem"], row["solver"]) for row in rows if row["part"] == substeps.PART}
+    for name in substeps.EVALUATIONS:
+        assert integrated >= {("2-D exact", name), ("16-D exact", name)}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def workdir(run_main, tmp_path_factory):
     """A short digits run with a network too small to draw digits."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     run_main(
-        "train", "--config=experiments/configs/digits.py", f"--workdir={folder}", "--config.num_steps=4",
+        "train", "--config=experiments/configs/digits.py", f"--workdir={folder}", "--config.num_steps=6",
         "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
         "--config.optimizer.warm_up_steps=1", "--config.batch_size=16", "--config.log_every=2", "--noreport",
         "--config.report.num_seeds=1",
@@ -131,9 +131,9 @@ def test_a_configuration_that_is_no_sweep_is_refused(run_main, tmp_path):
 
 def test_a_sweep_over_a_checkpoint(checkpoint, inception, run_main, tmp_path):
     reference = tmp_path / "reference.npz"
-    np.savez(reference, arr_0=np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8))
+    np.savez(reference, arr_0=np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
     run_main(
-        "sweep", *_ROWS, f"--checkpoint={checkpoint}", f"--inception={inception}", "--config.num_samples=10",
+        "sweep", *_ROWS, f"--checkpoint={checkpoint}", f"--inception={inception}", "--config.num_samples=8",
         f"--reference={reference}", f"--out={tmp_path / 'out'}", "--metrics=fid,precision_recall,colours",
         "--config.guidance_scales=(0.3,)", f"--config.rows=({_ONE},)",
     )  # fmt: skip

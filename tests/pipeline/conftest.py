@@ -18,3 +18,8 @@ def bundle():
         autoencoder=interop.load_diffusers(GOLDEN / "autoencoder").autoencoder,
         id2label=WORDS,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast_compile(fast_compile_module):
+    """Compile every test of the pipeline with few optimisations."""

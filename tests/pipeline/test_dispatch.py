@@ -43,7 +43,7 @@ def _watch(function, name, called):
 
 
 def test_a_batch_is_one_call_or_one_for_each_step_with_a_progress_bar(pipe, programs):
-    asked = {"num_steps": 3, "num_substeps": 2, "decode": False}
+    asked = {"num_steps": 3, "num_substeps": 1, "decode": False}
     at_once = pipe([0, 5, 1, 2, 3], batch_size=4, progress=False, **asked)
     assert programs == ["_sample"] * 2
     programs.clear()
@@ -58,7 +58,7 @@ def test_the_transfer_guard_detects_transfers_to_a_device():
 
 
 def test_one_program_serves_all_scales_seeds_labels_and_times(bundle):
-    sampler = pipeline.Sampler(bundle, pipeline.Recipe(num_substeps=2))
+    sampler = pipeline.Sampler(bundle, pipeline.Recipe(num_substeps=1))
     params = {"model": bundle.params}
     sample = jax.jit(sampler.sample)
     results = []
@@ -80,7 +80,7 @@ def test_guidance_in_one_batch_equals_two_calls(bundle):
     keys, labels = jax.random.split(jax.random.key(3), 3), jnp.asarray([0, 5, 10])
     found = []
     for one_batch in (True, False):
-        sampler = pipeline.Sampler(bundle, pipeline.Recipe(num_substeps=2, one_batch=one_batch))
+        sampler = pipeline.Sampler(bundle, pipeline.Recipe(num_substeps=1, one_batch=one_batch))
         arguments = ({"model": bundle.params}, keys, labels, jnp.float32(0.4), sampler.times(2))
         found.append(jax.jit(sampler.sample)(*arguments))
     np.testing.assert_allclose(*found, atol=1e-4)
