@@ -7,6 +7,9 @@ import pytest
 from gmflow_jax import gm, guidance
 from tests.helpers import assert_trees_close
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 ROUNDING = dict(rtol=3e-6, atol=3e-6)  # of two different programs
 
 

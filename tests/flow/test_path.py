@@ -16,6 +16,9 @@ from tests.helpers import (
     relative_error,
 )
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 @jax.jit
 def changes_of_variable(mixture, gaussian, array, x_t, t):

@@ -8,6 +8,9 @@ import pytest
 from gmflow_jax import flow
 from tests.helpers import assert_message_names
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 SIZES = [(4, 6), (5, 3), (2, 5), (1, 4), (3, 1), (1, 1)]
 TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}  # measured: 6e-7 and 2e-15
 

@@ -28,8 +28,8 @@ ONE_STAGE = dataclasses.replace(SMALL, block_channels=(4,))  # compiles in half 
 METHODS = ("encode", "decode")
 
 
-# Each program runs once or twice, so it pays to optimise little.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def graphdef(config):
 @functools.cache
 def method(name, config, batch_size=None):
     """Return a method as a compiled function of parameters and input."""
-    return compiled(lambda params, x: getattr(nnx.merge(graphdef(config), params), name)(x, batch_size))
+    return jax.jit(lambda params, x: getattr(nnx.merge(graphdef(config), params), name)(x, batch_size))
 
 
 @functools.cache
@@ -167,7 +167,7 @@ def test_gradients_through_decode_are_finite():
         return jnp.square(nnx.merge(graphdef(ONE_STAGE), params).decode(z)).mean()
 
     params, z = random_params(ONE_STAGE), inputs("decode", ONE_STAGE)
-    grads, grad_z = compiled(jax.grad(loss, (0, 1)))(params, z)
+    grads, grad_z = jax.jit(jax.grad(loss, (0, 1)))(params, z)
     assert all_finite((grads, grad_z))
     touched = {name for name, g in grads.items() if any(map(np.any, jax.tree.leaves(g)))}
     assert touched == {"decoder", "post_quant_conv"}

@@ -19,6 +19,9 @@ from gmflow_jax.models import (
     num_params,
 )
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 CONFIG = GMMLPConfig(num_components=2, embed_dim=8, width=8, depth=2)
 
 

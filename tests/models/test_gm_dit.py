@@ -21,6 +21,9 @@ SMALL = GMDiTConfig(
     num_components=2, log_std_dim=8,
 )  # fmt: skip
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 def small_inputs(shape=(2, 4, 4, 3)):
     x_t = jax.random.normal(jax.random.key(3), shape)
@@ -86,14 +89,12 @@ def test_gradients_match_the_authors(golden):
         assert relative_error(grads[name], reference[name]) < tolerance, name
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_scanned_and_unrolled_blocks_agree():
     assert_leaves_close(value_and_grads(True, "none"), value_and_grads(False, "none"), 1e-5)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
 @pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.usefixtures("fast_compile")
 def test_recomputing_changes_nothing(scan_layers, remat):
     saved = value_and_grads(scan_layers, "none")
     assert_leaves_close(value_and_grads(scan_layers, remat), saved, 1e-6)

@@ -11,6 +11,9 @@ from flax import nnx
 from gmflow_jax.models import GMMLP, GMMLPConfig, abstract, functional, init_params
 from tests.helpers import assert_trees_close, relative_error
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 TOLERANCE = 1e-5  # the reference's own float32 error is 7.1e-6
 FIELDS = ("means", "log_weights", "log_std")
 SMALL = GMMLPConfig(num_components=3, embed_dim=8, width=16, depth=2)

@@ -11,6 +11,9 @@ from scipy import special
 
 from gmflow_jax.models import _layers
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 def draw(dtype, size=1.0, shape=(2, 5, 3, 8)):
     rng = np.random.default_rng(0)

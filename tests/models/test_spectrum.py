@@ -11,6 +11,9 @@ from gmflow_jax.gm import Gaussian
 from gmflow_jax.models import SpectrumMLP, SpectrumMLPConfig, abstract, functional
 from tests.helpers import all_finite, relative_error
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 TOLERANCE = 2e-6  # measured 5e-7, as the authors' own
 CONFIG = SpectrumMLPConfig(base_size=8, num_channels=4, widths=(6, 5))
 

@@ -7,6 +7,9 @@ import pytest
 
 from gmflow_jax import flow, guidance, solvers
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 TIMES = (1.0, 0.7, 0.3, 0.0)
 ALL = {
     "gm_ode_1": lambda **kw: solvers.gm_ode(1, 2),

@@ -8,6 +8,9 @@ import pytest
 from gmflow_jax import flow, gm, solvers
 from tests.helpers import relative_error
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 def golden_spectrum(arrays):
     """The authors' spectrum network of these runs, surrogate -> log power, without flax."""
