@@ -15,6 +15,7 @@ from gmflow_jax._files import write_whole
 from gmflow_jax.data._files import read_json, write_json
 from gmflow_jax.data._metadata import LatentMetadata, Shard
 from gmflow_jax.data._shards import write_records
+from gmflow_jax.data._sources import is_hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,8 @@ def agree_on_plan(folder: pathlib.Path, plan: Mapping[str, Any], process_index: 
       ValueError: if the folder has another plan, or holds other files.
     """
     path, plan = folder / "plan.json", json.loads(json.dumps(plan))
-    present = {child.name for child in folder.iterdir() if child.suffix not in (".tmp", ".lock")}
+    names = (child.name for child in folder.iterdir() if child.suffix not in (".tmp", ".lock"))
+    present = {name for name in names if not is_hidden(name)}
     if present and path.name not in present:
         raise ValueError(f"{folder} holds other files; give a new folder, so that nothing is lost.")
     if not present:
