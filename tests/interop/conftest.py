@@ -44,3 +44,8 @@ def split_into_shards():
         return folder / name
 
     return split
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast_compile(fast_compile_module):
+    """Compile every test of interop with few optimisations."""

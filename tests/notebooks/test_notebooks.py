@@ -71,7 +71,7 @@ def test_runs_with_small_settings(path, kernel, tmp_path):
     client = NotebookClient(
         notebook, km=kernel, timeout=CELL_TIMEOUT, resources={"metadata": {"path": str(folder)}}
     )
-    client.execute()
+    client.execute(cleanup_kc=True)  # or the kernel would live on, as it was made elsewhere
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert list(folder.iterdir()) == []

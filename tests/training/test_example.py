@@ -10,6 +10,8 @@ import pytest
 from gmflow_jax import training
 from gmflow_jax.training._example import make_example
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 def test_a_part_of_a_batch_draws_the_same_as_the_whole():
     key = jax.random.key(3)
