@@ -27,11 +27,12 @@ def check_guidance_scale(scale: jax.Array | float, method: str = "probabilistic"
     value = concrete(scale)
     if value is None:
         return
-    if method == "cfg" and not np.all(np.isfinite(value) & (value >= METHODS["cfg"])):
+    if method == "cfg" and np.any(np.isposinf(value)):
+        raise ValueError(f"guidance_scale is {scale}, but the scale of classifier-free guidance must be finite.")
+    if method == "cfg" and not np.all(value >= METHODS["cfg"]):
         raise ValueError(
-            f"guidance_scale must be at least 1 and finite for classifier-free guidance, but {scale} was "
-            "given: 1 means no guidance, and smaller values guide away from the condition. Typical values "
-            "are 1.2 to 6.5."
+            f"guidance_scale must be at least 1 for classifier-free guidance, but {scale} was given: 1 means "
+            "no guidance, and smaller values guide away from the condition. Typical values are 1.2 to 6.5."
         )
     if method == "probabilistic" and not np.all((value >= 0) & (value < 1)):
         raise ValueError(
