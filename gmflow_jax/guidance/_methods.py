@@ -28,7 +28,7 @@ def check_guidance_scale(scale: jax.Array | float, method: str = "probabilistic"
     if value is None:
         return
     if method == "cfg" and np.any(np.isposinf(value)):
-        raise ValueError(f"guidance_scale is {scale}, but the scale of classifier-free guidance must be finite.")
+        raise ValueError(f"guidance_scale is {scale}, but for classifier-free guidance it must be finite.")
     if method == "cfg" and not np.all(value >= METHODS["cfg"]):
         raise ValueError(
             f"guidance_scale must be at least 1 for classifier-free guidance, but {scale} was given: 1 means "
