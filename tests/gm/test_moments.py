@@ -129,7 +129,7 @@ def case(random_mixture):
     return random_mixture(5, (3, 2), 4, 3), jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 3)))
 
 
-def test_eager_jitted_looped_and_vmapped_agree(case, fast_compile):
+def test_eager_jitted_looped_and_vmapped_agree(case):
     batched = all_moments(*case)
     assert_trees_close(call_each(MOMENTS, *case), batched, **ROUNDING)
     for i in range(3):
