@@ -8,6 +8,8 @@ import pytest
 from gmflow_jax import flow, gm, guidance, solvers
 from tests.helpers import assert_trees_close
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 2, 2)), jnp.float32)
 ON = {"probabilistic": 0.3, "cfg": 2.0}
 

@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from gmflow_jax import flow, gm, guidance, losses, solvers
 from tests.helpers import assert_trees_close
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 # Shapes, axis names and types of the meshes of four devices.
 MESHES = {
     "explicit": ((4,), ("data",), AxisType.Explicit),

@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from gmflow_jax import gm, models, sharding, training
 from tests.helpers import assert_trees_close
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 ROUNDING = dict(rtol=0, atol=2e-6)  # of two different programs; measured: 6e-7
 CONFIG = models.GMDiTConfig(
     input_size=4, patch_size=2, hidden_size=8, depth=1, num_heads=2, num_classes=5, num_components=2

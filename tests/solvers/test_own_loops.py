@@ -9,6 +9,8 @@ import pytest
 
 from gmflow_jax import flow, gm, guidance, solvers
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32)
 GRID = flow.time_grid(3)
@@ -57,10 +59,7 @@ def test_a_loop_in_bfloat16_is_near_that_in_float32():
     np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.05)  # three roundings of 2**-8
 
 
-@pytest.fixture(scope="module")
-def trajectories():
-    """{(solver, number of the denoiser): (with raw logits, with log_softmax)}, from one program."""
-
+def test_traced_raw_logits_are_normalised():
     @jax.jit
     def run():
         pairs = [(name, i) for name in ("euler", "gm_sde") for i in range(3)]
@@ -69,11 +68,7 @@ def trajectories():
         )
         return [(sample(True, *pair), sample(False, *pair)) for pair in pairs]
 
-    return run()
-
-
-def test_traced_raw_logits_are_normalised(trajectories):
-    for raw, normalised in trajectories:
+    for raw, normalised in run():
         np.testing.assert_allclose(raw, normalised, atol=1e-5)
 
 
