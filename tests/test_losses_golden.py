@@ -138,7 +138,7 @@ def spectrum_of(golden):
     return apply, params, lambda gradient: interop.spectrum_mlp_to_torch(gradient, config)
 
 
-@pytest.mark.parametrize("name", "acd")
+@pytest.mark.parametrize("name", [pytest.param("a", marks=pytest.mark.slow), *"cd"])
 def test_golden_spectral_loss(x64, name):
     """Of the authors' velocity mixture: the axes of x_0 have the opposite sign, which squares out.
 

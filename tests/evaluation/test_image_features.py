@@ -97,6 +97,7 @@ def test_wrong_images_are_refused(extractor, fake_images):
             image_features(extractor, batches)
 
 
+@pytest.mark.slow
 def test_features_of_inception_equal_golden(tmp_path):
     """Within 2e-5, as in tests/models/test_inception.py; measured 4e-6."""
     inception_weights.write(tmp_path / "weights.npz")

@@ -58,7 +58,8 @@ def of_checkpoint(evaluate, checkpoint, kept):
                     "--num_steps=1", "--num_substeps=2", f"--reference_out={kept}", _QUICK)  # fmt: skip
 
 
-@pytest.mark.parametrize("samples", ["pictures.npz", pytest.param("pictures", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", ["pictures.npz", "pictures"])
 def test_a_checkpoint_scores_as_its_pictures_in_a_file_and_in_a_folder(
     of_checkpoint, evaluate, drawn, kept, capsys, samples
 ):
@@ -73,6 +74,7 @@ def test_a_checkpoint_scores_as_its_pictures_in_a_file_and_in_a_folder(
     assert scores["saturation"] == pytest.approx(evaluation.saturation(images).mean(), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_report_records_the_settings(of_checkpoint, reference):
     assert set(of_checkpoint["weights_sha256"]) == {"model", "spectrum", "autoencoder"}
     assert all(len(digest) == 64 for digest in of_checkpoint["weights_sha256"].values())

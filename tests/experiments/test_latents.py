@@ -55,14 +55,17 @@ def train(latents, run_main):
 
 
 @pytest.fixture(scope="module")
-def workdir(train, photographs, inception, tmp_path_factory):
+def workdir(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    train(folder, f"--config.autoencoder={_GOLDEN}", "--config.score_every=6", "--config.score_samples=10",
-          f"--config.inception={inception}", f"--config.reference={photographs}")  # fmt: skip
+    train(folder, f"--config.autoencoder={_GOLDEN}")
     return folder
 
 
-def test_scores_while_training_name_the_number_of_images(workdir):
+@pytest.mark.slow
+def test_scores_while_training_name_the_number_of_images(train, photographs, inception, tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir, f"--config.autoencoder={_GOLDEN}", "--config.score_every=6", "--config.score_samples=10",
+          f"--config.inception={inception}", f"--config.reference={photographs}")  # fmt: skip
     with (workdir / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     scores = {name: float(value) for name, value in last.items() if name.endswith("_n10")}

@@ -68,6 +68,7 @@ def test_sample_writes_a_grid_and_samples_that_depend_on_the_seed_alone(workdir,
     np.testing.assert_allclose(first["samples"][:4], second["samples"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_makes_a_joint_table_report_and_picture(workdir, run_main, tmp_path, capsys):
     flow = tmp_path / "flow"
     run_main("train", "--config=experiments/configs/digits_flow.py", f"--workdir={flow}", *_TINY,
@@ -166,6 +167,7 @@ def test_evaluate_compares_any_solvers(workdir, run_main, tmp_path):
     rows = json.loads(out.read_text())["rows"]
     # Two steps of Heun to t = 0 are three calls.
     assert [(r["solver"], r["nfe"]) for r in rows] == [("gm_pc", 1), ("gm_pc", 2), ("heun", 1), ("heun", 3)]
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("platform", ["cuda", "cud"])

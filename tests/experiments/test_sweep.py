@@ -42,6 +42,7 @@ def swept(sweep, tmp_path_factory):
     return out, sweep(out)
 
 
+@pytest.mark.slow
 def test_the_best_cells_are_the_extremes_of_all(swept):
     out, content = swept
     rows = {(c["cell"]["name"], c["cell"]["guidance_scale"]): c["scores"] for c in content["cells"]}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import sharding, training
-from tests.helpers import assert_leaves_close
+from tests.helpers import assert_leaves_close, fast_compilation
 
 BATCH_SIZE = 16
 
@@ -93,7 +93,13 @@ def block_toy(toy):
 
 
 @pytest.fixture(scope="module")
-def try_out(block_toy, fast_compile_module):
+def few_optimisations():
+    with fast_compilation(fusion_emitters=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def try_out(block_toy, few_optimisations):
     """try_out(name): a Trial, compiled once for each parallelism."""
 
     @functools.cache
@@ -149,7 +155,7 @@ def test_put_of_pmap_gives_each_device_the_next_rows(block_toy):
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-def test_the_initial_state_is_the_same_for_every_parallelism(toy, block_toy, name, fast_compile_module):
+def test_the_initial_state_is_the_same_for_every_parallelism(toy, block_toy, name, few_optimisations):
     parallelism = PARALLELISMS[name]()
     state = parallelism.init(block_toy.init)
     toy.assert_equal(state, jax.jit(block_toy.init)())

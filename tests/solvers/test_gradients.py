@@ -29,7 +29,10 @@ def draws(num_steps, batch, components, dim, dtype):
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [("gm_ode_1", None), ("gm_ode_2", 0.3), ("gm_sde_1", 0.3), ("gm_sde_2", None)],
+    [
+        ("gm_ode_1", None), pytest.param("gm_ode_2", 0.3, marks=pytest.mark.slow), ("gm_sde_1", 0.3),
+        ("gm_sde_2", None),
+    ],
 )
 def test_gradients_equal_finite_differences(rippled, guided, name, scale, fast_compile, x64):
     key = draws(3, 4, 4, 2, jnp.float64)

@@ -41,7 +41,7 @@ def times():
     return jnp.asarray(TIMES)
 
 
-@pytest.mark.parametrize("name", ["gm_ode_2", "gm_sde_2", "ddpm"])
+@pytest.mark.parametrize("name", [pytest.param("gm_ode_2", marks=pytest.mark.slow), "gm_sde_2", "ddpm"])
 def test_batched_looped_and_vmapped_agree(rippled, x_init, keys, name, uncompiled):
     denoise, build = rippled.denoiser(), ALL[name]
     batched = solvers.sample(keys, denoise, x_init, build(), times())
