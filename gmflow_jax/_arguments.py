@@ -63,7 +63,8 @@ def expand_time(t: jax.Array, batch_shape: tuple[int, ...], name: str = "t") -> 
 
 def concrete(value: ArrayLike) -> np.ndarray | None:
     """Return the value as a NumPy array, or None if it is traced, where its value cannot be checked."""
-    return None if isinstance(value, Tracer) else np.asarray(value)
+    is_known = not isinstance(value, Tracer) and getattr(value, "is_fully_addressable", True)
+    return np.asarray(value) if is_known else None
 
 
 def check_number(name: str, value: ArrayLike, interval: str) -> None:

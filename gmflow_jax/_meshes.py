@@ -7,10 +7,13 @@ other arrays they are the plain functions.
 """
 
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+_Tree = TypeVar("_Tree")
 
 
 def broadcast_like(value: jax.Array, x: jax.Array) -> jax.Array:
@@ -21,12 +24,33 @@ def broadcast_like(value: jax.Array, x: jax.Array) -> jax.Array:
     return value | zeros if value.dtype == bool else value + zeros
 
 
+def rows_like(tree: _Tree, x: jax.Array) -> _Tree:
+    """Split the arrays of a tree that have the leading axis of x over devices as that axis is split."""
+    if x.ndim < 2 or not _is_split(x):
+        return tree
+    zeros = leading_like(jnp.zeros((), jnp.int32), x)
+
+    def split(leaf: jax.Array) -> jax.Array:
+        if not leaf.ndim or leaf.shape[0] != x.shape[0]:
+            return leaf
+        return leaf + zeros.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)
+
+    return jax.tree.map(split, tree)
+
+
+def reshard_like(value: jax.Array, old: jax.Array) -> jax.Array:
+    """Split an array over Explicit axes as another one of its shape is, or make it whole if that one is."""
+    sharding = jax.typeof(old).sharding
+    same = jax.typeof(value).sharding == sharding or not (_is_split(value) or _is_split(old))
+    return value if same else jax.sharding.reshard(value, sharding)
+
+
 def leading_like(value: jax.Array, x: jax.Array) -> jax.Array:
     """Broadcast a scalar or [B] to [B] for x [B, ..., D], split over devices as the leading axis of x is.
 
     An x without batch axes, [D], gives a scalar.
     """
-    if not _is_split(x):
+    if x.ndim < 2 or not _is_split(x):
         return jnp.broadcast_to(value, x.shape[:-1][:1])
     return broadcast_like(value, jnp.sum(jnp.zeros_like(x, jnp.int32), axis=tuple(range(1, x.ndim))))
 
@@ -45,5 +69,7 @@ def where(condition: jax.Array, a: ArrayLike, b: ArrayLike) -> jax.Array:
 
 
 def _is_split(x: ArrayLike) -> bool:
-    spec = getattr(jax.typeof(x).sharding, "spec", ())
-    return any(entry is not None for entry in spec)
+    """Whether an array is split over Explicit axes, or varies over the Manual axes of `jax.shard_map`."""
+    kind = jax.typeof(x)
+    spec = getattr(kind.sharding, "spec", ())
+    return any(entry is not None for entry in spec) or bool(getattr(kind, "vma", ()))

@@ -118,6 +118,25 @@ def test_a_scale_per_sample_may_have_the_rank_of_the_batch(method):
         guidance.guided_denoiser(cond, uncond, scales[:2, None, None], method)(X, 0.5)
 
 
+def test_one_batch_can_be_jitted():
+    one = guidance.in_one_batch(Network(), jnp.arange(3.0), 0)
+    assert_trees_close(jax.jit(one)(X, 0.5), one(X, 0.5), rtol=0, atol=1e-6)
+
+
+def test_null_labels_beyond_the_dtype_of_the_labels_are_kept():
+    seen = guidance.in_one_batch(lambda x_t, t, c: c, jnp.arange(3, dtype=jnp.uint8), jnp.full(3, 300))
+    np.testing.assert_array_equal(seen(X, 0.5)[1], 300)
+
+
+def test_branches_of_an_interval_may_predict_in_two_dtypes(x64):
+    cond = lambda x, t: gm.Gaussian(x, jnp.ones((), jnp.float32))  # noqa: E731
+    uncond = lambda x, t: gm.Gaussian(x.astype(jnp.float64) + 1, jnp.ones(()))  # noqa: E731
+    denoise = guidance.guided_denoiser(cond, uncond, 0.3, interval=(0.3, 0.8))
+    for t in (0.9, 0.5):
+        found, expected = jax.jit(denoise)(X, t), denoise(X, t)
+        np.testing.assert_allclose(gm.mean(found.mixture), gm.mean(expected.mixture), atol=1e-6)
+
+
 NULLS = {"scalar": 7.0, "one row": np.full((1, 4), 7.0, np.float32), "rows": np.full((3, 4), 7.0, np.float32)}
 
 

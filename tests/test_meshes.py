@@ -138,6 +138,21 @@ def test_every_function_keeps_the_sharding(mesh_name):
             assert found.sharding == jax.typeof(x).sharding, pair
 
 
+@pytest.mark.parametrize("mesh_name", ["explicit", "two explicit axes"])
+def test_points_decide_how_results_are_split(mesh_name):
+    """Also where the prediction is split otherwise: a constant, or on samples that are whole."""
+    mesh = make_mesh(mesh_name)
+    q, x, _, _, keys = arguments()
+    parts, whole = split((q, x), mesh), jax.device_put((q, x), NamedSharding(mesh, PartitionSpec()))
+    with jax.set_mesh(mesh):
+        for name, solver in SOLVERS.items():
+            for prediction, points in ((whole[0], parts[1]), (parts[0], whole[1])):
+                run = lambda x, q, s=solver: solvers.sample(keys, lambda x_t, t: q, x, s, GRID)  # noqa: E731
+                found = jax.eval_shape(run, points, prediction)
+                spec = getattr(found.sharding, "spec", PartitionSpec(*[None] * 4))
+                assert spec == jax.typeof(points).sharding.spec, name
+
+
 def results(names, pairs, q, x, y, t, keys):
     values = {name: FUNCTIONS[name](q, x, y, t) for name in names}
     return values, {f"{name}, {denoise}": sampled(name, denoise, x, keys) for name, denoise in pairs}

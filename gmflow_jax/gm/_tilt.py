@@ -67,9 +67,11 @@ def tilt(
     _check_tilt_shapes(q, linear, precision, scale, center)
     # About a center far from the mixture, linear . m_k and |m_k|^2 would be large and cancel. Any center
     # gives the same factor, up to a constant, if the linear coefficient is changed accordingly.
-    middle = mean_of_component(q, jnp.argmax(q.log_weights, axis=-1))
-    slope = _add_product(linear, append_axes(precision, 1), center - middle)
-    keep, pull, logits = _tilt(q, slope, precision, scale, middle)
+    keep, pull, logits = _tilt(q, linear, precision, scale, center)
+    for _ in range(2):  # about the component that is then the most likely, as the first result says
+        middle = mean_of_component(q, jnp.argmax(logits, axis=-1))
+        slope = _add_product(linear, append_axes(precision, 1), center - middle)
+        keep, pull, logits = _tilt(q, slope, precision, scale, middle)
     return _moved(q, linear, center, keep, pull, logits)
 
 

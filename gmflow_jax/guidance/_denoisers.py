@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmflow_jax._arguments import concrete, expand_time
-from gmflow_jax._meshes import broadcast_like, where
+from gmflow_jax._meshes import broadcast_like, rows_like, where
 from gmflow_jax.guidance._formulas import classifier_free_guidance, expand_scale, probabilistic_guidance
 from gmflow_jax.guidance._methods import METHODS, USUAL_ORTHOGONAL, check_guidance_scale, check_method
 
@@ -42,7 +42,7 @@ def in_one_batch(denoise: Callable, condition, null_condition) -> "OneBatch":
     return OneBatch(denoise, condition, jax.tree.map(_interleave, condition, null_condition))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class OneBatch:
     """The result of `in_one_batch`.
 
@@ -96,16 +96,19 @@ def _like_condition(null, condition: jax.Array) -> jax.Array:
             f"null_condition has shape {null.shape}, but condition has shape {condition.shape}: give the "
             "same axes, each of the same size or of size 1, or a scalar."
         )
-    if jnp.issubdtype(null.dtype, jnp.floating) != jnp.issubdtype(condition.dtype, jnp.floating):
+    plain = null.weak_type and not null.ndim  # a Python number
+    is_float = [jnp.issubdtype(dtype, jnp.floating) for dtype in (null.dtype, condition.dtype)]
+    if not plain and is_float[0] != is_float[1]:
         raise ValueError(
             f"null_condition has dtype {null.dtype}, but condition has {condition.dtype}: give both as "
             "integers or both as floats."
         )
-    return broadcast_like(null.astype(condition.dtype), condition)
+    return broadcast_like(null.astype(condition.dtype if plain else null.dtype), condition)
 
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
 def guided_denoiser(
@@ -130,13 +133,14 @@ def guided_denoiser(
         1. None means 1 for 'probabilistic' and 0, plain classifier-free guidance, for 'cfg'.
       interval: times (low, high) between which guidance acts, both ends included. Outside it the
         unconditional network is not called (`jax.lax.cond`), unless `jax.vmap` over the times turns the
-        branch into a selection. With one time per sample it is called if any of them is inside.
+        branch into a selection, for which both networks run. With one time per sample it is called if any of
+        them is inside.
       sample_axes: axes of one sample, over which variances and mean squares are taken: (1, 2) for
         [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
-      denoise(x_t, t) -> `Guided` for 'probabilistic', GaussianMixture for 'cfg'. If the scale is known to
-      mean no guidance, this is the conditional denoiser itself, and no unconditional call is made.
+      denoise(x_t, t) -> `Guided` for 'probabilistic', GaussianMixture for 'cfg'; or, if the scale is known to
+      mean no guidance, the conditional denoiser itself, so that no unconditional call is made.
 
     Raises:
       ValueError: if the method is unknown, interval is not 0 <= low <= high <= 1, or the scale of
@@ -174,15 +178,19 @@ def guided_denoiser(
         active = where(inside, expand_scale(jnp.asarray(scale), x_t.shape[:-1]), off)
 
         def with_guidance():
-            return combine(*both(x_t, t), active, orthogonal, sample_axes)
+            return combine(*rows_like(both(x_t, t), x_t), active, orthogonal, sample_axes)
 
         def without():  # the same formula, so that both branches return the same types
-            prediction = conditional(x_t, t)
+            prediction = rows_like(conditional(x_t, t), x_t)
             return combine(prediction, prediction, active, orthogonal, sample_axes)
+
+        def without_in_dtypes():  # which may differ if only the unconditional prediction is float64
+            types = jax.eval_shape(with_guidance)
+            return jax.tree.map(lambda a, b: a.astype(b.dtype), without(), types)
 
         known = np.True_ if (low, high) == (0, 1) else concrete(inside)
         if known is None:
-            return jax.lax.cond(jnp.any(inside), with_guidance, without)
+            return jax.lax.cond(jnp.any(inside), with_guidance, without_in_dtypes)
         return with_guidance() if np.any(known) else without()
 
     return guided

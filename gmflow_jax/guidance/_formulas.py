@@ -11,7 +11,7 @@ from gmflow_jax._safe import safe_divide, safe_sqrt
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import tilt_unchecked
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised, promote_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance._methods import check_guidance_scale
 
 # Lower bound of the mean square of the difference of the means. It is part of the method: guidance fades out
@@ -94,8 +94,8 @@ def probabilistic_guidance(
       [[1.    0.707]]
     """
     check_guidance_scale(scale)
-    cond, scale = promote_mixture(cond, scale)
-    cond, uncond = normalised(cond), normalised(as_mixture(uncond))
+    (cond, uncond), scale = promote((as_mixture(cond), as_mixture(uncond)), scale)
+    cond, uncond = normalised(cond), normalised(uncond)
     surrogate = surrogate_of(cond, sample_axes)
     uncond_mean = weighted_mean(uncond)
     check_same_shape(cond_mean=surrogate.mean, uncond_mean=uncond_mean)

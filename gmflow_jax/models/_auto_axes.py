@@ -1,6 +1,7 @@
 """Networks on meshes with Explicit axes, the default of `jax.make_mesh`."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -22,8 +23,13 @@ def with_auto_axes(method: Callable) -> Callable:
       The method.
     """
 
+    signature = inspect.signature(method)
+
     @functools.wraps(method)
     def call(self, *args, **options):
+        bound = signature.bind(self, *args, **options)  # in the order of the parameters
+        _, *args = bound.args
+        options = bound.kwargs
         arrays, rest = _partition((args, options))
         rows = _rows(arrays)
         if rows is None:

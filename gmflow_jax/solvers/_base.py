@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
-from gmflow_jax._meshes import leading_like
+from gmflow_jax._meshes import leading_like, reshard_like, rows_like
 from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._types import GaussianMixture, normalised
+from gmflow_jax.gm._types import GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance import Guided
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
@@ -69,8 +69,11 @@ def make_solver(init: Callable, step: Callable) -> Solver:
 
     def step_keeping_dtypes(key, denoise, x_t, t, s, state):
         x_t = jnp.asarray(x_t)
-        new = step(key, denoise, x_t, t, s, state)
-        return jax.tree.map(lambda value, old: value.astype(old.dtype), new, (x_t, state))
+        x_t = x_t if jnp.issubdtype(x_t.dtype, jnp.floating) else promote(x_t)[0]
+        new, treedef = jax.tree.flatten(step(key, denoise, x_t, t, s, state))
+        old = jax.tree.leaves((x_t, state))
+        kept = [reshard_like(a.astype(jnp.result_type(b)), b) for a, b in zip(new, old, strict=True)]
+        return treedef.unflatten(kept)
 
     def init_from(denoise, x_init):
         dtype = jnp.asarray(x_init).dtype
@@ -85,8 +88,8 @@ def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture 
     Raises:
       ValueError: if log_weights are known and are not normalised.
     """
-    prediction = promote(denoise(x_t, t))[0]
-    return prediction if isinstance(prediction, Guided) else normalised(prediction)
+    prediction = rows_like(promote(denoise(x_t, t))[0], x_t)
+    return prediction if isinstance(prediction, Guided) else normalised(as_mixture(prediction))
 
 
 def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
@@ -213,8 +216,9 @@ def component_draw(key: Key, q: GaussianMixture, x: jax.Array) -> jax.Array:
     if isinstance(key, Draws):
         return _given(key, "component", x.shape[:-1])
     keys = fold_in_keys(per_sample_keys(key, x), 0)
-    categorical = jax.random.categorical
-    return (jax.vmap(categorical) if keys.ndim else categorical)(keys, q.log_weights)
+    if not keys.ndim:
+        return jax.random.categorical(keys, q.log_weights)
+    return jax.vmap(jax.random.categorical)(_split_keys(keys, q.log_weights), q.log_weights)
 
 
 def normal_draws(key: Key, x: jax.Array) -> tuple[jax.Array, jax.Array]:

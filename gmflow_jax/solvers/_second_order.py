@@ -1,6 +1,7 @@
 """Order 2 of the GM solvers (appendix A.2): extrapolate the mean and reweight the mixture."""
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised
 from gmflow_jax.guidance import Guided
-from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample
+from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample, predict
 
 # Least share of the surrogate's variance that remains when the mean is shifted. It is part of the method.
 _MIN_SHRINK = 1e-6
@@ -51,7 +52,7 @@ class Extrapolation(NamedTuple):
 def empty_memory(denoise: Denoiser, x_init: jax.Array) -> Memory:
     """Make the memory before the first step, with the shapes of the predictions of `denoise`."""
     t = jnp.ones((), x_init.dtype)
-    shapes = mixture_of(jax.eval_shape(denoise, x_init, t))
+    shapes = mixture_of(jax.eval_shape(functools.partial(predict, denoise), x_init, t))
     # zeros_like of a ShapeDtypeStruct keeps the mesh axes over which the value varies in a shard_map.
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, x_init.dtype), shapes)
     # Not log_softmax of zeros, since XLA would take seconds to fold it into a constant.

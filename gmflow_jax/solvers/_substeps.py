@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes
-from gmflow_jax._meshes import where
+from gmflow_jax._meshes import reshard_like, where
 from gmflow_jax._safe import safe_divide
 from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
 from gmflow_jax.flow._transition import posterior_mean_unchecked
@@ -112,6 +112,7 @@ def integrate(
 
     def substep(x, taus):
         a, h = taus[0], taus[1] - taus[0]
-        return x + append_axes(h, 1) * INTEGRATORS[integrator](velocity, x, a, h), None
+        new = x + append_axes(h, 1) * INTEGRATORS[integrator](velocity, x, a, h)
+        return reshard_like(new, x), None
 
     return jax.lax.scan(substep, x, (grid[:-1], grid[1:]))[0]
