@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import leading_like, reshard_like, rows_like
 from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._types import GaussianMixture, as_mixture, normalised
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance import Guided
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
@@ -89,7 +89,9 @@ def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture 
       ValueError: if log_weights are known and are not normalised.
     """
     prediction = rows_like(promote(denoise(x_t, t))[0], x_t)
-    return prediction if isinstance(prediction, Guided) else normalised(as_mixture(prediction))
+    if isinstance(prediction, Guided):
+        return prediction
+    return normalised(as_mixture(prediction) if isinstance(prediction, Gaussian) else prediction)
 
 
 def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
