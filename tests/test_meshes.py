@@ -21,7 +21,7 @@ MESHES = {
 }
 BATCH, SIDE, COMPONENTS, CHANNELS = 4, 2, 3, 2
 GRID = flow.time_grid(2)
-# Of two different programs in float64. In float32 one bit of x already moves guided samples of gm_sde by 4e-5.
+# Of two different programs in float64. In float32 one bit of x moves guided samples of gm_sde by 4e-5.
 ROUNDING = dict(rtol=1e-11, atol=1e-11)
 
 
