@@ -117,6 +117,7 @@ print(json.dumps(x.shape))
 
 def test_the_extra_weights_is_enough_for_the_pipeline():
     """What only the extra train installs is hidden."""
+    pytest.importorskip("flax", reason="the extra weights is not installed")
     code = """
 import json, sys
 for name in ("PIL", "array_record", "clu", "matplotlib", "ml_collections", "sklearn", "tensorboardX",
