@@ -21,7 +21,8 @@ MESHES = {
 }
 BATCH, SIDE, COMPONENTS, CHANNELS = 4, 2, 3, 2
 GRID = flow.time_grid(2)
-# Of two different programs in float64. In float32 one bit of x moves guided samples of gm_sde by 4e-5.
+# Two different programs in float64 differ by their rounding only. In float32 one bit of x moves the guided
+# samples of gm_sde with a spectrum by 4e-5.
 ROUNDING = dict(rtol=1e-11, atol=1e-11)
 
 
@@ -36,14 +37,14 @@ def split(tree, mesh):
     return jax.tree.map(lambda a: jax.device_put(a, rows), tree)
 
 
-def arguments():
+def arguments(dtype=np.float32):
     rng = np.random.default_rng(0)
     batch = (BATCH, SIDE, SIDE)
     shapes = ((*batch, COMPONENTS, CHANNELS), (*batch, CHANNELS), (*batch, CHANNELS))
-    means, x, y = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
-    log_weights = np.log(rng.dirichlet(np.ones(COMPONENTS), size=batch)).astype(np.float32)
-    q = gm.GaussianMixture(means, log_weights, np.full((BATCH, 1, 1), -0.5, np.float32))
-    t = np.linspace(0.5, 0.9, BATCH, dtype=np.float32)
+    means, x, y = (rng.normal(size=shape).astype(dtype) for shape in shapes)
+    log_weights = np.log(rng.dirichlet(np.ones(COMPONENTS), size=batch)).astype(dtype)
+    q = gm.GaussianMixture(means, log_weights, np.full((BATCH, 1, 1), -0.5, dtype))
+    t = np.linspace(0.5, 0.9, BATCH, dtype=dtype)
     return q, x, y, t, jax.random.split(jax.random.key(0), BATCH)
 
 
@@ -117,8 +118,8 @@ FUNCTIONS = {
         jax.random.key(0), COND, x, solvers.gm_sde(), GRID
     ),
 }
-# In shard_map, these draw for each part of the batch what one device draws for the first samples, or average
-# over that part.
+# In shard_map, each device draws for its part of the batch what one device draws for the first samples
+# ("gradient" averages over that part), so their results differ from those of one device.
 OF_THE_WHOLE_BATCH = {"gm.sample", "gm.kl_divergence", "solvers.sample, one key", "gradient"}
 PAIRS = [(name, denoise) for name in SOLVERS for denoise in DENOISERS]
 # Every solver once, and every denoiser.
@@ -160,14 +161,10 @@ def results(names, pairs, q, x, y, t, keys):
     return values, {f"{name}, {denoise}": sampled(name, denoise, x, keys) for name, denoise in pairs}
 
 
-def in_float64(tree):
-    return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)
-
-
 @jax.enable_x64(True)
 def compare(kind, names, pairs):
     function = functools.partial(results, names, pairs)
-    whole = in_float64(arguments())
+    whole = arguments(np.float64)
     expected = jax.jit(function)(*whole)
     mesh = make_mesh("explicit" if kind == "manual" else kind)
     args = split(whole, mesh)

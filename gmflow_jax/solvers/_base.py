@@ -91,6 +91,8 @@ def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture 
     prediction = rows_like(promote(denoise(x_t, t))[0], x_t)
     if isinstance(prediction, Guided):
         return prediction
+    # The shapes of a mixture are not checked: plain solvers use only its mean, and its log_std may lack axes,
+    # such as that of a denoiser that is vmapped over samples.
     return normalised(as_mixture(prediction) if isinstance(prediction, Gaussian) else prediction)
 
 
