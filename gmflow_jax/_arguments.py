@@ -68,11 +68,11 @@ def concrete(value: ArrayLike) -> np.ndarray | None:
 
 
 def check_number(name: str, value: ArrayLike, interval: str) -> None:
-    """Raise unless a number is in an interval. A traced number is not checked.
+    """Raise unless a number, or each number of an array, is in an interval. Traced ones are not checked.
 
     Args:
       name: name of the number, for the message.
-      value: the number.
+      value: the number, or an array.
       interval: such as '[0, 1)', which includes 0 and excludes 1, or '(0, inf)'. NaN is in no interval.
 
     Raises:
@@ -84,7 +84,7 @@ def check_number(name: str, value: ArrayLike, interval: str) -> None:
     low, high = map(float, interval[1:-1].split(","))
     above = known >= low if interval[0] == "[" else known > low
     below = known <= high if interval[-1] == "]" else known < high
-    if not (above and below):
+    if not np.all(above & below):
         raise ValueError(f"{name} is {value}, but must be in {interval}; give a number from this interval.")
 
 

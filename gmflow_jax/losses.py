@@ -11,13 +11,14 @@ from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time, promote
 from gmflow_jax._safe import safe_divide
+from gmflow_jax.flow._policy import policy_velocity
 from gmflow_jax.flow._spectrum import spectral_coefficients
 from gmflow_jax.flow._transition import reverse_coefficients
 from gmflow_jax.gm._moments import log_density
 from gmflow_jax.gm._transport import to_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
 
-__all__ = ["flow_matching_loss", "mixture_nll", "spectral_loss", "transition_loss"]
+__all__ = ["flow_matching_loss", "mixture_nll", "policy_loss", "spectral_loss", "transition_loss"]
 
 _LOG_2PI = math.log(2 * math.pi)
 # Lower bound of the variance of x_s given x_t, which is 0 at t = 0. It keeps the loss and its gradient finite
@@ -144,6 +145,40 @@ def flow_matching_loss(velocity: jax.Array, x_0: jax.Array, noise: jax.Array) ->
     check_same_shape(velocity=velocity, x_0=x_0, noise=noise)
     error = jnp.square(noise - x_0 - velocity)
     return 0.5 * jnp.sum(error, axis=-1) + 0.5 * _LOG_2PI * velocity.shape[-1]
+
+
+def policy_loss(
+    q: GaussianMixture | Gaussian,
+    x_s: jax.Array,
+    s: ArrayLike,
+    x_t: jax.Array,
+    t: ArrayLike,
+    velocity: jax.Array,
+) -> jax.Array:
+    """Compute how far the velocity that a prediction implies at a later point is from a teacher's velocity.
+
+    The loss is |velocity - pi|^2 / 2, where pi is `flow.policy_velocity`.
+
+    Args:
+      q: mixture over x_0 predicted at (x_s, s), means [B, ..., K, D].
+      x_s: the point of the prediction, [B, ..., D].
+      s: its time, a scalar or [B].
+      x_t: the later point, [B, ..., D].
+      t: its time, at most s: a scalar or [B].
+      velocity: the teacher's velocity at (x_t, t), [B, ..., D].
+
+    Returns:
+      [B, ...].
+
+    Raises:
+      ValueError: if shapes do not fit or t is greater than s.
+
+    Source:
+      pi-Flow (arXiv 2510.14974), policy imitation.
+    """
+    implied, velocity = promote(policy_velocity(q, x_s, s, x_t, t), velocity)
+    check_same_shape(velocity=velocity, x_t=implied)
+    return 0.5 * jnp.sum(jnp.square(velocity - implied), axis=-1)
 
 
 def spectral_loss(log_power: jax.Array, q: GaussianMixture, x_0: jax.Array) -> jax.Array:

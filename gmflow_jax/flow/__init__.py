@@ -6,12 +6,13 @@ velocity u = noise - x_0. A network `net` with data at t = 1 and the velocity x_
 """
 
 from gmflow_jax.flow._path import denoiser, forward_transition, interpolate, to_data, to_velocity
+from gmflow_jax.flow._policy import follow_policy, policy_velocity
 from gmflow_jax.flow._spectrum import spectral_coefficients, spectral_field
 from gmflow_jax.flow._time import sample_time, time_grid
 from gmflow_jax.flow._transition import posterior, posterior_mean, reverse_transition
 
 __all__ = [
-    "denoiser", "forward_transition", "interpolate", "posterior", "posterior_mean",
-    "reverse_transition", "sample_time", "spectral_coefficients", "spectral_field",
+    "denoiser", "follow_policy", "forward_transition", "interpolate", "policy_velocity", "posterior",
+    "posterior_mean", "reverse_transition", "sample_time", "spectral_coefficients", "spectral_field",
     "time_grid", "to_data", "to_velocity",
 ]

@@ -19,11 +19,14 @@ def sample_mean(x: jax.Array, sample_axes: tuple[int, ...] | None, event_axes: i
     Returns:
       An array of the rank of `*batch`.
     """
-    rank = x.ndim - event_axes
-    axes = range(1, rank) if sample_axes is None else (_axis(a, rank) for a in sample_axes)
+    axes = batch_axes(sample_axes, x.ndim - event_axes)
     x = jnp.mean(x, axis=-1) if event_axes else x
-    axes = tuple(axes)
     return jnp.mean(x, axis=axes, keepdims=True) if axes else x
+
+
+def batch_axes(sample_axes: tuple[int, ...] | None, rank: int) -> tuple[int, ...]:
+    """Return the axes of one sample as numbers from 0; None means all of `rank` axes but the first."""
+    return tuple(range(1, rank) if sample_axes is None else (_axis(a, rank) for a in sample_axes))
 
 
 def _axis(axis: int, rank: int) -> int:

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._arguments import append_axes, check_number, expand_time, promote
 from gmflow_jax._safe import safe_sqrt
+from gmflow_jax.flow._path import forward_transition
 from gmflow_jax.flow._spectrum import spectral_field
+from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
 from gmflow_jax.flow._transition import reverse_coefficients
 from gmflow_jax.gm._moments import select
+from gmflow_jax.gm._policy import temper_unchecked
 from gmflow_jax.gm._surrogate import surrogate_of
 from gmflow_jax.gm._transport import from_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
@@ -22,9 +26,9 @@ from gmflow_jax.solvers._base import (
     normal_draws,
     per_sample,
     predict,
+    step_noise,
 )
 from gmflow_jax.solvers._second_order import Extrapolation, Memory, empty_memory, extrapolate
-from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocity
 
 
 def gm_ode(
@@ -37,13 +41,16 @@ def gm_ode(
     cb: float = 1.0,
     correction_steps: int = 0,
     sample_axes: tuple[int, ...] | None = None,
+    temperature: float = 1.0,
+    renoise: float = 0.0,
 ) -> Solver:
     """Make the GM-ODE solver: a deterministic solver with one network call per step.
 
     Each step follows the mean velocity of the predicted mixture in sub-steps. The mixture at each sub-step
     comes from the exact posterior (`flow.posterior`), without another network call, and is cheap to
     compute. With an exact network, a step of any size follows the true flow up to the error of the
-    sub-steps.
+    sub-steps. With order 1 it is also the sampler of a network that was distilled for few calls
+    (`training.make_distillation_step`); `temperature` and `renoise` are for such networks.
 
     Args:
       order: 1, or 2 to extrapolate with the prediction of the previous step (`second_order`). With an exact
@@ -59,15 +66,20 @@ def gm_ode(
       correction_steps: fixed-point corrections in `second_order`.
       sample_axes: axes of one sample, over which the variance is averaged: (1, 2) for [B, H, W, D]. None
         takes all batch axes but the first.
+      temperature: temperature of the mixture (`gm.temper`) in all steps but the last; below 1 samples vary
+        less.
+      renoise: from 0 to 1, makes the solver stochastic. A step that should end at time s goes on to
+        (1 - renoise) s, and adds the noise that leads back to s. 1 goes to the data and back.
 
     Returns:
       The solver.
 
     Raises:
-      ValueError: if order, num_substeps, shift or integrator is not valid.
+      ValueError: if an option is not valid.
 
     Source:
-      GMFlow (arXiv 2504.05304), section 3.4; appendix A.2 for order 2.
+      GMFlow (arXiv 2504.05304), section 3.4; appendix A.2 for order 2; pi-Flow (arXiv 2510.14974) for the
+      temperature.
 
     Example:
       At t = 1 the exact prediction is the distribution of the data. One step then samples from it:
@@ -84,18 +96,23 @@ def gm_ode(
     """
     _check_order(order)
     check_substeps(num_substeps, shift, integrator)
+    check_number("temperature", temperature, "(0, inf)")
+    check_number("renoise", renoise, "[0, 1]")
     predict_both = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
 
     def step(key, denoise, x_t, t, s, state):
-        del key
         q, _, state = predict_both(denoise, x_t, t, s, state)
         q, x_t, t, s = promote(q, x_t, t, s)
-        t, s = (expand_time(v, x_t.shape[:-1]) for v in (t, s))
+        end = (1 - renoise) * s
+        t_, s_, end_ = (expand_time(v, x_t.shape[:-1]) for v in (t, s, end))
+        if temperature != 1:
+            q = temper_unchecked(q, jnp.where(s_ > 0, temperature, 1.0))
 
         def velocity(x, tau):
-            return mean_velocity(q, x_t, t, x, tau)
+            return mean_velocity(q, x_t, t_, x, tau)
 
-        return integrate(velocity, x_t, t, s, num_substeps, shift, integrator), state
+        x = integrate(velocity, x_t, t_, end_, num_substeps, shift, integrator)
+        return (forward_transition(x, step_noise(key, x), end, s) if renoise else x), state
 
     return make_solver(_initialiser(order), step)
 

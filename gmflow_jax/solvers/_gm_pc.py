@@ -5,11 +5,11 @@ import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import where
+from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
 from gmflow_jax.flow._transition import posterior_unchecked
 from gmflow_jax.gm._types import GaussianMixture
 from gmflow_jax.solvers._base import Solver, make_solver, mixture_of, per_sample, predict
 from gmflow_jax.solvers._second_order import Memory, empty_memory
-from gmflow_jax.solvers._substeps import check_substeps, integrate, mean_velocity
 
 
 def gm_pc(

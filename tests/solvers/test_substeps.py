@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, solvers
-from gmflow_jax.solvers import _substeps
+from gmflow_jax.flow import _substeps
 from tests.helpers import rms_error
 
 # One object each, so that both ends share its program.
