@@ -39,12 +39,16 @@ class Parallelism(Protocol):
         """Return the parameters as networks use them; called within a step."""
         ...
 
-    def abstract(self, init: Callable[[], Any]) -> Any:
-        """Return shapes, dtypes and shardings of the portable state that `init()` makes."""
+    def abstract(self, init: Callable[..., Any], *constants: Any) -> Any:
+        """Return shapes, dtypes and shardings of the portable state that `init(*constants)` makes."""
         ...
 
-    def init(self, init: Callable[[], Any]) -> Any:
-        """Make the portable state, each shard on its own device."""
+    def init(self, init: Callable[..., Any], *constants: Any) -> Any:
+        """Make the portable state, each shard on its own device; `constants` come from `place`."""
+        ...
+
+    def place(self, params: Any) -> Any:
+        """Put parameters, which are the same in every process, on the devices, sharded as a state's are."""
         ...
 
     def rows(self, batch_size: int) -> np.ndarray:
@@ -67,13 +71,15 @@ class Parallelism(Protocol):
         """Put arrays, which are the same in every process, on all devices."""
         ...
 
-    def compile(self, train_step: Callable, state: Any, batch: Any) -> Callable:
+    def compile(self, train_step: Callable, state: Any, batch: Any, *constants: Any) -> Callable:
         """Compile a training step. It donates its state.
 
         Args:
-          train_step: train_step(state, batch, key) -> (state, metrics).
+          train_step: train_step(state, batch, key, *constants) -> (state, metrics).
           state: a portable state; only its shapes, dtypes and shardings are used.
           batch: a global batch; only its shapes, dtypes and shardings are used.
+          *constants: pytrees from `place` that the step takes, such as a teacher's parameters; only their
+            shapes, dtypes and shardings are used.
 
         Returns:
           The compiled step. Its metrics are whole on each device.
@@ -105,16 +111,20 @@ class JitParallelism:
         """See `Parallelism.working_copy`."""
         return working_copy(params, self.mesh, self._min_size)
 
-    def abstract(self, init: Callable[[], Any]) -> Any:
+    def abstract(self, init: Callable[..., Any], *constants: Any) -> Any:
         """See `Parallelism.abstract`."""
-        state = jax.eval_shape(init)
+        state = jax.eval_shape(init, *constants)
         shardings = state_shardings(state, self.mesh, self._min_size)
         return jax.tree.map(lambda x, s: x.update(sharding=s), state, shardings)
 
-    def init(self, init: Callable[[], Any]) -> Any:
+    def init(self, init: Callable[..., Any], *constants: Any) -> Any:
         """See `Parallelism.init`."""
-        shardings = jax.tree.map(lambda x: x.sharding, self.abstract(init))
-        return jax.jit(init, out_shardings=shardings)()
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract(init, *constants))
+        return jax.jit(init, out_shardings=shardings)(*constants)
+
+    def place(self, params: Any) -> Any:
+        """See `Parallelism.place`."""
+        return jax.device_put(params, state_shardings(params, self.mesh, self._min_size))
 
     def rows(self, batch_size: int) -> np.ndarray:
         """See `Parallelism.rows`."""
@@ -140,18 +150,20 @@ class JitParallelism:
         """See `Parallelism.replicate`."""
         return _replicate(tree, self.replicated)
 
-    def compile(self, train_step: Callable, state: Any, batch: Any) -> jax.stages.Compiled:
+    def compile(
+        self, train_step: Callable, state: Any, batch: Any, *constants: Any
+    ) -> jax.stages.Compiled:
         """See `Parallelism.compile`."""
-        shardings = jax.tree.map(lambda x: x.sharding, state)
+        shardings, *of_constants = jax.tree.map(lambda x: x.sharding, (state, *constants))
         jitted = jax.jit(
             train_step,
-            in_shardings=(shardings, self._by_rows, self.replicated),
+            in_shardings=(shardings, self._by_rows, self.replicated, *of_constants),
             out_shardings=(shardings, self.replicated),
             donate_argnums=0,
         )
         key = jax.eval_shape(lambda: jax.random.key(0))
         with jax.set_mesh(self.mesh):  # so networks gather their blocks one by one
-            return jitted.lower(state, batch, key).compile()
+            return jitted.lower(state, batch, key, *constants).compile()
 
     def portable(self, state: Any) -> Any:
         """See `Parallelism.portable`."""
@@ -174,13 +186,18 @@ class PmapParallelism:
         """See `Parallelism.working_copy`."""
         return params
 
-    def abstract(self, init: Callable[[], Any]) -> Any:
+    def abstract(self, init: Callable[..., Any], *constants: Any) -> Any:
         """See `Parallelism.abstract`."""
-        return jax.tree.map(lambda x: x.update(sharding=self.replicated), jax.eval_shape(init))
+        state = jax.eval_shape(init, *constants)
+        return jax.tree.map(lambda x: x.update(sharding=self.replicated), state)
 
-    def init(self, init: Callable[[], Any]) -> Any:
+    def init(self, init: Callable[..., Any], *constants: Any) -> Any:
         """See `Parallelism.init`."""
-        return jax.jit(init, out_shardings=self.replicated)()
+        return jax.jit(init, out_shardings=self.replicated)(*constants)
+
+    def place(self, params: Any) -> Any:
+        """See `Parallelism.place`."""
+        return self.replicate(params)
 
     def rows(self, batch_size: int) -> np.ndarray:
         """See `Parallelism.rows`."""
@@ -201,15 +218,19 @@ class PmapParallelism:
         """See `Parallelism.replicate`."""
         return _replicate(tree, self.replicated)
 
-    def compile(self, train_step: Callable, state: Any, batch: Any) -> Callable:
+    def compile(self, train_step: Callable, state: Any, batch: Any, *constants: Any) -> Callable:
         """See `Parallelism.compile`. It compiles at the first call of the step."""
         # Ahead of time, pmap would not accept the rows of one process.
         del state, batch
-        pmapped = jax.pmap(
-            train_step, self.axis_name, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
-        )
-        # A portable state has another sharding, for which pmap would compile again.
-        return lambda state, batch, key: pmapped(_relabel(state, self._local), batch, key)
+        in_axes = (None, 0, None, *(None for _ in constants))
+        pmapped = jax.pmap(train_step, self.axis_name, in_axes=in_axes, out_axes=None, donate_argnums=0)
+
+        def step(state, batch, key, *constants):
+            # A portable state has another sharding, for which pmap would compile again.
+            state, constants = _relabel((state, constants), self._local)
+            return pmapped(state, batch, key, *constants)
+
+        return step
 
     def portable(self, state: Any) -> Any:
         """See `Parallelism.portable`."""

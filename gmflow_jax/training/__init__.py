@@ -4,6 +4,12 @@ The functions are pure and take no configuration object. The caller applies jit,
 """
 
 from gmflow_jax.training._checkpoint import Checkpointer, Snapshots
+from gmflow_jax.training._distill import (
+    PolicyExample,
+    draw_policy_example,
+    make_distillation_step,
+    make_policy_loss,
+)
 from gmflow_jax.training._ema import constant_decay, karras_decay, ramp_up_decay, update_ema, warm_up_decay
 from gmflow_jax.training._example import MIN_TRAINING_TIME, TransitionExample, draw_example
 from gmflow_jax.training._loop import Hook, fit
@@ -20,11 +26,13 @@ from gmflow_jax.training._post_hoc import (
 )
 from gmflow_jax.training._state import TrainState, init_state
 from gmflow_jax.training._step import make_train_step
+from gmflow_jax.training._teacher import make_teacher
 
 __all__ = [
-    "MIN_TRAINING_TIME", "Checkpointer", "Hook", "MetricWriter", "Snapshots", "TrainState",
-    "TransitionExample", "average_metrics", "combine", "constant_decay", "draw_example", "fit",
-    "init_state", "karras_decay", "make_loss", "make_optimizer", "make_train_step",
+    "MIN_TRAINING_TIME", "Checkpointer", "Hook", "MetricWriter", "PolicyExample", "Snapshots",
+    "TrainState", "TransitionExample", "average_metrics", "combine", "constant_decay", "draw_example",
+    "draw_policy_example", "fit", "init_state", "karras_decay", "make_distillation_step",
+    "make_loss", "make_optimizer", "make_policy_loss", "make_teacher", "make_train_step",
     "post_hoc_residual", "post_hoc_weights", "power_gamma", "power_std", "ramp_up_decay",
     "update_ema", "update_power_averages", "warm_up_cosine_schedule", "warm_up_decay",
     "warm_up_schedule",

@@ -64,14 +64,14 @@ def make_loss(
         params = working_copy(params)
         labels = () if example.labels is None else (example.labels,)
         prediction = apply(params, example.x_t, example.t, *labels)
-        per_sample = loss_weight * _mean_per_sample(_loss(prediction, example, loss))
+        per_sample = loss_weight * mean_per_sample(_loss(prediction, example, loss))
         parts = {}
         if spectrum_apply is not None:
             values = _spectral_loss(functools.partial(spectrum_apply, params), prediction, example)
-            spectral = spectral_loss_weight * _mean_per_sample(values)
+            spectral = spectral_loss_weight * mean_per_sample(values)
             parts = {"loss_transition": jnp.mean(per_sample), "loss_spectral": jnp.mean(spectral)}
             per_sample = per_sample + spectral
-        return jnp.mean(per_sample), (parts, _time_bins(per_sample, example.t))
+        return jnp.mean(per_sample), (parts, time_bins(per_sample, example.t))
 
     return loss_fn
 
@@ -91,13 +91,13 @@ def _spectral_loss(
     return losses.spectral_loss(spectrum(gm.moment_match(q)), q, example.x_0)
 
 
-def _mean_per_sample(values: jax.Array) -> jax.Array:
+def mean_per_sample(values: jax.Array) -> jax.Array:
     return jnp.mean(values.reshape(values.shape[0], -1), axis=-1)
 
 
-def _time_bins(per_sample: jax.Array, t: jax.Array) -> Metrics:
+def time_bins(per_sample: jax.Array, t: jax.Array) -> Metrics:
     index = jnp.minimum((t * NUM_TIME_BINS).astype(jnp.int32), NUM_TIME_BINS - 1)
-    member = index[:, None] == jnp.arange(NUM_TIME_BINS)[None, :]
+    member = index[:, None] == jnp.arange(NUM_TIME_BINS, dtype=index.dtype)[None, :]
     return {
         "time_bin_sum": jnp.sum(jnp.where(member, per_sample[:, None], 0.0), axis=0),
         "time_bin_count": jnp.sum(member.astype(jnp.float32), axis=0),
