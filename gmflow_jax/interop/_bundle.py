@@ -31,6 +31,8 @@ class Bundle:
       autoencoder: autoencoder between images and latents.
       id2label: names of each class, comma-separated, by class id; empty if they are not known.
       shift: shift of the time grid, see `flow.time_grid`.
+      num_calls: number of network calls that the transformer was distilled for
+        (`training.make_distillation_step`); None for other networks.
     """
 
     model: GMDiT | None = None
@@ -38,6 +40,7 @@ class Bundle:
     autoencoder: AutoencoderKL | None = None
     id2label: Mapping[int, str] = dataclasses.field(default_factory=dict)
     shift: float = 1.0
+    num_calls: int | None = None
 
     @property
     def config(self) -> GMDiTConfig | None:
@@ -70,7 +73,7 @@ def init_bundle(
       config: the transformer's configuration.
       spectrum_config: the spectrum network's configuration; None makes none.
       autoencoder_config: the autoencoder's configuration; None makes none.
-      **fields: further fields of `Bundle`: id2label and shift.
+      **fields: further fields of `Bundle`: id2label, shift and num_calls.
 
     Returns:
       The networks.

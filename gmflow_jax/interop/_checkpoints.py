@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gmflow_jax.interop._bundle import Bundle
-from gmflow_jax.interop._convert import Entry, Params, Rows, from_torch, leaf_at, linear, patches, to_device
+from gmflow_jax.interop._convert import Entry, Params, Rows, from_torch, linear, patches, to_device
 from gmflow_jax.interop._safetensors import Renamed, TensorFiles
 from gmflow_jax.interop._torch_params import gm_dit_from_torch, spectrum_mlp_from_torch
 from gmflow_jax.models import (
@@ -19,7 +19,7 @@ from gmflow_jax.models import (
     SpectrumMLPConfig,
     abstract,
     from_params,
-    init_params,
+    repeat_components,
 )
 from gmflow_jax.models._config import DIT_SIZES
 from gmflow_jax.models._embeddings import position_table
@@ -79,10 +79,10 @@ def load_dit(
         raise ValueError(f"kind is {kind!r}; give 'sit' for a flow model, or 'dit' for a noise prediction.")
     state = source if isinstance(source, Mapping) else TensorFiles([source])
     config, params = _single_component(state, kind, num_heads, input_size)
-    config = dataclasses.replace(
-        config, num_components=num_components, constant_log_std=None, param_dtype=param_dtype
+    config, params = repeat_components(
+        config, params, num_components, offset_std=offset_std, log_std=0.0, key=key
     )
-    params = _with_components(params, config, offset_std, jax.random.key(0) if key is None else key)
+    config = dataclasses.replace(config, param_dtype=param_dtype)
     params = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, param_dtype), params)
     return Bundle(from_params(GMDiT, config, params))
 
@@ -230,28 +230,3 @@ def _reverse_time(layer: Params) -> None:
         np.cos(freqs) * cosines + np.sin(freqs) * sines,
         np.sin(freqs) * cosines - np.cos(freqs) * sines,
     ])  # fmt: skip
-
-
-def _with_components(params: Params, config: GMDiTConfig, offset_std: float, key: jax.Array) -> Params:
-    """Extend the parameters of one component to K components that differ by offsets."""
-    shapes = abstract(GMDiT, config)[1]
-    offset_key, log_std_key = jax.random.split(key)
-    pixels, channels = config.patch_size**2, config.in_channels
-    offsets = offset_std * np.asarray(
-        jax.random.normal(offset_key, (pixels, config.num_components, channels))
-    )
-    offsets -= offsets.mean(axis=1, keepdims=True)
-
-    def repeated(leaf: np.ndarray) -> np.ndarray:
-        one = leaf.reshape(-1, pixels, 1, channels)
-        return np.repeat(one, config.num_components, axis=2)
-
-    kernel, bias = (repeated(params["means"][name]) for name in ("kernel", "bias"))
-    means = {"kernel": kernel, "bias": bias + offsets}
-    # Compiling removes the draws of all other parameters.
-    log_std = jax.jit(lambda key: init_params(GMDiT, config, key)["log_std"])(log_std_key)
-    return params | {
-        "means": {name: leaf.reshape(leaf_at(shapes, ("means", name)).shape) for name, leaf in means.items()},
-        "log_weights": jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes["log_weights"]),
-        "log_std": log_std,
-    }

@@ -125,7 +125,7 @@ def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
         networks = {part.field: _load_part(part, folder / name, param_dtype) for name, part in found.items()}
         if not networks:
             raise ValueError(f"{folder} has none of the folders {', '.join(_PARTS)}; download it again.")
-        bundle = Bundle(id2label=_id2label(index, folder), shift=_shift(folder / "scheduler"))
+        bundle = Bundle(id2label=_id2label(index, folder), **_scheduler(folder / "scheduler"))
         return dataclasses.replace(bundle, **networks)
     if (folder / "config.json").is_file():
         part = _part_of(_read_json(folder / "config.json"), folder)
@@ -134,6 +134,21 @@ def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
         f"{folder} holds neither model_index.json nor config.json, so it is not a diffusers folder; give the "
         f"folder that holds model_index.json, or one of {', '.join(_PARTS)} inside it."
     )
+
+
+def read_num_calls(folder: str | os.PathLike[str]) -> int | None:
+    """Read the number of calls that the network of a diffusers folder was distilled for.
+
+    Args:
+      folder: the folder with model_index.json.
+
+    Returns:
+      `Bundle.num_calls`, without loading the networks.
+
+    Raises:
+      ValueError: if scheduler_config.json cannot be used.
+    """
+    return _scheduler(pathlib.Path(folder) / "scheduler")["num_calls"]
 
 
 def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
@@ -163,7 +178,7 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
             _write_json(temporary / name / "config.json", config)
             _save_weights(temporary / name, _PARTS[name], networks[name])
         (temporary / "scheduler").mkdir(parents=True)
-        scheduler = configs.write_scheduler(bundle.shift)
+        scheduler = configs.write_scheduler(bundle.shift, bundle.num_calls)
         _write_json(temporary / "scheduler" / "scheduler_config.json", scheduler)
         _write_json(temporary / "model_index.json", _index(files, bundle))
         temporary.replace(folder)
@@ -264,12 +279,9 @@ def _id2label(index: Mapping[str, Any], folder: pathlib.Path) -> dict[int, str]:
     return {int(key): str(words) for key, words in labels.items()}
 
 
-def _shift(folder: pathlib.Path) -> float:
+def _scheduler(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "scheduler_config.json"
-    shift = _read_json(path).get("shift", 1.0) if path.is_file() else 1.0
-    if not isinstance(shift, (int, float)) or not shift > 0:
-        raise ValueError(f"{path} says shift = {shift!r}, but it must be a positive number; correct it.")
-    return float(shift)
+    return configs.read_scheduler(_read_json(path) if path.is_file() else {}, str(path))
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

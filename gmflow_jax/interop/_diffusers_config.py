@@ -144,9 +144,34 @@ def write_autoencoder(config: AutoencoderKLConfig) -> Json:
     return _with_class("AutoencoderKL", fields | stages | _AUTOENCODER_FIXED)
 
 
-def write_scheduler(shift: float) -> Json:
-    """Make the content of scheduler_config.json for a shift of the time grid."""
+def read_scheduler(json: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Convert scheduler_config.json to fields of `Bundle`.
+
+    Args:
+      json: content of the file.
+      where: path of the file, for error messages.
+
+    Returns:
+      The shift of the time grid, and the number of calls that the network was distilled for, or None.
+
+    Raises:
+      ValueError: if a value cannot be used.
+    """
+    shift, num_calls = json.get("shift", 1.0), json.get("num_calls")
+    if not isinstance(shift, (int, float)) or not shift > 0:
+        raise ValueError(f"{where} says shift = {shift!r}, but it must be a positive number; correct it.")
+    if num_calls is not None and not (isinstance(num_calls, int) and num_calls >= 1):
+        raise ValueError(
+            f"{where} says num_calls = {num_calls!r}, but it must be a whole number, at least 1; correct it."
+        )
+    return {"shift": float(shift), "num_calls": num_calls}
+
+
+def write_scheduler(shift: float, num_calls: int | None = None) -> Json:
+    """Make the content of scheduler_config.json for fields of `Bundle`; the inverse of `read_scheduler`."""
     fields = {"num_train_timesteps": 1000, "shift": shift, "output_mode": "sample", "variance_mode": "large"}
+    if num_calls is not None:
+        fields["num_calls"] = num_calls
     return _with_class("GMFlowSDEScheduler", fields)
 
 

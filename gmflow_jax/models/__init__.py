@@ -6,6 +6,7 @@ A network is made from its configuration: `model = GMDiT(config, nnx.Rngs(0))`. 
 
 from gmflow_jax.models._autoencoder import AutoencoderKL
 from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig
+from gmflow_jax.models._components import repeat_components
 from gmflow_jax.models._config import DIT_SIZES, GMDiTConfig, GMMLPConfig, SpectrumMLPConfig, gm_dit_config
 from gmflow_jax.models._cost import PEAK_FLOPS, forward_flops, peak_flops
 from gmflow_jax.models._functional import (
@@ -27,5 +28,5 @@ __all__ = [
     "GMDiTConfig", "GMMLPConfig", "InceptionFeatures", "InceptionV3", "SpectrumMLP",
     "SpectrumMLPConfig", "abstract", "depth_to_space", "fingerprint", "forward_flops",
     "from_params", "functional", "gm_dit_config", "init_params", "num_params", "peak_flops",
-    "space_to_depth",
+    "repeat_components", "space_to_depth",
 ]

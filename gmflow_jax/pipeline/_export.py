@@ -14,6 +14,7 @@ from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
 from gmflow_jax.pipeline._numbers import whole_number
 from gmflow_jax.pipeline._sampler import Recipe, Sampler
+from gmflow_jax.pipeline._usual import usual_recipe
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -22,7 +23,7 @@ def export_sampler(
     path: str | os.PathLike[str],
     bundle: Bundle,
     recipe: Recipe | None = None,
-    num_steps: int = 32,
+    num_steps: int | None = None,
     platforms: Sequence[str] | None = None,
 ) -> pathlib.Path:
     """Write a sampler for any batch size by `jax.export`, and its parameters to a second file.
@@ -45,8 +46,9 @@ def export_sampler(
       path: path of the sampler, NAME.jaxexport. The parameters, which may exceed the size limit of this
         format, go to NAME.safetensors.
       bundle: networks with an autoencoder. Take them from `load_bundle` to compute as the pipeline does.
-      recipe: solver, guidance and their options; by default the authors' for 32 steps.
-      num_steps: number of steps of the solver.
+      recipe: solver, guidance and their options; by default the authors' for 32 steps, or those of a network
+        that was distilled for few calls.
+      num_steps: number of steps of the solver; by default 32, or as many as the network was distilled for.
       platforms: platforms to export for, of 'cpu', 'cuda', 'rocm' and 'tpu'; the current one by default.
 
     Returns:
@@ -58,7 +60,9 @@ def export_sampler(
     path = pathlib.Path(path)
     if bundle.model is None or bundle.autoencoder is None:
         raise ValueError("A sampler of images needs a transformer and an autoencoder; load both.")
-    num_steps = whole_number("num_steps", num_steps, 1)
+    num_steps = None if num_steps is None else whole_number("num_steps", num_steps, 1)
+    recipe = recipe or usual_recipe(bundle, num_steps)
+    num_steps = num_steps or bundle.num_calls or 32
     _check_path_and_platforms(path, platforms)
     # 'auto' and 'cudnn' attention do not exist on all platforms.
     config = dataclasses.replace(bundle.model.config, attention="xla")
@@ -66,7 +70,7 @@ def export_sampler(
     bundle = dataclasses.replace(bundle, model=model)
     tree = {name: functional(network)[1] for name, network in bundle.networks.items()}
     params = {"/".join(keys): leaf_at(tree, keys) for keys in paths(tree)}
-    sample = _sample_function(Sampler(bundle, recipe or Recipe()), num_steps)
+    sample = _sample_function(Sampler(bundle, recipe), num_steps)
 
     batch = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch"), jnp.int32)
     seed, scale = jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32)

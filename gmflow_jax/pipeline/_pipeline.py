@@ -15,6 +15,7 @@ from gmflow_jax.pipeline._compiled import CompiledSampler
 from gmflow_jax.pipeline._labels import label_ids
 from gmflow_jax.pipeline._numbers import finite_number, whole_number
 from gmflow_jax.pipeline._sampler import Recipe, Sampler, transformer_of
+from gmflow_jax.pipeline._usual import usual_options
 from gmflow_jax.solvers import Solver
 
 _BATCH_PER_DEVICE = 16
@@ -80,11 +81,11 @@ class Pipeline:
         self,
         labels: Sequence[int | str],
         *,
-        num_steps: int = 32,
+        num_steps: int | None = None,
         solver: str | Solver = "gm_ode",
-        order: int = 2,
-        num_substeps: int = 4,
-        guidance_scale: float = 0.45,
+        order: int | None = None,
+        num_substeps: int | None = None,
+        guidance_scale: float | None = None,
         guidance: str = "probabilistic",
         orthogonal: float | None = None,
         seed: int = 0,
@@ -99,16 +100,19 @@ class Pipeline:
 
         Each image depends on the seed, its index and its label, but not on the batch size or the number
         of devices. All batches have one size, so that the sampler is compiled once: the last batch is
-        filled with repeated images, which are not returned. The defaults are the authors' for 32 steps.
+        filled with repeated images, which are not returned. The defaults are the authors' for 32 steps, or
+        those of a network that was distilled for few calls.
 
         Args:
           labels: class ids or names, see `label_ids`.
-          num_steps: number of steps of the solver.
+          num_steps: number of steps of the solver; by default 32, or the number that it was distilled for.
           solver: a name in `solvers.NAMES`, or a `Solver`.
-          order: order of the solver, see `Recipe`.
-          num_substeps: number of sub-steps in each step; the paper takes more for fewer steps, see `Recipe`.
+          order: order of the solver, see `Recipe`; by default 2, or 1 for a distilled network.
+          num_substeps: number of sub-steps in each step; by default 4, or 128 in all for a distilled network.
+            The paper takes more for fewer steps, see `Recipe`.
           guidance_scale: one number. Probabilistic guidance takes [0, 1), where 0 is off; 'cfg' takes at
-            least 1, where 1 is off. Sampling without guidance takes half the time.
+            least 1, where 1 is off. By default 0.45, or off for a distilled network. Sampling without
+            guidance takes half the time.
           guidance: `method` of `guidance.guided_denoiser`.
           orthogonal: `orthogonal` of `guidance.guided_denoiser`.
           seed: seed of all images, from 0 to 2**32 - 1.
@@ -135,8 +139,13 @@ class Pipeline:
                 "decode=False, or add an autoencoder."
             )
         whole_number("the number of labels", len(ids), 1)
-        num_steps, seed = whole_number("num_steps", num_steps, 1), whole_number("seed", seed, 0, 2**32 - 1)
+        num_steps = None if num_steps is None else whole_number("num_steps", num_steps, 1)
+        seed = whole_number("seed", seed, 0, 2**32 - 1)
         batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+        usual = usual_options(self.bundle, num_steps, guidance)
+        num_steps, order = usual.num_steps, usual.order if order is None else order
+        num_substeps = usual.num_substeps if num_substeps is None else num_substeps
+        guidance_scale = usual.guidance_scale if guidance_scale is None else guidance_scale
         guidance_scale = finite_number("guidance_scale", guidance_scale)
         check_guidance_scale(guidance_scale, guidance)
         which = _indices(indices, len(ids))

@@ -198,7 +198,7 @@ def test_load_keeps_the_shift_and_chooses_the_type(bundle, tmp_path, single, lat
         ({"guidance_scale": np.nan}, "guidance_scale is nan, but must be one finite number"),
         ({"guidance_scale": np.inf, "guidance": "cfg"}, "guidance_scale is inf"),
         ({"guidance_scale": jnp.full(1, 0.3)}, "must be one finite number"),
-        ({"guidance_scale": None}, "guidance_scale is None"),
+        ({"guidance_scale": "low"}, "guidance_scale is 'low'"),
         ({"orthogonal": np.nan}, "orthogonal is nan"),
         ({"orthogonal": 1.5}, r"orthogonal is 1\.5, but must be in \[0, 1\]"),
         ({"solver": "magic"}, "no solver 'magic'"),
