@@ -34,6 +34,7 @@ from experiments.scoring.likelihood import report_nll
 from experiments.scoring.run_report import report, report_samples
 from experiments.tasks.make import SCORED
 from gmflow_jax import evaluation, solvers
+from gmflow_jax.guidance import METHODS
 
 _WORKDIRS = cli.define_paths(
     "workdir", "Folder of a run; repeat the flag to compare runs in one table."
@@ -47,7 +48,11 @@ _OUT = cli.define_path(
     "out", None, "Path of the report, .json; by default in the first workdir, or else in the current folder."
 )
 _SAMPLING = {
-    "order": flags.DEFINE_integer("order", 2, "For images: order of gm_ode and gm_sde, 1 or 2."),
+    "order": flags.DEFINE_integer(
+        "order",
+        None,
+        "For images: order of gm_ode and gm_sde, 1 or 2; by default 2, for a distilled network 1.",
+    ),
     "num_substeps": flags.DEFINE_integer(
         "num_substeps",
         None,
@@ -61,9 +66,10 @@ _SAMPLING = {
     ),
     "guidance_scale": flags.DEFINE_float(
         "guidance_scale",
-        0.45,
+        None,
         "For images: scale in [0, 1) for probabilistic, where 0 is off; at least 1 for cfg, where 1 is off. "
-        "0.45 is for precision; for FID take a low one, see experiments/scoring/README.md.",
+        "By default 0.45, which is for precision; for FID take a low one, see experiments/scoring/README.md. "
+        "For a distilled network it is off by default.",
     ),
     "orthogonal": flags.DEFINE_float(
         "orthogonal",
@@ -152,8 +158,12 @@ def _score_images(flag_values: options.Options, out: pathlib.Path) -> None:
         if len(_WORKDIRS.value) > 1:
             raise ValueError("Only one run on latents can be evaluated at a time; give --workdir once.")
         sampling = {name: flag.value for name, flag in _SAMPLING.items()}
+        num_calls = options.num_calls(flag_values)
+        if sampling["guidance_scale"] is None:
+            usual = 0.45 if num_calls is None else METHODS.get(sampling["guidance"], 0.0)
+            sampling["guidance_scale"] = usual
         rows = [{"name": name, "solver": name, **sampling} for name in _SOLVERS.value or ["gm_ode"]]
-        grid = cells.make_cells(rows, [int(n) for n in _STEPS.value] or [32], ())
+        grid = cells.make_cells(rows, [int(n) for n in _STEPS.value] or [num_calls or 32], ())
         evaluator, grid = options.make_image_evaluator(
             flag_values, grid, _NUM.value, _LABELS.value, _SEED.value
         )

@@ -35,15 +35,27 @@ _EMA_STD = flags.DEFINE_float(
 )
 _CHECKPOINT = cli.define_path("checkpoint", None, "Diffusers folder of a published network.")
 _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(solvers.NAMES)}.")
-_ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde: 1 or 2.")
-_STEPS = flags.DEFINE_integer("num_steps", 32, "Number of steps, each one network call.")
+_ORDER = flags.DEFINE_integer(
+    "order", None, "Order of gm_ode and gm_sde: 1 or 2; by default 2, for a distilled network 1."
+)
+_STEPS = flags.DEFINE_integer(
+    "num_steps",
+    None,
+    "Number of steps, each one network call; by default 32, for a distilled network the number of calls that "
+    "it was made for.",
+)
 _SUBSTEPS = flags.DEFINE_integer(
     "num_substeps",
-    4,
-    "Sub-steps of gm_ode and gm_pc in each step. 4 is the authors' choice for 32 steps; for fewer steps the "
-    "paper takes max(128 // num_steps, 2), and 8 for 4 or 6 steps.",
+    None,
+    "Sub-steps of gm_ode and gm_pc in each step; by default 4, the authors' choice for 32 steps, and 128 in "
+    "all for a distilled network. For fewer steps the paper takes max(128 // num_steps, 2), and 8 for 4 or 6 "
+    "steps.",
 )
-_GUIDED = flags.DEFINE_bool("guided", True, "Whether to use guidance, which takes a second network call.")
+_GUIDED = flags.DEFINE_bool(
+    "guided",
+    None,
+    "Whether to use guidance, which takes a second network call; by default unless the network is distilled.",
+)
 _PLATFORMS = flags.DEFINE_list(
     "platforms", None, "Some of cpu, cuda, rocm and tpu; by default the one of this machine."
 )
@@ -81,7 +93,8 @@ def _export_sampler(out: str) -> str:
     platforms = _PLATFORMS.value or [None]
     platform = "cpu" if "cpu" in platforms else platforms[0]
     bundle = pipeline.load_bundle(_CHECKPOINT.value, _DTYPE.value, platform)
-    recipe = pipeline.Recipe(_SOLVER.value, _ORDER.value, _SUBSTEPS.value, _GUIDED.value)
+    given = {"order": _ORDER.value, "num_substeps": _SUBSTEPS.value, "guided": _GUIDED.value}
+    recipe = pipeline.usual_recipe(bundle, _STEPS.value, solver=_SOLVER.value, **given)
     weights = pipeline.export_sampler(out, bundle, recipe, _STEPS.value, _PLATFORMS.value)
     return f"{out} and {weights} (to run them, see --help)"
 

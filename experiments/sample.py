@@ -24,6 +24,7 @@ from experiments.runs import bundles, folder, trained
 from gmflow_jax import flow, pipeline, solvers
 from gmflow_jax._files import write_arrays
 from gmflow_jax.guidance import check_guidance_scale
+from gmflow_jax.pipeline._usual import warn_of_steps
 
 _WORKDIR = cli.define_path("workdir", None, "Folder of a run.")
 _CHECKPOINT = cli.define_path(
@@ -39,9 +40,14 @@ _EMA_STD = flags.DEFINE_float(
     "ema_std", None, "Relative width of a post-hoc average of a run on latents that stored them."
 )
 _SOLVER = flags.DEFINE_string("solver", "gm_ode", f"One of {', '.join(solvers.NAMES)}.")
-_ORDER = flags.DEFINE_integer("order", 2, "Order of gm_ode and gm_sde: 1 or 2.")
+_ORDER = flags.DEFINE_integer(
+    "order", None, "Order of gm_ode and gm_sde: 1 or 2; by default 2, for a distilled network 1."
+)
 _STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Number of steps, each one network call; by default 8, for images 32."
+    "num_steps",
+    None,
+    "Number of steps, each one network call; by default 8, for images 32, and for a distilled network the "
+    "number of calls that it was made for.",
 )
 _SUBSTEPS = flags.DEFINE_integer(
     "num_substeps",
@@ -53,7 +59,8 @@ _SUBSTEPS = flags.DEFINE_integer(
 _GUIDANCE = flags.DEFINE_float(
     "guidance_scale",
     None,
-    "Scale of probabilistic guidance in [0, 1), where 0 is off; by default 0, for images 0.45.",
+    "Scale of probabilistic guidance in [0, 1), where 0 is off; by default 0, for images 0.45 unless the "
+    "network is distilled.",
 )
 _SPECTRUM = flags.DEFINE_bool(
     "spectrum", None, "Whether gm_sde uses a power spectrum; by default if there is one."
@@ -96,18 +103,20 @@ def main() -> None:
 
 
 def _sample_run() -> None:
-    num_steps = _value_or(_STEPS, 8)
     with cli.report_user_errors():
         run = trained.load_run(_WORKDIR.value)
+        num_steps = _value_or(_STEPS, run.num_calls or 8)
+        warn_of_steps(run.num_calls, num_steps)
+        order = _value_or(_ORDER, 2 if run.num_calls is None else 1)
         spectrum = run.spectrum(_SOLVER.value, _SPECTRUM.value)
         solver = solver_choices.make_solver(
-            _SOLVER.value, num_steps, _ORDER.value, _SUBSTEPS.value, spectrum=spectrum
+            _SOLVER.value, num_steps, order, _SUBSTEPS.value, run.shift, spectrum
         )
         labels = _choose_labels(dict(enumerate(run.task.class_names)), len(run.task.class_names), 64)
         if _IMAGES_OUT.value and not run.task.is_image:
             raise ValueError("The samples of this run are points, not images: leave --images_out out.")
     scale = _value_or(_GUIDANCE, 0.0)
-    sampler = run.sampler(solver, flow.time_grid(num_steps), len(labels), scale > 0)
+    sampler = run.sampler(solver, flow.time_grid(num_steps, run.shift), len(labels), scale > 0)
     samples = sampler(
         jax.random.key(_SEED.value),
         labels,
@@ -142,11 +151,11 @@ def _sample_images() -> None:
         start = time.perf_counter()
         images = pipe(
             labels.tolist(),
-            num_steps=_value_or(_STEPS, 32),
+            num_steps=_STEPS.value,
             solver=_SOLVER.value,
             order=_ORDER.value,
-            num_substeps=_value_or(_SUBSTEPS, 4),
-            guidance_scale=_value_or(_GUIDANCE, 0.45),
+            num_substeps=_SUBSTEPS.value,
+            guidance_scale=_GUIDANCE.value,
             seed=_SEED.value,
             batch_size=_BATCH.value,
             spectrum=_SPECTRUM.value,

@@ -6,8 +6,11 @@
     --inception=inception.safetensors --reference=VIRTUAL_imagenet256_labeled.npz --out=sweeps/table2
   python -m experiments.sweep ... --row=A0 --row=B0
 
-A cell is a row of the configuration at one number of steps and one guidance scale. The folder --out receives
-a file for each cell in cells/, then sweep.json, sweep.txt (the tables) and sweep.png (precision and recall).
+A cell is a row of the configuration at one number of steps and one guidance scale. A distilled network is
+swept in the number of calls that it was made for, unless --config.num_steps is given.
+
+The folder --out receives a file for each cell in cells/, then sweep.json, sweep.txt (the tables) and
+sweep.png (precision and recall).
 
 The same command continues where it stopped. Rows, steps and scales may be added; other settings that affect
 the scores must not change. On several hosts, start the same command on each, with --out on a shared disk.
@@ -51,9 +54,7 @@ def main() -> None:
     with cluster.fail_together() as notes:
         if "rows" not in config:
             raise ValueError("--config is no sweep: it has no rows; see experiments/configs/sweep_*.py.")
-        rows = cells.select_rows(config.rows, _ROWS.value)
-        grid = cells.make_cells(rows, config.num_steps, config.guidance_scales, config.cfg_scales)
-        evaluator, grid = _make_evaluator(config, grid)
+        evaluator, grid = _make_evaluator(config)
         notes["settings"] = evaluator.settings
         folder.check_unchanged(out / "settings.json", evaluator.settings, "setting of the sweep", "--out")
     with cluster.fail_together():
@@ -69,16 +70,20 @@ def main() -> None:
         _report(evaluator, results, out)
 
 
-def _make_evaluator(
-    config, grid: Sequence[cells.Cell]
-) -> tuple[RunEvaluator | ImageEvaluator, list[cells.Cell]]:
+def _make_evaluator(config) -> tuple[RunEvaluator | ImageEvaluator, list[cells.Cell]]:
     """Return the evaluator, and the cells with all defaults filled in."""
+    rows = cells.select_rows(config.rows, _ROWS.value)
     if config.num_samples < 1:
         raise ValueError(f"num_samples is {config.num_samples}; give --config.num_samples, usually 50000.")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed is {config.seed}, but must be from 0 to 2**32 - 1.")
     flag_values = _READ_OPTIONS(_WORKDIR.value)
-    if options.draws_images(flag_values):
+    draws_images = options.draws_images(flag_values)
+    num_calls = options.num_calls(flag_values)
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    num_steps = config.num_steps if num_calls is None or "num_steps" in given else (num_calls,)
+    grid = cells.make_cells(rows, num_steps, config.guidance_scales, config.cfg_scales)
+    if draws_images:
         needed = ("fid", "precision_recall")
         return options.make_image_evaluator(
             flag_values, grid, config.num_samples, config.labels, config.seed, needed, measure.SWEPT_METRICS

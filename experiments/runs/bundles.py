@@ -51,7 +51,8 @@ def load_bundle(
         parts["autoencoder"] = load_autoencoder(autoencoder, metadata)
     folders = metadata.class_folders if metadata else ()
     id2label = {i: metadata.class_names.get(name, name) for i, name in enumerate(folders)}
-    return interop.Bundle(**parts, id2label=id2label)
+    shift = config.distillation.shift if "num_calls" in config else 1.0
+    return interop.Bundle(**parts, id2label=id2label, shift=shift, num_calls=config.get("num_calls"))
 
 
 def latents_of(workdir: str) -> data.LatentMetadata | None:

@@ -14,7 +14,7 @@ _FREE_TO_CHANGE = {
     "autoencoder", "checkpoint_every", "data.folder", "data.num_threads", "data.num_workers", "eval_every",
     "inception", "keep_every", "keep_last", "log_every", "max_skipped_in_row", "mesh", "network.attention",
     "network.remat", "network.scan_layers", "num_microbatches", "parallel", "post_hoc_ema.every",
-    "profile_steps", "reference", "report", "sample_every", "score_every", "score_samples",
+    "profile_steps", "reference", "report", "sample_every", "score_every", "score_samples", "teacher",
 }  # fmt: skip
 
 _OTHER_LENGTH = (

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from experiments.common import solver_choices
 from experiments.common.batches import full_batches
 from experiments.runs import bundles, folder, networks
 from experiments.tasks.make import make_task
@@ -34,6 +35,24 @@ class TrainedRun:
     apply: Callable
     params: Any
     step: int
+
+    @property
+    def num_calls(self) -> int | None:
+        """Number of network calls that the run was distilled for; None for other runs."""
+        return self.config.get("num_calls")
+
+    @property
+    def shift(self) -> float:
+        """Shift of the time grid that a distilled run was trained for; 1 for other runs."""
+        return 1.0 if self.num_calls is None else self.config.distillation.shift
+
+    def usual_sampling(self) -> tuple[solvers.Solver, jax.Array]:
+        """Return the solver and the times of samples while training: as distilled, or 8 steps."""
+        if self.num_calls is not None:
+            solver = solver_choices.make_solver("gm_ode", self.num_calls, order=1, shift=self.shift)
+            return solver, flow.time_grid(self.num_calls, self.shift)
+        name = "ab2" if self.config.loss.loss == "flow" else "gm_ode"
+        return solver_choices.make_solver(name, 8), flow.time_grid(8)
 
     def denoiser(self, labels, guidance_scale: jax.Array | float | None = None, **options) -> Callable:
         """Make denoise(x_t, t) for samples of given classes.

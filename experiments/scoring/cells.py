@@ -26,7 +26,7 @@ class Cell:
       solver: one of `solvers.NAMES`.
       num_steps: number of steps of the solver.
       guidance_scale: scale of the guidance method.
-      order: order of gm_ode and gm_sde, 1 or 2.
+      order: order of gm_ode and gm_sde, 1 or 2; None leaves the choice to the evaluator.
       num_substeps: sub-steps of gm_ode and gm_pc in each step; None leaves the choice to the evaluator.
       guidance: one of `guidance.METHODS`.
       orthogonal: how much of the guidance along the prediction is removed, from 0 to 1; None is 1 for
@@ -38,7 +38,7 @@ class Cell:
     solver: str
     num_steps: int
     guidance_scale: float = 0.0
-    order: int = 2
+    order: int | None = None
     num_substeps: int | None = None
     guidance: str = "probabilistic"
     orthogonal: float | None = None
@@ -46,7 +46,7 @@ class Cell:
 
     def __post_init__(self):
         types = {
-            "name": str, "solver": str, "num_steps": int, "guidance_scale": int | float, "order": int,
+            "name": str, "solver": str, "num_steps": int, "guidance_scale": int | float, "order": int | None,
             "num_substeps": int | None, "guidance": str, "orthogonal": int | float | None,
             "spectrum": bool | None,
         }  # fmt: skip
@@ -61,7 +61,7 @@ class Cell:
         if not 0 <= self.orthogonal <= 1:
             raise ValueError(f"orthogonal must be between 0 and 1, but {self.orthogonal} was given.")
         check_number("guidance_scale", self.guidance_scale, "[0, inf)")
-        solvers.by_name(self.solver, self.order, 1 if self.num_substeps is None else self.num_substeps)
+        solvers.by_name(self.solver, self.order or 1, self.num_substeps or 1)
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, but {self.num_steps} was given.")
 
@@ -86,17 +86,25 @@ class Cell:
         return dataclasses.asdict(self)
 
 
-def check_report(report: Any) -> None:
+def check_report(config: Any) -> None:
     """Raise ValueError if the rows, steps, seeds or the shift of `config.report` cannot be used."""
+    report, num_steps = config.report, report_steps(config)
     if report.num_seeds < 1:
         raise ValueError(f"report.num_seeds is {report.num_seeds}, but must be at least 1.")
-    check_number("report.shift", report.shift, "(0, inf)")
+    check_number("report.shift", report.get("shift", 1.0), "(0, inf)")
     try:
-        make_cells(report.rows, report.num_steps, guidance_scales=(0.0,))
+        make_cells(report.rows, num_steps, guidance_scales=(0.0,))
+        if "teacher_rows" in report:
+            make_cells(report.teacher_rows, num_steps, guidance_scales=(0.0,))
     except ValueError as error:
         raise ValueError(f"The report cannot be made: {error}") from error
-    if not report.num_steps and not all("num_steps" in row for row in report.rows):
+    if not num_steps and not all("num_steps" in row for row in report.rows):
         raise ValueError("report.num_steps is empty; give the numbers of steps of its rows, such as (4, 8).")
+
+
+def report_steps(config: Any) -> Sequence[int]:
+    """Return the numbers of steps of a report; those of a distilled run are the calls that it is made for."""
+    return (config.num_calls,) if "num_calls" in config else config.report.num_steps
 
 
 def select_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:

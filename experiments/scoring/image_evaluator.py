@@ -91,7 +91,9 @@ class ImageEvaluator:
         """
         learned = cell.solver == "gm_sde" and self._pipe.bundle.spectrum is not None
         num_substeps = paper_substeps(cell.num_steps, imagenet=True)
-        cell = cell.with_defaults(num_substeps=num_substeps, spectrum=learned)
+        student = self._pipe.bundle.num_calls is not None
+        num_substeps = max(128 // cell.num_steps, 2) if student else num_substeps
+        cell = cell.with_defaults(order=1 if student else 2, num_substeps=num_substeps, spectrum=learned)
         self._draw(cell, self._labels[:1], np.zeros(1, np.uint32))
         return cell
 

@@ -76,6 +76,12 @@ def report_nll(
     with cli.report_user_errors():
         provenance.check_out(out)
         loaded = trained.load_comparable(workdirs, scored=False)
+        for workdir, run in zip(workdirs, loaded, strict=True):
+            if run.num_calls is not None:
+                raise ValueError(
+                    f"{workdir} was distilled for few calls: its mixtures are velocity fields, not densities "
+                    "of the data, so that it has no likelihood; give the run of its teacher."
+                )
         x_0, labels = loaded[0].task.training_data
     with tqdm(total=len(loaded) * num_times, desc="likelihood", unit="time") as bar:
         rows = []

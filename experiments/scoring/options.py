@@ -11,7 +11,7 @@ from experiments.runs import bundles, folder
 from experiments.scoring import measure
 from experiments.scoring.cells import Cell
 from experiments.scoring.image_evaluator import ImageEvaluator
-from gmflow_jax import evaluation, pipeline
+from gmflow_jax import evaluation, interop, pipeline
 
 # absl lists flags that are defined here in the --help of the program that calls `define_flags`.
 flags.disclaim_key_flags()
@@ -122,6 +122,13 @@ def _define_measurement_flags() -> dict[str, flags.FlagHolder]:
             "rule of the authors' figures.",
         ),
     }  # fmt: skip
+
+
+def num_calls(options: Options) -> int | None:
+    """Return the number of calls that the network of the flags was distilled for; None for other networks."""
+    if options.checkpoint is None:
+        return folder.read_config(options.workdir).get("num_calls")
+    return interop.read_num_calls(options.checkpoint)
 
 
 def draws_images(options: Options) -> bool:

@@ -13,6 +13,7 @@ from experiments.runs import trained
 from experiments.scoring.cells import SEED_RULE, Cell, check_report
 from gmflow_jax import evaluation, flow, solvers
 from gmflow_jax.guidance import METHODS
+from gmflow_jax.pipeline._usual import warn_of_steps
 
 
 class RunEvaluator:
@@ -20,16 +21,19 @@ class RunEvaluator:
 
     Args:
       workdir: folder of the run.
-      run: the run, whose configuration gives the number of seeds.
+      run: the run.
+      num_seeds: number of seeds; None takes that of the run's configuration.
     """
 
     distance = "frechet"  # the score that the best cells of a sweep minimise
     real_saturation = None  # the digits are grey
 
-    def __init__(self, workdir: str, run: trained.TrainedRun):
-        check_report(run.config.report)
+    def __init__(self, workdir: str, run: trained.TrainedRun, num_seeds: int | None = None):
+        check_report(run.config)
         self._workdir, self._run = workdir, run
-        self.seeds = list(range(run.config.report.num_seeds))  # settings were tuned on other seeds
+        # Settings were tuned on other seeds.
+        self.seeds = list(range(num_seeds or run.config.report.num_seeds))
+        self._shift = run.config.report.shift if run.num_calls is None else run.shift
         self._labels = run.task.evaluation_labels
         self._compiled = functools.lru_cache(maxsize=1)(self._compile)
 
@@ -58,9 +62,12 @@ class RunEvaluator:
         Raises:
           ValueError: if the run cannot draw the cell.
         """
-        self._solver(cell)
         num_substeps = solver_choices.default_substeps(cell.num_steps)
-        return cell.with_defaults(num_substeps=num_substeps, spectrum=False)
+        order = 2 if self._run.num_calls is None else 1
+        cell = cell.with_defaults(order=order, num_substeps=num_substeps, spectrum=False)
+        warn_of_steps(self._run.num_calls, cell.num_steps)
+        self._solver(cell)
+        return cell
 
     def compile(self, cell: Cell) -> Callable[[int], np.ndarray]:
         """Compile the sampler of a cell; return draw(seed) -> samples.
@@ -94,12 +101,11 @@ class RunEvaluator:
 
     def _solver(self, cell: Cell) -> solvers.Solver:
         spectrum = self._run.spectrum(cell.solver, wanted=bool(cell.spectrum))
-        shift = self._run.config.report.shift
         return solver_choices.make_solver(
-            cell.solver, cell.num_steps, cell.order, cell.num_substeps, shift, spectrum
+            cell.solver, cell.num_steps, cell.order, cell.num_substeps, self._shift, spectrum
         )
 
     def _compile(self, cell: Cell, guided: bool) -> Callable:
-        times = flow.time_grid(cell.num_steps, self._run.config.report.shift)
+        times = flow.time_grid(cell.num_steps, self._shift)
         options = {"method": cell.guidance, "orthogonal": cell.orthogonal} if guided else {}
         return self._run.sampler(self._solver(cell), times, len(self._labels), guided, **options)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from experiments.common import cli, files, provenance, solver_choices
 from experiments.runs import trained
 from experiments.scoring import tables
-from experiments.scoring.cells import SEED_RULE, Cell, make_cells
+from experiments.scoring.cells import SEED_RULE, Cell, make_cells, report_steps
 from experiments.scoring.run_evaluator import RunEvaluator
 from experiments.tasks.make import make_scored_task
 from experiments.tasks.rows import ReportRow
@@ -47,6 +47,8 @@ def report(
             evaluator = RunEvaluator(workdir, run)
             label = f"{workdir}: " if len(workdirs) > 1 else ""
             jobs += [(evaluator, evaluator.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
+            if not solvers and not num_steps:
+                jobs += _teacher_jobs(run, label)
     task = loaded[0].task
     rows = _score(jobs)
     references = task.reference_rows()
@@ -77,7 +79,23 @@ def _cells(
     rows = rows or [dict(row) for row in run.config.report.rows]
     if num_steps:
         rows = [{**row, "num_steps": tuple(dict.fromkeys(num_steps))} for row in rows]
-    return make_cells(rows, run.config.report.num_steps, guidance_scales=(0.0,))
+    return make_cells(rows, report_steps(run.config), guidance_scales=(0.0,))
+
+
+def _teacher_jobs(run: trained.TrainedRun, label: str) -> list[tuple[RunEvaluator, Cell]]:
+    """Return the cells of a distilled run's teacher, drawn with the seeds of the run."""
+    rows = run.config.report.get("teacher_rows")
+    if not rows:
+        return []
+    workdir = run.config.teacher
+    try:
+        teacher = trained.load_run(workdir)
+    except ValueError as error:
+        print(f"The report leaves out the teacher: {error}")
+        return []
+    evaluator = RunEvaluator(workdir, teacher, run.config.report.num_seeds)
+    rows = [{**row, "name": f"{label}{row['name']}"} for row in rows]
+    return [(evaluator, evaluator.resolve(cell)) for cell in make_cells(rows, (), guidance_scales=(0.0,))]
 
 
 def _score(jobs: Sequence[tuple[RunEvaluator, Cell]]) -> list[ReportRow]:

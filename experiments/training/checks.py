@@ -47,7 +47,7 @@ def check_numbers(config) -> None:
     # Those of the optimiser, the average and the loss are checked where they are used, before the folder is
     # made; the report is drawn only after the training.
     if "report" in config:
-        check_report(config.report)
+        check_report(config)
 
 
 def check_batch(batch: Mapping[str, np.ndarray], config) -> None:
@@ -66,9 +66,11 @@ def check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
     if notes["latents"] is not None:
         data_fields = {name: notes["latents"][name] for name in _DATA_FIELDS}
         folder.check_unchanged(workdir / "latents.json", data_fields, "cache of latents")
+    if notes["teacher"] is not None:
+        folder.check_unchanged(workdir / "teacher.json", notes["teacher"], "teacher")
 
 
 def folder_files(notes: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the names and contents of the files that describe a run in its folder."""
-    names = {"config": "config.json", "latents": "latents.json"}
+    names = {"config": "config.json", "latents": "latents.json", "teacher": "teacher.json"}
     return [(names[key], content) for key, content in notes.items() if content is not None]

@@ -8,6 +8,7 @@ from clu import parameter_overview
 
 from experiments.runs import networks
 from gmflow_jax import models, sharding
+from gmflow_jax.guidance import METHODS
 
 
 def overview(params: Any) -> str:
@@ -42,7 +43,9 @@ def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: An
     flops = _flops_per_image(config)
     if flops:
         step = flops * config.batch_size
-        lines.append(f"A step takes {step / 1e12:,.3g} TFLOP: three forward passes, without recomputation.")
+        passes = _forward_passes(config)
+        text = f"A step takes {step / 1e12:,.3g} TFLOP: {passes} forward passes, without recomputation."
+        lines.append(text)
     return "\n".join(lines)
 
 
@@ -56,7 +59,19 @@ def peak_images_per_second(config, parallelism: sharding.Parallelism) -> float |
 def _flops_per_image(config) -> float | None:
     if config.network.kind != "gm_dit":
         return None
-    return 3.0 * models.forward_flops(networks.network_config(config))
+    return _forward_passes(config) * models.forward_flops(networks.network_config(config))
+
+
+def _forward_passes(config) -> int:
+    """Return the forward passes that cost as much as a step; a gradient costs two more than its forward pass.
+
+    Those of a teacher, at two points of each sample, count as the student's.
+    """
+    if "teacher" not in config:
+        return 3
+    c = config.distillation
+    guided = c.guidance_scale != METHODS[c.guidance]
+    return 3 + 2 * (1 + guided) + c.data_free * (config.num_calls - 1)
 
 
 def _bytes(shape: tuple[int, ...], leaf: Any) -> int:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from experiments.common import cli, cluster, files, lock
 from experiments.runs import networks
 from experiments.tasks.make import make_task
-from experiments.training import checks, costs, hooks, steps
+from experiments.training import checks, costs, distillation, hooks, steps
 from gmflow_jax import data, sharding, training
 
 
@@ -34,10 +34,16 @@ class _Plan(NamedTuple):
     task: Any
     score: hooks.Score | None
     parallelism: sharding.Parallelism
-    init: Callable[[], training.TrainState]
+    distilled: distillation.Distillation | None
+    init: Callable[..., training.TrainState]
     train_step: Callable
     batch_fn: Callable[[int], dict[str, np.ndarray]]  # this process's rows of a step's batch
     batch_shapes: dict[str, jax.ShapeDtypeStruct]  # of the whole batch
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """The teacher's parameters, which `init` and `train_step` of a distilled run take."""
+        return () if self.distilled is None else (self.distilled.teacher.params,)
 
 
 def fit_run(
@@ -65,17 +71,21 @@ def fit_run(
     with _run_folder(workdir, notes), _keeping(checkpoints), training.Checkpointer(
         checkpoints, config.keep_last, config.keep_every
     ) as checkpointer, hooks.make_hooks(
-        config, plan.task, plan.score, plan.parallelism, workdir
+        config, plan.task, plan.score, plan.parallelism, workdir, plan.distilled
     ) as active_hooks:
         with cluster.fail_together():
             restored = checkpointer.restore_latest(abstract_state)
-        state = plan.parallelism.init(plan.init) if restored is None else restored[0]
+        state = plan.parallelism.init(plan.init, *plan.constants) if restored is None else restored[0]
         start = int(state.step)
         if start >= config.num_steps:
             log(_finished(config, workdir, start))
             return Outcome.ALREADY_DONE
         log(costs.overview(state.params))
-        compiled = plan.parallelism.compile(plan.train_step, abstract_state, plan.batch_shapes)
+        if plan.distilled is not None:
+            log(distillation.describe(config, plan.distilled))
+        compiled = plan.parallelism.compile(
+            plan.train_step, abstract_state, plan.batch_shapes, *plan.constants
+        )
         log(costs.estimate(config, plan.parallelism, abstract_state, compiled))
         if start:
             log(f"Resuming after {start:,} steps.")
@@ -106,14 +116,16 @@ def _check(
         checks.check_numbers(config)
         plan = _make_plan(config)
         notes["latents"] = plan.task.metadata
-        abstract_state = plan.parallelism.abstract(plan.init)
+        notes["teacher"] = None if plan.distilled is None else distillation.notes(plan.distilled)
+        abstract_state = plan.parallelism.abstract(plan.init, *plan.constants)
         checks.check_folder(workdir, notes)
     return plan, abstract_state, notes
 
 
 def _expand_home(config: ml_collections.ConfigDict) -> None:
     """Replace ~ in the paths of a configuration."""
-    paths = {name: config[name] for name in ("autoencoder", "inception", "reference")}
+    names = ("autoencoder", "inception", "reference", "teacher")
+    paths = {name: config[name] for name in names if name in config}
     paths |= {f"data.{name}": config.data[name] for name in ("folder", "eval_folder")}
     config.update_from_flattened_dict({name: files.expand_home(path) for name, path in paths.items()})
 
@@ -153,6 +165,7 @@ def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
     checks.check_microbatches(config, parallelism)
     hooks.check_hooks(config)
     optimizer = steps.make_optimizer(config)
+    distilled = distillation.prepare(config, task, parallelism)
     batches = task.batches(config.batch_size, config.seed)
     batch_fn = functools.partial(batches, rows=rows)  # can be pickled for worker processes, unlike a closure
     first = batch_fn(0)
@@ -161,8 +174,9 @@ def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
         task,
         hooks.load_score(config, task),
         parallelism,
-        steps.make_init(config, optimizer),
-        steps.make_train_step(config, optimizer, parallelism),
+        distilled,
+        steps.make_init(config, optimizer, distilled),
+        steps.make_train_step(config, optimizer, parallelism, distilled),
         batch_fn,
         _global_shapes(first, config.batch_size),
     )
@@ -186,7 +200,7 @@ def _fit(
         try:
             return training.fit(
                 state,
-                compiled,
+                lambda state, batch, key: compiled(state, batch, key, *plan.constants),
                 batch_fn,
                 parallelism.replicate(jax.random.key(config.seed)),
                 config.num_steps,

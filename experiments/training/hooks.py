@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from experiments.common import solver_choices
 from experiments.common.batches import full_batches
 from experiments.runs import networks, trained
 from experiments.scoring import measure
 from experiments.tasks.fake import FakeTask
 from experiments.tasks.latents import LatentTask
-from experiments.training import steps
-from gmflow_jax import flow, sharding, training
+from experiments.training import distillation, steps
+from gmflow_jax import sharding, training
 from gmflow_jax.training import Hook, Snapshots
 
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -72,7 +71,12 @@ def load_score(config, task) -> Score | None:
 
 @contextlib.contextmanager
 def make_hooks(
-    config, task, score: Score | None, parallelism: sharding.Parallelism, workdir: pathlib.Path
+    config,
+    task,
+    score: Score | None,
+    parallelism: sharding.Parallelism,
+    workdir: pathlib.Path,
+    distilled: distillation.Distillation | None = None,
 ) -> Iterator[list[Hook]]:
     """Make the hooks of a configuration; when the context ends, their files are complete.
 
@@ -82,6 +86,7 @@ def make_hooks(
       score: result of `load_score`.
       parallelism: parallelism of the run.
       workdir: folder of the run.
+      distilled: the teacher of a distilled run.
 
     Yields:
       The hooks, for `training.fit`.
@@ -99,7 +104,8 @@ def make_hooks(
             hooks.append(Hook(config.score_every, _Scores(config, task, score, parallelism)))
         if config.eval_every:
             best = stack.enter_context(Snapshots(workdir / "best", keep=1))
-            hooks.append(Hook(config.eval_every, _Evaluation(config, task, parallelism.mesh, best)))
+            evaluation = _Evaluation(config, task, parallelism.mesh, best, distilled)
+            hooks.append(Hook(config.eval_every, evaluation))
         if config.post_hoc_ema.every:
             store = stack.enter_context(Snapshots(workdir / "post_hoc"))
             hooks.append(Hook(config.post_hoc_ema.every, _PowerAverages(config.post_hoc_ema.stds, store)))
@@ -110,13 +116,12 @@ class _Sampler:
     """Draws samples with the averaged parameters on all devices, always from the same noise."""
 
     def __init__(self, config, task, parallelism: sharding.Parallelism):
-        self._parallelism, num_steps = parallelism, 8
-        solver = solver_choices.make_solver("ab2" if config.loss.loss == "flow" else "gm_ode", num_steps)
-        times, apply = flow.time_grid(num_steps), networks.abstract_network(config)[0]
+        self._parallelism = parallelism
+        apply = networks.abstract_network(config)[0]
 
         def draw(params, keys, labels):
             run = trained.TrainedRun(config, task, apply, params, 0)
-            return run.draw(keys, labels, solver, times)
+            return run.draw(keys, labels, *run.usual_sampling())
 
         self._key = jax.random.key(config.seed)
         self._draw = jax.jit(draw, out_shardings=parallelism.replicated)
@@ -171,10 +176,11 @@ class _Scores:
 class _Evaluation:
     """Evaluates the averaged parameters on fixed batches and draws, and stores the best ones."""
 
-    def __init__(self, config, task, mesh: jax.sharding.Mesh, best: Snapshots):
+    def __init__(self, config, task, mesh: jax.sharding.Mesh, best: Snapshots, distilled):
         self._config, self._batches = config, task.evaluation_batches(config.batch_size, config.seed)
         self._parallelism, self._best = sharding.JitParallelism(mesh), best
-        loss = steps.make_eval_loss(config, self._parallelism)
+        loss = steps.make_eval_loss(config, self._parallelism, distilled)
+        self._constants = () if distilled is None else (self._parallelism.place(distilled.teacher.params),)
         self._loss = jax.jit(loss, out_shardings=self._parallelism.replicated)
         self._lowest = best.read_meta()["eval_loss"] if best.steps() else float("inf")
 
@@ -186,7 +192,7 @@ class _Evaluation:
             for i in range(self._config.eval_batches):
                 batch = self._parallelism.put(self._batches(i, rows), size)
                 draws = self._parallelism.replicate(jax.random.fold_in(key, i))
-                losses.append(self._loss(state.ema_params, batch, draws))
+                losses.append(self._loss(state.ema_params, batch, draws, *self._constants))
         value = float(np.mean(jax.device_get(losses), dtype=np.float64))
         if value < self._lowest:
             self._lowest = value

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from experiments.runs.networks import abstract_network, init_params, spectrum_function
+from experiments.training import distillation
 from gmflow_jax import sharding, training
 
 _EMA = {
@@ -45,18 +46,30 @@ def make_optimizer(config: ml_collections.ConfigDict):
     )
 
 
-def make_init(config: ml_collections.ConfigDict, optimizer) -> Callable[[], training.TrainState]:
-    """Return init(), which makes the state before the first step; compile it with shardings."""
+def make_init(
+    config: ml_collections.ConfigDict, optimizer, distilled: distillation.Distillation | None = None
+) -> Callable[..., training.TrainState]:
+    """Return init(), which makes the state before the first step; compile it with shardings.
 
-    def init():
+    For a distilled run it is init(teacher_params).
+    """
+
+    def init(*teacher_params):
+        if distilled is None:
+            params = init_params(config)
+        else:
+            params = distillation.start(config, distilled.teacher)(*teacher_params)
         averages = len(config.post_hoc_ema.stds)
-        return training.init_state(init_params(config), optimizer, num_power_averages=averages)
+        return training.init_state(params, optimizer, num_power_averages=averages)
 
     return init
 
 
 def make_train_step(
-    config: ml_collections.ConfigDict, optimizer, parallelism: sharding.Parallelism
+    config: ml_collections.ConfigDict,
+    optimizer,
+    parallelism: sharding.Parallelism,
+    distilled: distillation.Distillation | None = None,
 ) -> Callable:
     """Make the training step, which the caller compiles.
 
@@ -64,25 +77,28 @@ def make_train_step(
       config: configuration of the run.
       optimizer: optimiser from `make_optimizer`.
       parallelism: parallelism of the run.
+      distilled: the teacher of a distilled run.
 
     Returns:
-      train_step(state, batch, key) -> (state, metrics), see `training.make_train_step`.
+      train_step(state, batch, key) -> (state, metrics), see `training.make_train_step`. The step of a
+      distilled run takes the teacher's parameters as a fourth argument.
 
     Raises:
-      ValueError: if an option of `config.loss` or `config.ema` cannot be used.
+      ValueError: if an option of `config.loss`, `config.distillation` or `config.ema` cannot be used.
     """
+    options = {
+        "optimizer": optimizer,
+        "ema_decay": _make_decay(config.ema),
+        "learning_rate": make_schedule(config),
+        "power_stds": tuple(config.post_hoc_ema.stds),
+        "num_microbatches": config.num_microbatches,
+        "axis_name": parallelism.axis_name,
+        "working_copy": parallelism.working_copy,
+    }
+    if distilled is not None:
+        return distillation.make_step(config, distilled, **options)
     loss, draws = _loss_options(config)
-    return training.make_train_step(
-        optimizer=optimizer,
-        ema_decay=_make_decay(config.ema),
-        learning_rate=make_schedule(config),
-        power_stds=tuple(config.post_hoc_ema.stds),
-        num_microbatches=config.num_microbatches,
-        axis_name=parallelism.axis_name,
-        working_copy=parallelism.working_copy,
-        **loss,
-        **draws,
-    )
+    return training.make_train_step(**options, **loss, **draws)
 
 
 def _make_decay(ema: ml_collections.ConfigDict) -> Callable:
@@ -96,8 +112,17 @@ def _make_decay(ema: ml_collections.ConfigDict) -> Callable:
         raise ValueError(f"The options of config.ema cannot be used: {error}.") from error
 
 
-def make_eval_loss(config: ml_collections.ConfigDict, parallelism: sharding.Parallelism) -> Callable:
-    """Return loss(params, batch, key), the training loss of a batch."""
+def make_eval_loss(
+    config: ml_collections.ConfigDict,
+    parallelism: sharding.Parallelism,
+    distilled: distillation.Distillation | None = None,
+) -> Callable:
+    """Return loss(params, batch, key), the training loss of a batch.
+
+    For a distilled run it is loss(params, batch, key, teacher_params).
+    """
+    if distilled is not None:
+        return distillation.make_eval_loss(config, distilled, parallelism)
     loss, draws = _loss_options(config)
     loss_fn = training.make_loss(working_copy=parallelism.working_copy, **loss)
 

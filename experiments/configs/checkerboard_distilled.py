@@ -1,0 +1,30 @@
+"""Few-step distillation of checkerboard.py: one network call draws the board.
+
+Method: pi-Flow, arXiv 2510.14974. The student's mixture imitates the teacher's velocity.
+Command: python -m experiments.train --config=experiments/configs/checkerboard_distilled.py
+  --config.teacher=runs/checkerboard --config.num_calls=1 --workdir=runs/checkerboard_1call
+Cost: at most four minutes on two CPU cores, with the evaluation.
+Scores: section "Few calls" of experiments/study/README.md.
+"""
+
+import ml_collections
+
+from experiments.configs import checkerboard, distillation
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = checkerboard.get_config()
+    del config.loss
+    distillation.add_to(config)
+    config.num_steps = 4000
+    config.batch_size = 256
+    config.distillation.num_substeps = 16
+    config.optimizer.update(dict(learning_rate=2e-3))
+
+    config.report = ml_collections.ConfigDict(dict(num_seeds=1))
+    config.report.rows = (dict(name="student", solver="gm_ode"),)
+    config.report.teacher_rows = (
+        dict(name="teacher, GM-ODE 2", solver="gm_ode", order=2, num_steps=(1, 2, 4, 8)),
+        dict(name="teacher, Euler", solver="euler", num_steps=(32,)),
+    )
+    return config

@@ -1,0 +1,25 @@
+"""Defaults of the configurations that distil a teacher into a network for few calls (pi-Flow).
+
+Source: Chen et al. 2025, pi-Flow (arXiv 2510.14974).
+"""
+
+import ml_collections
+
+
+def add_to(config: ml_collections.ConfigDict) -> None:
+    """Turn the configuration of a run into that of a distilled run."""
+    # The folder of a run, a diffusers folder, or a safetensors file of a SiT.
+    config.teacher = ""
+    config.num_calls = 1  # network calls that the student is made for
+    config.distillation = ml_collections.ConfigDict(dict(
+        init="teacher",  # the student's first parameters: 'teacher' or 'scratch'
+        kind="sit",  # of a safetensors file, see interop.load_dit
+        data_free=False,  # True: training points come from noise, by the student, instead of from data
+        dropout=0.05,  # probability of dropping a component along the path
+        num_substeps=128,  # from t = 1 to 0; those of an interval between two calls are its share
+        integrator="euler",
+        shift=1.0,  # of the time grid
+        guidance="probabilistic",  # of the teacher, or 'cfg'
+        guidance_scale=0.0,  # off: 0 for probabilistic, 1 for cfg
+        interval=(0.0, 1.0),  # times between which the teacher is guided
+    ))

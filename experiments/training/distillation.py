@@ -1,0 +1,232 @@
+"""Distillation runs: the teacher, the student's start, the step and the loss."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from experiments.runs import networks
+from experiments.runs.teachers import Teacher, load_teacher
+from gmflow_jax import data, models, sharding, training
+from gmflow_jax.guidance import METHODS, check_guidance_scale
+
+# Fields of a network's configuration that say how it is computed, not what.
+_FREE = ("attention", "dtype", "param_dtype", "remat", "scan_layers")
+
+
+class Distillation(NamedTuple):
+    """The teacher of a run.
+
+    Attributes:
+      teacher: the teacher, whose parameters are on the devices, sharded as the state's.
+      fingerprint: SHA-256 of the parameters.
+    """
+
+    teacher: Teacher
+    fingerprint: str
+
+
+def prepare(
+    config: ml_collections.ConfigDict, task: Any, parallelism: sharding.Parallelism
+) -> Distillation | None:
+    """Load and check the teacher of a configuration, or return None if it distils none.
+
+    Args:
+      config: configuration of the run.
+      task: task of the run.
+      parallelism: parallelism of the run.
+
+    Returns:
+      The teacher on the devices.
+
+    Raises:
+      ValueError: if the teacher or an option cannot be used.
+    """
+    if "teacher" not in config:
+        return None
+    if config.num_calls < 1:
+        raise ValueError(
+            f"num_calls is {config.num_calls}, but a sampler needs at least one network call; give 1 or more."
+        )
+    if config.get("spectrum"):
+        raise ValueError("A distilled network draws no noise, so it has no spectrum; leave spectrum out.")
+    teacher = load_teacher(config)
+    _check(teacher, config, task)
+    teacher = _computed_like_student(teacher, networks.network_config(config))
+    start(config, teacher)  # raises here if the student cannot start from it
+    fingerprint = models.fingerprint(teacher.params)
+    return Distillation(teacher._replace(params=parallelism.place(teacher.params)), fingerprint)
+
+
+def start(config: ml_collections.ConfigDict, teacher: Teacher) -> Callable[[Any], Any]:
+    """Return initial(teacher_params), which makes the student's initial parameters.
+
+    Raises:
+      ValueError: if the student cannot start from the teacher.
+    """
+    init, student = config.distillation.init, networks.network_config(config)
+    if init == "scratch":
+        return lambda teacher_params: networks.init_params(config)
+    if init != "teacher":
+        raise ValueError(f"distillation.init is {init!r}; give 'teacher' or 'scratch'.")
+    shapes = networks.abstract_network(config)[1]
+
+    def initial(teacher_params):
+        params = teacher_params
+        if teacher.network.num_components == 1 and student.num_components > 1:
+            one = dataclasses.replace(student, num_components=1)
+            key = jax.random.key(config.seed)
+            params = models.repeat_components(one, params, student.num_components, key=key)[1]
+        return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), params, shapes)
+
+    try:
+        found = jax.eval_shape(initial, jax.tree.map(jnp.asarray, teacher.params))
+        fits = jax.tree.map(lambda a, b: a.shape == b.shape, found, shapes)
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not jax.tree.all(fits):
+        raise ValueError(
+            f"The student cannot start from the teacher {teacher.source}, whose network is another one "
+            f"({_difference(teacher.network, student)}). Give config.network the teacher's sizes and its "
+            "number of components, or several for a teacher of one; or --config.distillation.init=scratch."
+        )
+    return initial
+
+
+def make_step(
+    config: ml_collections.ConfigDict, distillation: Distillation, **options: Any
+) -> Callable[..., tuple[training.TrainState, dict[str, jax.Array]]]:
+    """Make the training step of a distilled run, which takes the teacher's parameters as a fourth argument.
+
+    `options` are those of `training.make_distillation_step` that do not depend on `config.distillation`.
+    """
+    apply, _ = networks.abstract_network(config)
+    return training.make_distillation_step(
+        apply, _velocity(config, distillation.teacher), **_policy_options(config), **options
+    )
+
+
+def make_eval_loss(
+    config: ml_collections.ConfigDict, distillation: Distillation, parallelism: sharding.Parallelism
+) -> Callable[..., jax.Array]:
+    """Return loss(params, batch, key, teacher_params), the loss of a distilled run on a batch."""
+    apply, _ = networks.abstract_network(config)
+    options = _policy_options(config)
+    loss_fn = training.make_policy_loss(
+        apply, _velocity(config, distillation.teacher), working_copy=parallelism.working_copy, **options
+    )
+    draws = {name: options[name] for name in ("num_calls", "shift")}
+
+    def evaluate(params, batch, key, teacher_params):
+        example = training.draw_policy_example(key, batch["x_0"], batch.get("labels"), **draws)
+        return loss_fn(params, example, teacher_params)[0]
+
+    return evaluate
+
+
+def notes(distillation: Distillation) -> dict[str, str]:
+    """Return what a run's folder notes of its teacher."""
+    return {"weights_sha256": distillation.fingerprint}
+
+
+def describe(config: ml_collections.ConfigDict, distillation: Distillation) -> str:
+    """Describe a distillation in a sentence or two, which a run prints at its start."""
+    calls = "1 call" if config.num_calls == 1 else f"{config.num_calls} calls"
+    text = f"The network learns to sample in {calls} from the teacher {distillation.teacher.source}."
+    if config.network.get("num_components") == 1:
+        text += (
+            " It predicts one component, whose policy is Gaussian: expect worse samples than with several, "
+            "such as --config.network.num_components=8."
+        )
+    return text
+
+
+def _policy_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    c = config.distillation
+    return {
+        "num_calls": config.num_calls, "num_substeps": c.num_substeps, "integrator": c.integrator,
+        "shift": c.shift, "dropout": c.dropout, "data_free": c.data_free,
+    }  # fmt: skip
+
+
+def _velocity(config: ml_collections.ConfigDict, teacher: Teacher) -> Callable[..., jax.Array]:
+    c = config.distillation
+    check_guidance_scale(c.guidance_scale, c.guidance)
+    if c.guidance_scale == METHODS[c.guidance]:
+        return training.make_teacher(teacher.apply)
+    return training.make_teacher(
+        teacher.apply, c.guidance_scale, getattr(teacher.network, "num_classes", 0), method=c.guidance,
+        interval=tuple(c.interval),
+    )
+
+
+def _check(teacher: Teacher, config: ml_collections.ConfigDict, task: Any) -> None:
+    """Raise ValueError if a teacher is of another task, shape, classes or latents than the run."""
+    source = f"The teacher {teacher.source}"
+    if teacher.task not in (None, config.task) and config.task != "fake":
+        raise ValueError(
+            f"{source} was trained on the task {teacher.task}, but this configuration has the task "
+            f"{config.task}; give a teacher of the same task."
+        )
+    shape, needed = _sample_shape(teacher.network), tuple(task.sample_shape)
+    if shape != needed:
+        raise ValueError(
+            f"{source} draws samples of shape {shape}, but this configuration needs {needed}; give a teacher "
+            "of the same size and channels, or set those of config.network."
+        )
+    classes, wanted = getattr(teacher.network, "num_classes", 0), config.network.get("num_classes", 0)
+    if classes != wanted:
+        raise ValueError(
+            f"{source} has {classes} classes, but network.num_classes is {wanted}; give a teacher of the "
+            f"same classes, or --config.network.num_classes={classes}."
+        )
+    if task.metadata is not None:
+        _check_latents(source, teacher, task.metadata)
+    _velocity(config, teacher)  # raises here if an option of the guidance is wrong
+
+
+def _check_latents(source: str, teacher: Teacher, metadata: Mapping[str, Any]) -> None:
+    if teacher.latents is not None:
+        found = teacher.latents.to_json()
+    elif teacher.autoencoder is not None:
+        found = {
+            "autoencoder": data.autoencoder_fingerprint(teacher.autoencoder),
+            "scaling_factor": teacher.autoencoder.config.scaling_factor,
+        }
+    else:
+        return
+    for name in ("autoencoder", "scaling_factor", "class_folders"):
+        if name in found and json.loads(json.dumps(found[name])) != metadata[name]:
+            raise ValueError(
+                f"{source} models latents with another {name.replace('_', ' ')} than those of data.folder; "
+                "prepare latents with the teacher's autoencoder and classes, or give another teacher."
+            )
+
+
+def _sample_shape(network: models.GMDiTConfig | models.GMMLPConfig) -> tuple[int, ...]:
+    if isinstance(network, models.GMDiTConfig):
+        return (*network.input_height_width, network.in_channels)
+    return (network.num_dims,)
+
+
+def _computed_like_student(teacher: Teacher, student: models.GMDiTConfig | models.GMMLPConfig) -> Teacher:
+    """Return the teacher with the student's compute type and attention."""
+    names = [field.name for field in dataclasses.fields(student) if field.name in _FREE]
+    network = dataclasses.replace(
+        teacher.network, **{name: getattr(student, name) for name in names if name != "param_dtype"}
+    )
+    model = models.GMDiT if isinstance(network, models.GMDiTConfig) else models.GMMLP
+    return teacher._replace(apply=models.abstract(model, network)[0], network=network)
+
+
+def _difference(a: Any, b: Any) -> str:
+    """Name the fields in which two configurations differ."""
+    if type(a) is not type(b):
+        return f"{type(a).__name__} and {type(b).__name__}"
+    names = [f.name for f in dataclasses.fields(a) if f.name not in _FREE]
+    changed = [n for n in names if getattr(a, n) != getattr(b, n)]
+    return ", ".join(f"{n} is {getattr(a, n)} and not {getattr(b, n)}" for n in changed)
