@@ -107,10 +107,11 @@ def _sample_run() -> None:
         run = trained.load_run(_WORKDIR.value)
         num_steps = _value_or(_STEPS, run.num_calls or 8)
         warn_of_steps(run.num_calls, num_steps)
-        order = _value_or(_ORDER, 2 if run.num_calls is None else 1)
         spectrum = run.spectrum(_SOLVER.value, _SPECTRUM.value)
+        given = {"order": _ORDER.value, "num_substeps": _SUBSTEPS.value}
+        options = run.usual_options(num_steps) | {k: v for k, v in given.items() if v is not None}
         solver = solver_choices.make_solver(
-            _SOLVER.value, num_steps, order, _SUBSTEPS.value, run.shift, spectrum
+            _SOLVER.value, num_steps, shift=run.shift, spectrum=spectrum, **options
         )
         labels = _choose_labels(dict(enumerate(run.task.class_names)), len(run.task.class_names), 64)
         if _IMAGES_OUT.value and not run.task.is_image:

@@ -12,8 +12,9 @@ def make_solver(
     num_substeps: int | None = None,
     shift: float = 1.0,
     spectrum: Callable | None = None,
+    integrator: str = "midpoint",
 ) -> solvers.Solver:
-    """Make a solver by its name, with midpoint sub-steps.
+    """Make a solver by its name.
 
     Args:
       name: one of `solvers.NAMES`.
@@ -22,6 +23,7 @@ def make_solver(
       num_substeps: sub-steps in each step, for gm_ode and gm_pc; None takes `default_substeps`.
       shift: shift of the sub-steps' times, for gm_ode and gm_pc.
       spectrum: the function that `TrainedRun.spectrum` returns, for gm_sde.
+      integrator: method of the sub-steps, for gm_ode and gm_pc.
 
     Raises:
       ValueError: if num_steps is below 1, the name is unknown, or the solver does not take the options.
@@ -29,7 +31,7 @@ def make_solver(
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
     num_substeps = default_substeps(num_steps) if num_substeps is None else num_substeps
-    return solvers.by_name(name, order, num_substeps, shift, integrator="midpoint", spectrum=spectrum)
+    return solvers.by_name(name, order, num_substeps, shift, integrator=integrator, spectrum=spectrum)
 
 
 def default_substeps(num_steps: int) -> int:

@@ -16,8 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = digits.get_config()
     del config.loss
     distillation.add_to(config)
-    config.num_steps = 2500
-    config.distillation.num_substeps = 16
+    config.num_steps = 7000
+    config.batch_size = 32
+    config.distillation.num_substeps = 32
     config.optimizer.update(dict(learning_rate=5e-3, weight_decay=0.0))
 
     config.report = ml_collections.ConfigDict(dict(num_seeds=2))

@@ -8,12 +8,12 @@ import ml_collections
 
 def add_to(config: ml_collections.ConfigDict) -> None:
     """Turn the configuration of a run into that of a distilled run."""
-    # The folder of a run, a diffusers folder, or a safetensors file of a SiT.
+    # The folder of a run, a diffusers folder, or a safetensors file of a SiT or DiT.
     config.teacher = ""
     config.num_calls = 1  # network calls that the student is made for
     config.distillation = ml_collections.ConfigDict(dict(
         init="teacher",  # the student's first parameters: 'teacher' or 'scratch'
-        kind="sit",  # of a safetensors file, see interop.load_dit
+        kind="sit",  # of a safetensors file: 'sit' predicts velocities, 'dit' the noise of DDPM
         data_free=False,  # True: training points come from noise, by the student, instead of from data
         dropout=0.05,  # probability of dropping a component along the path
         num_substeps=128,  # from t = 1 to 0; those of an interval between two calls are its share

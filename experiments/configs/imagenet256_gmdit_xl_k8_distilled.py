@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = imagenet256_gmdit_xl_k8.get_config()
     del config.loss, config.spectrum
     distillation.add_to(config)
+    config.network.time_scale = 1000.0  # 1.0 for a student that starts from a SiT
     config.num_steps = 140_000
     config.distillation.update(dict(guidance="cfg", guidance_scale=2.7, interval=(0.0, 0.6)))
     config.optimizer.update(dict(

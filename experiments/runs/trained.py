@@ -48,11 +48,23 @@ class TrainedRun:
 
     def usual_sampling(self) -> tuple[solvers.Solver, jax.Array]:
         """Return the solver and the times of samples while training: as distilled, or 8 steps."""
-        if self.num_calls is not None:
-            solver = solver_choices.make_solver("gm_ode", self.num_calls, order=1, shift=self.shift)
-            return solver, flow.time_grid(self.num_calls, self.shift)
-        name = "ab2" if self.config.loss.loss == "flow" else "gm_ode"
-        return solver_choices.make_solver(name, 8), flow.time_grid(8)
+        num_steps = self.num_calls or 8
+        name = "gm_ode" if self.num_calls or self.config.loss.loss != "flow" else "ab2"
+        options = self.usual_options(num_steps)
+        solver = solver_choices.make_solver(name, num_steps, shift=self.shift, **options)
+        return solver, flow.time_grid(num_steps, self.shift)
+
+    def usual_options(self, num_steps: int) -> dict[str, Any]:
+        """Return `order`, `num_substeps` and `integrator` of `make_solver` that are used if none are given.
+
+        A distilled run is sampled along the path that it was trained on: with order 1 and its sub-steps.
+        """
+        if self.num_calls is None:
+            num_substeps = solver_choices.default_substeps(num_steps)
+            return {"order": 2, "num_substeps": num_substeps, "integrator": "midpoint"}
+        c = self.config.distillation
+        num_substeps = -(-c.num_substeps // num_steps)
+        return {"order": 1, "num_substeps": num_substeps, "integrator": c.integrator}
 
     def denoiser(self, labels, guidance_scale: jax.Array | float | None = None, **options) -> Callable:
         """Make denoise(x_t, t) for samples of given classes.

@@ -49,7 +49,7 @@ class RunEvaluator:
         del run["workdir"]  # the path has no influence on the scores
         return {
             "run": run,
-            "integrator": "midpoint",
+            "integrator": self._run.usual_options(1)["integrator"],
             "num_samples": len(self._labels),
             "labels": "those of the training data",
             "seeds": self.seeds,
@@ -62,9 +62,9 @@ class RunEvaluator:
         Raises:
           ValueError: if the run cannot draw the cell.
         """
-        num_substeps = solver_choices.default_substeps(cell.num_steps)
-        order = 2 if self._run.num_calls is None else 1
-        cell = cell.with_defaults(order=order, num_substeps=num_substeps, spectrum=False)
+        usual = self._run.usual_options(cell.num_steps)
+        del usual["integrator"]
+        cell = cell.with_defaults(**usual, spectrum=False)
         warn_of_steps(self._run.num_calls, cell.num_steps)
         self._solver(cell)
         return cell
@@ -102,7 +102,8 @@ class RunEvaluator:
     def _solver(self, cell: Cell) -> solvers.Solver:
         spectrum = self._run.spectrum(cell.solver, wanted=bool(cell.spectrum))
         return solver_choices.make_solver(
-            cell.solver, cell.num_steps, cell.order, cell.num_substeps, self._shift, spectrum
+            cell.solver, cell.num_steps, cell.order, cell.num_substeps, self._shift, spectrum,
+            self._run.usual_options(cell.num_steps)["integrator"],
         )
 
     def _compile(self, cell: Cell, guided: bool) -> Callable:

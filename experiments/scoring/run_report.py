@@ -9,13 +9,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from experiments.common import cli, files, provenance, solver_choices
-from experiments.runs import trained
+from experiments.runs import teachers, trained
 from experiments.scoring import tables
 from experiments.scoring.cells import SEED_RULE, Cell, make_cells, report_steps
 from experiments.scoring.run_evaluator import RunEvaluator
 from experiments.tasks.make import make_scored_task
 from experiments.tasks.rows import ReportRow
-from gmflow_jax import evaluation
+from gmflow_jax import evaluation, models
 
 
 def report(
@@ -48,7 +48,7 @@ def report(
             label = f"{workdir}: " if len(workdirs) > 1 else ""
             jobs += [(evaluator, evaluator.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
             if not solvers and not num_steps:
-                jobs += _teacher_jobs(run, label)
+                jobs += _teacher_jobs(workdir, run, label)
     task = loaded[0].task
     rows = _score(jobs)
     references = task.reference_rows()
@@ -82,20 +82,32 @@ def _cells(
     return make_cells(rows, report_steps(run.config), guidance_scales=(0.0,))
 
 
-def _teacher_jobs(run: trained.TrainedRun, label: str) -> list[tuple[RunEvaluator, Cell]]:
+def _teacher_jobs(
+    workdir: str, run: trained.TrainedRun, label: str
+) -> list[tuple[RunEvaluator, Cell]]:
     """Return the cells of a distilled run's teacher, drawn with the seeds of the run."""
     rows = run.config.report.get("teacher_rows")
     if not rows:
         return []
-    workdir = run.config.teacher
     try:
-        teacher = trained.load_run(workdir)
-    except ValueError as error:
+        teacher = trained.load_run(run.config.teacher)
+        _check_same_teacher(workdir, run.config.teacher, teacher)
+    except (ValueError, OSError) as error:
         print(f"The report leaves out the teacher: {error}")
         return []
-    evaluator = RunEvaluator(workdir, teacher, run.config.report.num_seeds)
+    evaluator = RunEvaluator(run.config.teacher, teacher, run.config.report.num_seeds)
     rows = [{**row, "name": f"{label}{row['name']}"} for row in rows]
     return [(evaluator, evaluator.resolve(cell)) for cell in make_cells(rows, (), guidance_scales=(0.0,))]
+
+
+def _check_same_teacher(workdir: str, path: str, teacher: trained.TrainedRun) -> None:
+    """Raise ValueError if a teacher is not the one that a run was distilled from."""
+    noted = files.read_json(pathlib.Path(workdir) / "teacher.json")["weights_sha256"]
+    if models.fingerprint(teachers.network_params(teacher.config, teacher.params)) != noted:
+        raise ValueError(
+            f"{path} holds other weights than the teacher of {workdir}. If it was trained further, keep the "
+            "teacher as it was, and train a copy of its folder."
+        )
 
 
 def _score(jobs: Sequence[tuple[RunEvaluator, Cell]]) -> list[ReportRow]:
