@@ -72,6 +72,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def is_run(path: pathlib.Path) -> bool:
+    """Return whether a folder is that of a run, whose config.json names a task."""
+    return (path / "config.json").is_file() and "task" in read_json(path / "config.json")
+
+
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     """Read the configuration of the run in `workdir`; raise ValueError if there is no run."""
     folder = pathlib.Path(workdir)
@@ -84,5 +89,10 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
         raise ValueError(
             f"The folder {workdir} holds no run: config.json is missing. Give the --workdir of a run of "
             "python -m experiments.train."
+        )
+    if not is_run(folder):
+        raise ValueError(
+            f"The folder {workdir} holds no run: its config.json names no task, as in a diffusers folder. "
+            "Give the --workdir of a run of python -m experiments.train."
         )
     return ml_collections.ConfigDict(read_json(folder / "config.json"))

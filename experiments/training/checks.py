@@ -10,7 +10,8 @@ import numpy as np
 from experiments.runs import folder
 from experiments.scoring.cells import check_report
 from gmflow_jax import sharding
-from gmflow_jax._arguments import check_labels
+from gmflow_jax._arguments import check_labels, check_number
+from gmflow_jax.guidance import check_guidance_scale
 
 # Fields of the metadata of latents that determine the training data.
 _DATA_FIELDS = (
@@ -48,6 +49,48 @@ def check_numbers(config) -> None:
     # made; the report is drawn only after the training.
     if "report" in config:
         check_report(config)
+
+
+def check_distillation(config) -> None:
+    """Raise ValueError if an option of a distilled run has a wrong type or is out of its range."""
+    c = config.distillation
+    numbers = {
+        "num_calls": (config.num_calls, int, "[1, 1000]"),
+        "distillation.num_substeps": (c.num_substeps, int, "[1, 10000]"),
+        "distillation.dropout": (c.dropout, float, "[0, 1)"),
+        "distillation.shift": (c.shift, float, "(0, inf)"),
+        "distillation.guidance_scale": (c.guidance_scale, float, "[0, inf)"),
+    }
+    for name, (value, kind, interval) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, kind)):
+            raise ValueError(f"{name} is {value!r}, but must be a {'whole ' * (kind is int)}number.")
+        check_number(name, value, interval)
+    choices = {"init": ("teacher", "scratch"), "kind": ("sit", "dit"), "data_free": (False, True)}
+    for name, known in choices.items():
+        if c[name] not in known:
+            raise ValueError(
+                f"distillation.{name} is {c[name]!r}, but must be {known[0]!r} or {known[1]!r}."
+            )
+    check_guidance_scale(c.guidance_scale, c.guidance)
+    try:
+        low, high = c.interval
+        valid = 0 <= low <= high <= 1
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"distillation.interval is {c.interval!r}, but must be two times (low, high) with 0 <= low <= "
+            "high <= 1, between which the teacher is guided."
+        )
+
+
+def check_teacher_folder(config, workdir: pathlib.Path) -> None:
+    """Raise ValueError if a run would be written into the folder of its teacher."""
+    if config.get("teacher") and pathlib.Path(config.teacher).resolve() == workdir.resolve():
+        raise ValueError(
+            f"--workdir and --config.teacher are both {workdir}, but a run cannot be its own teacher; give a "
+            "new folder as --workdir."
+        )
 
 
 def check_batch(batch: Mapping[str, np.ndarray], config) -> None:

@@ -2,20 +2,22 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from experiments.runs import networks
-from experiments.runs.teachers import Teacher, load_teacher
+from experiments.runs.teachers import Teacher, load_teacher, make_apply
 from gmflow_jax import data, models, sharding, training
-from gmflow_jax.guidance import METHODS, check_guidance_scale
+from gmflow_jax.guidance import METHODS
 
 # Fields of a network's configuration that say how it is computed, not what.
-_FREE = ("attention", "dtype", "param_dtype", "remat", "scan_layers")
+_COMPUTATION = {"attention", "dtype", "param_dtype", "remat", "scan_layers"}
+# Fields in which a student that starts from its teacher may differ: the head's form and initial values, too.
+_FREE = _COMPUTATION | {"head", "means_bias_std"}
+_OF_COMPONENTS = {"num_components", "constant_log_std", "log_std_dim", "log_std_layers"}
 
 
 class Distillation(NamedTuple):
@@ -48,10 +50,6 @@ def prepare(
     """
     if "teacher" not in config:
         return None
-    if config.num_calls < 1:
-        raise ValueError(
-            f"num_calls is {config.num_calls}, but a sampler needs at least one network call; give 1 or more."
-        )
     if config.get("spectrum"):
         raise ValueError("A distilled network draws no noise, so it has no spectrum; leave spectrum out.")
     teacher = load_teacher(config)
@@ -71,29 +69,27 @@ def start(config: ml_collections.ConfigDict, teacher: Teacher) -> Callable[[Any]
     init, student = config.distillation.init, networks.network_config(config)
     if init == "scratch":
         return lambda teacher_params: networks.init_params(config)
-    if init != "teacher":
-        raise ValueError(f"distillation.init is {init!r}; give 'teacher' or 'scratch'.")
+    # The head is the teacher's if both have the same components, and otherwise repeats its only one.
+    repeats = teacher.network.num_components == 1 and student.constant_log_std is None and (
+        student.num_components > 1 or teacher.network.constant_log_std is not None
+    )
+    difference = _difference(teacher.network, student, _FREE | (_OF_COMPONENTS if repeats else set()))
+    if difference:
+        raise ValueError(
+            f"The student cannot start from the teacher {teacher.source}, whose network is another one "
+            f"({difference}). Give config.network the teacher's sizes and its number of components, or "
+            "several for a teacher of one; or --config.distillation.init=scratch."
+        )
     shapes = networks.abstract_network(config)[1]
 
     def initial(teacher_params):
         params = teacher_params
-        if teacher.network.num_components == 1 and student.num_components > 1:
+        if repeats:
             one = dataclasses.replace(student, num_components=1)
             key = jax.random.key(config.seed)
             params = models.repeat_components(one, params, student.num_components, key=key)[1]
         return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), params, shapes)
 
-    try:
-        found = jax.eval_shape(initial, jax.tree.map(jnp.asarray, teacher.params))
-        fits = jax.tree.map(lambda a, b: a.shape == b.shape, found, shapes)
-    except (ValueError, KeyError, TypeError):
-        fits = False
-    if not jax.tree.all(fits):
-        raise ValueError(
-            f"The student cannot start from the teacher {teacher.source}, whose network is another one "
-            f"({_difference(teacher.network, student)}). Give config.network the teacher's sizes and its "
-            "number of components, or several for a teacher of one; or --config.distillation.init=scratch."
-        )
     return initial
 
 
@@ -136,7 +132,12 @@ def notes(distillation: Distillation) -> dict[str, str]:
 def describe(config: ml_collections.ConfigDict, distillation: Distillation) -> str:
     """Describe a distillation in a sentence or two, which a run prints at its start."""
     calls = "1 call" if config.num_calls == 1 else f"{config.num_calls} calls"
-    text = f"The network learns to sample in {calls} from the teacher {distillation.teacher.source}."
+    c = config.distillation
+    text = f"The network learns to sample in {calls} from the teacher {distillation.teacher.source}, "
+    if c.guidance_scale == METHODS[c.guidance]:
+        text += "which is not guided."
+    else:
+        text += f"guided by {c.guidance} with the scale {c.guidance_scale:g} at times {tuple(c.interval)}."
     if config.network.get("num_components") == 1:
         text += (
             " It predicts one component, whose policy is Gaussian: expect worse samples than with several, "
@@ -155,7 +156,6 @@ def _policy_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _velocity(config: ml_collections.ConfigDict, teacher: Teacher) -> Callable[..., jax.Array]:
     c = config.distillation
-    check_guidance_scale(c.guidance_scale, c.guidance)
     if c.guidance_scale == METHODS[c.guidance]:
         return training.make_teacher(teacher.apply)
     return training.make_teacher(
@@ -178,7 +178,8 @@ def _check(teacher: Teacher, config: ml_collections.ConfigDict, task: Any) -> No
             f"{source} draws samples of shape {shape}, but this configuration needs {needed}; give a teacher "
             "of the same size and channels, or set those of config.network."
         )
-    classes, wanted = getattr(teacher.network, "num_classes", 0), config.network.get("num_classes", 0)
+    student = networks.network_config(config)
+    classes, wanted = (getattr(network, "num_classes", 0) for network in (teacher.network, student))
     if classes != wanted:
         raise ValueError(
             f"{source} has {classes} classes, but network.num_classes is {wanted}; give a teacher of the "
@@ -215,18 +216,19 @@ def _sample_shape(network: models.GMDiTConfig | models.GMMLPConfig) -> tuple[int
 
 def _computed_like_student(teacher: Teacher, student: models.GMDiTConfig | models.GMMLPConfig) -> Teacher:
     """Return the teacher with the student's compute type and attention."""
-    names = [field.name for field in dataclasses.fields(student) if field.name in _FREE]
+    names = [field.name for field in dataclasses.fields(student) if field.name in _COMPUTATION]
     network = dataclasses.replace(
         teacher.network, **{name: getattr(student, name) for name in names if name != "param_dtype"}
     )
-    model = models.GMDiT if isinstance(network, models.GMDiTConfig) else models.GMMLP
-    return teacher._replace(apply=models.abstract(model, network)[0], network=network)
+    return teacher._replace(apply=make_apply(network, teacher.predicts_noise), network=network)
 
 
-def _difference(a: Any, b: Any) -> str:
-    """Name the fields in which two configurations differ."""
+def _difference(a: Any, b: Any, free: Set[str]) -> str:
+    """Name the fields in which two configurations differ, apart from `free` ones."""
     if type(a) is not type(b):
-        return f"{type(a).__name__} and {type(b).__name__}"
-    names = [f.name for f in dataclasses.fields(a) if f.name not in _FREE]
-    changed = [n for n in names if getattr(a, n) != getattr(b, n)]
-    return ", ".join(f"{n} is {getattr(a, n)} and not {getattr(b, n)}" for n in changed)
+        return f"{type(a).__name__} and not {type(b).__name__}"
+    names = [f.name for f in dataclasses.fields(a) if f.name not in free]
+    pairs = [(n, getattr(a, n), getattr(b, n)) for n in names]
+    if "input_size" in names:
+        pairs[names.index("input_size")] = ("input_size", a.input_height_width, b.input_height_width)
+    return ", ".join(f"{n} is {x} and not {y}" for n, x, y in pairs if x != y)

@@ -113,6 +113,9 @@ def _check(
     with cluster.fail_together() as notes:
         _expand_home(config)
         notes["config"] = json.loads(config.to_json_best_effort())
+        if "teacher" in config:
+            checks.check_distillation(config)
+            checks.check_teacher_folder(config, workdir)
         checks.check_numbers(config)
         plan = _make_plan(config)
         notes["latents"] = plan.task.metadata
@@ -125,8 +128,8 @@ def _check(
 def _expand_home(config: ml_collections.ConfigDict) -> None:
     """Replace ~ in the paths of a configuration."""
     names = ("autoencoder", "inception", "reference", "teacher")
-    paths = {name: config[name] for name in names if name in config}
-    paths |= {f"data.{name}": config.data[name] for name in ("folder", "eval_folder")}
+    paths = {name: config[name] for name in names if config.get(name)}
+    paths |= {f"data.{name}": config.data[name] for name in ("folder", "eval_folder") if config.data[name]}
     config.update_from_flattened_dict({name: files.expand_home(path) for name, path in paths.items()})
 
 
