@@ -18,8 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
     distillation.add_to(config)
     config.num_steps = 4000
     config.batch_size = 256
-    config.distillation.num_substeps = 16
-    config.optimizer.update(dict(learning_rate=2e-3))
+    # 16 Euler sub-steps gave a total variation of .105 where 16 midpoint sub-steps gave .060.
+    config.distillation.update(dict(num_substeps=8, integrator="midpoint"))
+    config.optimizer.update(dict(learning_rate=3e-3))
 
     config.report = ml_collections.ConfigDict(dict(num_seeds=1))
     config.report.rows = (dict(name="student", solver="gm_ode"),)
