@@ -63,7 +63,9 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher:
         return _from_run(str(path))
     predicts_noise = path.is_file() and config.distillation.kind == "dit"
     if path.is_file():
-        bundle = interop.load_dit(path, config.distillation.kind, num_components=1)
+        bundle = interop.load_dit(
+            path, config.distillation.kind, num_components=1, num_heads=_num_heads(config)
+        )
     else:
         bundle = interop.load_diffusers(path)
     if bundle.model is None:
@@ -131,6 +133,15 @@ def _from_run(workdir: str) -> Teacher:
     network = networks.network_config(config)
     latents = bundles.latents_of(workdir)
     return Teacher(make_apply(network), params, network, config.task, latents, None, workdir)
+
+
+def _num_heads(config: ml_collections.ConfigDict) -> int | None:
+    """Return the heads of a teacher in a file, which does not hold them; None if the width is published."""
+    published = {width for width, _, _ in models.DIT_SIZES.values()}
+    student = config.network
+    if config.distillation.init == "scratch" or student.get("hidden_size") in published:
+        return None
+    return student.get("num_heads")  # a student that starts from the teacher has as many
 
 
 def _check_calls(source: str, num_calls: int | None, teacher: str | None = None) -> None:

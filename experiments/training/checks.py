@@ -109,7 +109,7 @@ def check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
     if notes["latents"] is not None:
         data_fields = {name: notes["latents"][name] for name in _DATA_FIELDS}
         folder.check_unchanged(workdir / "latents.json", data_fields, "cache of latents")
-    if notes["teacher"] is not None:
+    if notes.get("teacher") is not None:
         folder.check_unchanged(workdir / "teacher.json", notes["teacher"], "teacher")
 
 

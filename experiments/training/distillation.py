@@ -70,8 +70,8 @@ def start(config: ml_collections.ConfigDict, teacher: Teacher) -> Callable[[Any]
     if init == "scratch":
         return lambda teacher_params: networks.init_params(config)
     # The head is the teacher's if both have the same components, and otherwise repeats its only one.
-    repeats = teacher.network.num_components == 1 and student.constant_log_std is None and (
-        student.num_components > 1 or teacher.network.constant_log_std is not None
+    repeats = teacher.network.num_components == 1 and student.constant_log_std is None and any(
+        getattr(teacher.network, name, None) != getattr(student, name, None) for name in _OF_COMPONENTS
     )
     difference = _difference(teacher.network, student, _FREE | (_OF_COMPONENTS if repeats else set()))
     if difference:
