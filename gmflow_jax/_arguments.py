@@ -20,6 +20,11 @@ def promote(tree: _Tree, /, *values: ArrayLike) -> tuple[_Tree, *tuple[jax.Array
 def promote(*values: *_Trees) -> tuple[*_Trees]: ...
 def promote(*values):
     """Cast every array in `values` (pytrees allowed) to float32, or to float64 if one of them is float64."""
+    dtype = _promoted_dtype(values)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), values)
+
+
+def _promoted_dtype(values) -> jnp.dtype:
     dtypes = [
         jax.dtypes.canonicalize_dtype(leaf.dtype)
         for leaf in jax.tree.leaves(values)
@@ -27,8 +32,7 @@ def promote(*values):
         and not isinstance(leaf, float)  # np.float64 is a Python float
         and not getattr(leaf, "weak_type", False)
     ]
-    dtype = jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), values)
+    return jnp.dtype(jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32)
 
 
 def append_axes(value: jax.Array, count: int) -> jax.Array:
@@ -55,8 +59,8 @@ def expand_time(t: jax.Array, batch_shape: tuple[int, ...], name: str = "t") -> 
     if t.ndim == 1 and batch_shape and t.shape[0] == batch_shape[0]:
         return t.reshape(t.shape + (1,) * (len(batch_shape) - 1))
     raise ValueError(
-        f"{name} has shape {t.shape}, which does not fit the batch axes {batch_shape}: a time is a "
-        f"scalar or has one value for each entry of the leading batch axis. Pass a scalar"
+        f"{name} has shape {t.shape}, which does not fit the batch axes {batch_shape}: it must be a "
+        f"scalar or have one value for each entry of the leading batch axis. Pass a scalar"
         + (f" or shape ({batch_shape[0]},)." if batch_shape else ".")
     )
 
@@ -78,14 +82,22 @@ def check_number(name: str, value: ArrayLike, interval: str) -> None:
     Raises:
       ValueError: if the number is not in the interval.
     """
+    if not is_within(value, interval):
+        raise ValueError(f"{name} is {value}, but must be in {interval}; give a number from this interval.")
+
+
+def is_within(value: ArrayLike, interval: str) -> bool:
+    """Return whether a value is traced, or is a number, or an array of numbers, in an interval."""
     known = concrete(value)
     if known is None:
-        return
+        return True
     low, high = map(float, interval[1:-1].split(","))
-    above = known >= low if interval[0] == "[" else known > low
-    below = known <= high if interval[-1] == "]" else known < high
-    if not np.all(above & below):
-        raise ValueError(f"{name} is {value}, but must be in {interval}; give a number from this interval.")
+    try:
+        above = known >= low if interval[0] == "[" else known > low
+        below = known <= high if interval[-1] == "]" else known < high
+    except TypeError:  # a text or None
+        return False
+    return bool(np.all(above & below))
 
 
 def check_labels(labels: ArrayLike, num_classes: int, allow_null: bool = False) -> None:
@@ -125,9 +137,10 @@ def check_times_ordered(t: ArrayLike, s: ArrayLike, allow_equal: bool = False) -
     Raises:
       ValueError: if the times are in the wrong order.
     """
-    t_value, s_value = concrete(t), concrete(s)
-    if t_value is None or s_value is None:
+    known = known_times(t, s)
+    if known is None:
         return
+    t_value, s_value = known
     both_zero = (s_value == 0) & (t_value == 0)
     wrong = s_value > t_value if allow_equal else (s_value >= t_value) & ~both_zero
     if np.any(wrong):
@@ -135,6 +148,22 @@ def check_times_ordered(t: ArrayLike, s: ArrayLike, allow_equal: bool = False) -
             f"s must be the less noisy time, s < t, but s = {s_value} and t = {t_value} were given. "
             "Swap them, or leave out the step where they are equal."
         )
+
+
+def known_times(*times: ArrayLike) -> list[np.ndarray] | None:
+    """Return times as NumPy arrays, to compare them, in the dtype to which `promote` casts them.
+
+    In another dtype 0.7 would differ from float32(0.7).
+
+    Returns:
+      The times; None if one is traced, or is neither a scalar nor [B], which `expand_time` refuses.
+    """
+    known = [concrete(t) for t in times]
+    dtype = _promoted_dtype(times)
+    arrays = [t.astype(dtype) for t in known if t is not None]
+    sizes = {t.size for t in arrays if t.ndim}
+    fit = len(sizes) <= 1 and all(t.ndim <= 1 for t in arrays)
+    return arrays if fit and len(arrays) == len(times) else None
 
 
 def check_same_shape(**arrays: jax.Array) -> None:

@@ -33,3 +33,13 @@ def test_values_are_checked_only_where_they_are_known():
     with pytest.raises(ValueError, match=r"s = 0\.5 and t = 0\.5"):
         _arguments.check_times_ordered(0.5, 0.5)
     jax.jit(lambda t: _arguments.check_times_ordered(t, 2.0))(1.0)
+    # 0.7 is float32(0.7) beside float32 times, where it is cast to float32.
+    _arguments.check_times_ordered(jnp.float32(0.7), 0.7, allow_equal=True)
+    _arguments.check_times_ordered(jnp.ones(3), jnp.ones(2))  # `expand_time` refuses one of them
+
+
+@pytest.mark.parametrize("value", ["0.5", None, np.nan, -1, [0.5, 2.0]])
+def test_what_is_not_within_an_interval_is_refused(value):
+    with pytest.raises(ValueError, match=r"rate is .*, but must be in \[0, 1\); give a number"):
+        _arguments.check_number("rate", value, "[0, 1)")
+    assert _arguments.is_within(jnp.bfloat16(0.5), "(0, 1)")

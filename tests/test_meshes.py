@@ -68,6 +68,11 @@ def both(labels):
     return guidance.guided_denoiser(one, None, 0.3)
 
 
+def keys_like(t):
+    """One key for each sample, split as the samples are."""
+    return jax.vmap(lambda value: jax.random.key((1000 * value).astype(jnp.uint32)))(t)
+
+
 DENOISERS = {
     "conditional": COND,
     "one component": flow.denoiser(lambda x, t: 0.5 * x),
@@ -78,6 +83,7 @@ DENOISERS = {
 SOLVERS = {name: solvers.by_name(name) for name in solvers.NAMES} | {
     "gm_ode 1": solvers.gm_ode(1, 2),
     "gm_ode": solvers.gm_ode(2, 2, integrator="rk4", correction_steps=1),
+    "gm_ode, few steps": solvers.gm_ode(1, 2, temperature=0.5, renoise=0.5),
     "gm_sde 1": solvers.gm_sde(1),
     "gm_sde, spectrum": solvers.gm_sde(spectrum=lambda surrogate: 0.1 * surrogate.mean),
 }
@@ -97,6 +103,11 @@ FUNCTIONS = {
     "gm.kl_divergence": lambda q, x, y, t: gm.kl_divergence(jax.random.key(0), q, q),
     "gm.to_standard_normal": lambda q, x, y, t: gm.to_standard_normal(q, x),
     "gm.from_standard_normal": lambda q, x, y, t: gm.from_standard_normal(q, x),
+    "gm.temper": lambda q, x, y, t: gm.temper(q, t),
+    "gm.drop_components": lambda q, x, y, t: gm.drop_components(jax.random.key(0), q, 0.5),
+    "gm.drop_components, keys": lambda q, x, y, t: gm.drop_components(keys_like(t), q, 0.5),
+    "flow.policy_velocity": lambda q, x, y, t: flow.policy_velocity(q, x, 0.9, y, t),
+    "flow.follow_policy": lambda q, x, y, t: flow.follow_policy(q, x, 0.9, y, 0.9, 0.5 * t, 2, 1.3, "rk4"),
     "flow.interpolate": lambda q, x, y, t: flow.interpolate(x, y, t),
     "flow.to_velocity": lambda q, x, y, t: flow.to_velocity(q, x, t),
     "flow.posterior": lambda q, x, y, t: flow.posterior(q, x, t, y, 0.5 * t),
@@ -105,6 +116,7 @@ FUNCTIONS = {
     "losses.transition_loss": lambda q, x, y, t: losses.transition_loss(q, x, y, t, 0.5 * t),
     "losses.flow_matching_loss": lambda q, x, y, t: losses.flow_matching_loss(x, y, x),
     "losses.spectral_loss": lambda q, x, y, t: losses.spectral_loss(x, q, y),
+    "losses.policy_loss": lambda q, x, y, t: losses.policy_loss(q, x, t, y, 0.5 * t, x),
     "gradient": lambda q, x, y, t: jax.grad(
         lambda q: jnp.mean(losses.transition_loss(q, x, y, t, 0.5 * t))
     )(q),
@@ -120,7 +132,9 @@ FUNCTIONS = {
 }
 # In shard_map, each device draws for its part of the batch what one device draws for the first samples
 # ("gradient" averages over that part), so their results differ from those of one device.
-OF_THE_WHOLE_BATCH = {"gm.sample", "gm.kl_divergence", "solvers.sample, one key", "gradient"}
+OF_THE_WHOLE_BATCH = {
+    "gm.sample", "gm.drop_components", "gm.kl_divergence", "solvers.sample, one key", "gradient",
+}  # fmt: skip
 PAIRS = [(name, denoise) for name in SOLVERS for denoise in DENOISERS]
 # Every solver once, and every denoiser.
 SOME = [(name, list(DENOISERS)[i % len(DENOISERS)]) for i, name in enumerate(SOLVERS)]

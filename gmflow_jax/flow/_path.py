@@ -68,7 +68,12 @@ def forward_transition(x_s: jax.Array, noise: jax.Array, s: ArrayLike, t: ArrayL
     check_times_ordered(t, s)
     x_s, noise, s, t = promote(x_s, noise, s, t)
     check_same_shape(x_s=x_s, noise=noise)
-    s, t = (append_axes(expand_time(v, x_s.shape[:-1]), 1) for v in (s, t))
+    return forward_unchecked(x_s, noise, *(expand_time(v, x_s.shape[:-1]) for v in (s, t)))
+
+
+def forward_unchecked(x_s: jax.Array, noise: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
+    """`forward_transition` without promotion and checks, also for s = t; times at the rank of `*batch`."""
+    s, t = append_axes(s, 1), append_axes(t, 1)
     k = safe_divide(1 - t, 1 - s)
     # sigma_t^2 - k^2 sigma_s^2 = (t - k s)(t + k s). Written as (t - s) / (1 - s), t - k s does not cancel.
     std = safe_sqrt(safe_divide(t - s, 1 - s) * (t + k * s))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import check_same_shape, concrete, expand_time
+from gmflow_jax._arguments import check_same_shape, expand_time, known_times
 from gmflow_jax.flow._path import checked_time
 from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
@@ -97,16 +97,16 @@ def follow_policy(
 def _check_order(**times: ArrayLike) -> None:
     """Raise unless the second time is at most the first. Traced times are not checked."""
     (name, noisier), (later_name, later) = times.items()
-    known, known_later = concrete(noisier), concrete(later)
-    if known is not None and known_later is not None and np.any(known_later > known):
+    known = known_times(noisier, later)
+    if known is not None and np.any(known[1] > known[0]):
         raise ValueError(
             f"{later_name} = {later} is noisier than {name} = {noisier}, but a prediction implies velocities "
             f"only from its own time towards the data; give {later_name} <= {name}."
         )
 
 
-def _promote(q, x_s: jax.Array, s: ArrayLike, x: jax.Array, t: ArrayLike, *end: ArrayLike):
-    q, x_s, s, x, t, *end = promote_mixture(q, x_s, s, x, t, *end)
+def _promote(q, x_s: jax.Array, s: ArrayLike, x: jax.Array, *times: ArrayLike):
+    q, x_s, s, x, *later = promote_mixture(q, x_s, s, x, *times)
     check_same_shape(x_s=x_s, x=x)
-    s, batch = checked_time(q, x_s, s), x_s.shape[:-1]
-    return q, x_s, s, x, expand_time(t, batch), *(expand_time(e, batch, "end") for e in end)
+    named = zip(later, ("t", "end"), strict=False)
+    return q, x_s, checked_time(q, x_s, s), x, *(expand_time(t, x.shape[:-1], name) for t, name in named)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gmflow_jax._arguments import append_axes
 from gmflow_jax._meshes import reshard_like, where
+from gmflow_jax._numbers import as_whole
 from gmflow_jax._safe import safe_divide
 from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
 from gmflow_jax.flow._transition import posterior_mean_unchecked
@@ -74,8 +75,11 @@ def check_substeps(num_substeps: int, shift: float, integrator: str) -> None:
       ValueError: if an option is not valid.
     """
     check_shift(shift)
-    if num_substeps < 1:
-        raise ValueError(f"num_substeps must be at least 1, but {num_substeps} was given.")
+    number = as_whole(num_substeps)
+    if number is None or number < 1:
+        raise ValueError(
+            f"num_substeps must be at least 1, but {num_substeps} was given. Give a whole number."
+        )
     if integrator not in INTEGRATORS:
         raise ValueError(
             f"integrator {integrator!r} is unknown. Choose one of {', '.join(INTEGRATORS)}."

@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._arguments import is_within
+from gmflow_jax._numbers import as_whole
+
 # The least time that sample_time returns, so that 1 / t does not overflow in any loss.
 MIN_TIME = 1e-6
 
@@ -18,8 +21,8 @@ def unshift_time(t: jax.Array, shift: float) -> jax.Array:
 
 
 def check_shift(shift: float) -> None:
-    """Raise ValueError unless shift is positive."""
-    if not shift > 0:
+    """Raise ValueError unless shift is positive and finite."""
+    if not is_within(shift, "(0, inf)"):
         raise ValueError(
             f"shift must be positive, but {shift} was given. 1 means no shift; larger values mean more noise."
         )
@@ -44,10 +47,11 @@ def time_grid(num_steps: int, shift: float = 1.0) -> jax.Array:
       >>> print(flow.time_grid(4))
       [1.   0.75 0.5  0.25 0.  ]
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, but {num_steps} was given.")
+    number = as_whole(num_steps)
+    if number is None or number < 1:
+        raise ValueError(f"num_steps must be at least 1, but {num_steps} was given. Give a whole number.")
     check_shift(shift)
-    return shift_time(1 - jnp.arange(num_steps + 1) / num_steps, shift)
+    return shift_time(1 - jnp.arange(number + 1) / number, shift)
 
 
 def sample_time(

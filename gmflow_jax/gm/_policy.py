@@ -48,7 +48,8 @@ def temper(q: GaussianMixture, temperature: ArrayLike) -> GaussianMixture:
 
 def temper_unchecked(q: GaussianMixture, temperature: jax.Array) -> GaussianMixture:
     """`temper` without promotion and checks, with a temperature at the rank of `*batch`."""
-    log_weights = log_softmax(q.log_weights / append_axes(temperature, 1))
+    _, largest = shifted_exp(q.log_weights)  # so that no temperature makes all weights 0
+    log_weights = log_softmax((q.log_weights - largest) / append_axes(temperature, 1))
     return GaussianMixture(q.means, log_weights, q.log_std + 0.5 * jnp.log(temperature))
 
 
@@ -91,12 +92,30 @@ def drop_components(
     *batch, size = q.log_weights.shape
     shared = batch_axes(sample_axes, len(batch))
     shape = (*(1 if axis in shared else n for axis, n in enumerate(batch)), size)
-    if jnp.shape(key)[: 1 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else -1]:
-        uniform = jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(key)
+    keys = _checked_keys(key, shape[:-1])
+    if keys.ndim:
+        uniform = jax.vmap(lambda k: jax.random.uniform(k, shape[1:], jnp.float32))(keys)
     else:
-        uniform = jax.random.uniform(key, shape)
-    kept = where(uniform < rate, -jnp.inf, q.log_weights)
+        uniform = jax.random.uniform(keys, shape, jnp.float32)
+    kept = where(uniform < jnp.asarray(rate, jnp.float32), -jnp.inf, q.log_weights)
     powers, largest = shifted_exp(kept)
     total = sum_keeping(powers)
     dropped = (kept - largest) - jnp.log(jnp.where(total > 0, total, 1.0))
     return dataclasses.replace(q, log_weights=jnp.where(total > 0, dropped, q.log_weights))
+
+
+def _checked_keys(key: jax.Array, batch: tuple[int, ...]) -> jax.Array:
+    """Return one typed key, or [B] typed keys for a draw of the shape `batch`."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and (dtype != jnp.uint32 or not key.ndim):
+        raise ValueError(
+            f"key is {key!r}, but must be a PRNG key, such as jax.random.key(0), or one for each sample."
+        )
+    keys = key if typed else jax.random.wrap_key_data(key)
+    if keys.ndim and keys.shape != batch[:1]:
+        raise ValueError(
+            f"Keys of shape {keys.shape} do not fit draws over the batch axes {batch}: pass one key, or one "
+            "for each entry of the leading axis, which sample_axes must not name."
+        )
+    return keys

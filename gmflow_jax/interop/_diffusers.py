@@ -1,7 +1,6 @@
 """Folders in the layout of diffusers, in which the authors publish their networks."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -15,6 +14,15 @@ from gmflow_jax.interop import _diffusers_config as configs
 from gmflow_jax.interop import _torch_params as names
 from gmflow_jax.interop._bundle import Bundle, Network
 from gmflow_jax.interop._convert import Params, Tensors, to_device
+from gmflow_jax.interop._diffusers_files import (
+    VARIANTS,
+    WEIGHTS,
+    checked_dtype,
+    read_json,
+    stored_dtype,
+    weight_files,
+    write_json,
+)
 from gmflow_jax.interop._safetensors import TensorFiles, save_safetensors
 from gmflow_jax.models import (
     AutoencoderKL,
@@ -27,10 +35,6 @@ from gmflow_jax.models import (
     from_params,
     functional,
 )
-
-_WEIGHTS = "diffusion_pytorch_model"
-VARIANTS = {"float32": "", "bfloat16": ".bf16", "float16": ".fp16"}
-_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class _Part(NamedTuple):
@@ -113,14 +117,14 @@ def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
       >>> bundle.config.num_heads, bundle.spectrum, bundle.params["class_embed"]["embedding"].shape
       (2, None, (3, 16))
     """
-    folder, param_dtype = pathlib.Path(folder), _checked_dtype(dtype)
+    folder, param_dtype = pathlib.Path(folder), checked_dtype(dtype)
     if not folder.is_dir():
         raise ValueError(
             f"There is no folder {folder}. Download one (python -m experiments.download --help) "
             "and give its path."
         )
     if (folder / "model_index.json").is_file():
-        index = _read_json(folder / "model_index.json")
+        index = read_json(folder / "model_index.json")
         found = {name: part for name, part in _PARTS.items() if (folder / name).is_dir()}
         networks = {part.field: _load_part(part, folder / name, param_dtype) for name, part in found.items()}
         if not networks:
@@ -128,7 +132,7 @@ def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
         bundle = Bundle(id2label=_id2label(index, folder), **_scheduler(folder / "scheduler"))
         return dataclasses.replace(bundle, **networks)
     if (folder / "config.json").is_file():
-        part = _part_of(_read_json(folder / "config.json"), folder)
+        part = _part_of(read_json(folder / "config.json"), folder)
         return dataclasses.replace(Bundle(), **{part.field: _load_part(part, folder, param_dtype)})
     raise ValueError(
         f"{folder} holds neither model_index.json nor config.json, so it is not a diffusers folder; give the "
@@ -162,7 +166,8 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
       bundle: the networks.
 
     Raises:
-      ValueError: if the folder exists and is not empty, or the authors' code has no such network.
+      ValueError: if the folder exists and is not empty, the authors' code has no such network, or shift or
+        num_calls is out of range.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -171,16 +176,16 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
     if not networks:
         raise ValueError("The bundle holds no network, so there is nothing to save.")
     files = {name: _PARTS[name].write(network.config) for name, network in networks.items()}
+    scheduler = configs.write_scheduler(bundle.shift, bundle.num_calls)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         for name, config in files.items():
             (temporary / name).mkdir(parents=True)
-            _write_json(temporary / name / "config.json", config)
+            write_json(temporary / name / "config.json", config)
             _save_weights(temporary / name, _PARTS[name], networks[name])
         (temporary / "scheduler").mkdir(parents=True)
-        scheduler = configs.write_scheduler(bundle.shift, bundle.num_calls)
-        _write_json(temporary / "scheduler" / "scheduler_config.json", scheduler)
-        _write_json(temporary / "model_index.json", _index(files, bundle))
+        write_json(temporary / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(temporary / "model_index.json", _index(files, bundle))
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -197,14 +202,14 @@ def _index(files: Mapping[str, configs.Json], bundle: Bundle) -> configs.Json:
 def _save_weights(folder: pathlib.Path, part: _Part, network: Network) -> None:
     state = part.to_torch(functional(network)[1], network.config)
     variant = VARIANTS[network.config.param_dtype]
-    save_safetensors(folder / f"{_WEIGHTS}{variant}.safetensors", state)
+    save_safetensors(folder / f"{WEIGHTS}{variant}.safetensors", state)
 
 
 def _load_part(part: _Part, folder: pathlib.Path, dtype: str | None) -> Network:
     where = folder / "config.json"
-    content = _read_json(where)
-    tensors = TensorFiles(_weight_files(folder, dtype))
-    param_dtype = dtype or _stored_dtype(tensors)
+    content = read_json(where)
+    tensors = TensorFiles(weight_files(folder, dtype))
+    param_dtype = dtype or stored_dtype(tensors)
     try:
         config = part.config_class(**part.read(content, str(where)), param_dtype=param_dtype)
         abstract(part.model_class, config)
@@ -229,49 +234,6 @@ def _part_of(config: Mapping[str, Any], folder: pathlib.Path) -> _Part:
     )
 
 
-def _weight_files(folder: pathlib.Path, dtype: str | None) -> list[pathlib.Path]:
-    order = sorted(VARIANTS, key=lambda name: name != dtype)
-    for variant in (VARIANTS[name] for name in order):
-        whole = folder / f"{_WEIGHTS}{variant}.safetensors"
-        if whole.is_file():
-            return [whole]
-        for index in (f"{_WEIGHTS}.safetensors.index{variant}.json", f"{whole.name}.index.json"):
-            if (folder / index).is_file():
-                return _shards(folder / index)
-    raise ValueError(
-        f"{folder} has no {_WEIGHTS}.safetensors, nor its .bf16. or .fp16. variant, nor an index of "
-        "shards. Pickles (.bin, .pth) are not loaded; convert them to safetensors, see "
-        "experiments/README.md."
-    )
-
-
-def _shards(index: pathlib.Path) -> list[pathlib.Path]:
-    weight_map = _read_json(index).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    if not names or any(not isinstance(n, str) or pathlib.PurePath(n).name != n for n in names):
-        raise ValueError(f"{index} does not list the shards beside it in weight_map; download it again.")
-    return [index.parent / name for name in sorted(names)]
-
-
-def _stored_dtype(tensors: TensorFiles) -> str:
-    stored = tensors.dtypes()
-    if not stored <= _STORED.keys():
-        raise ValueError(
-            f"The weights are stored as {', '.join(sorted(stored))}, which includes other types than "
-            f"{', '.join(_STORED)}; pass the dtype to load them in."
-        )
-    return _STORED[stored.pop()] if len(stored) == 1 else "float32"
-
-
-def _checked_dtype(dtype: Any) -> str | None:
-    if dtype is None:
-        return None
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    if name not in VARIANTS:
-        raise ValueError(f"dtype is {name}; give one of {', '.join(VARIANTS)}, or None for the stored type.")
-    return name
-
-
 def _id2label(index: Mapping[str, Any], folder: pathlib.Path) -> dict[int, str]:
     labels = index.get("id2label") or {}
     if not isinstance(labels, dict) or not all(key.isdecimal() for key in labels):
@@ -281,20 +243,4 @@ def _id2label(index: Mapping[str, Any], folder: pathlib.Path) -> dict[int, str]:
 
 def _scheduler(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "scheduler_config.json"
-    return configs.read_scheduler(_read_json(path) if path.is_file() else {}, str(path))
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"There is no {path}; download the folder again.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); download it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; download it again.")
-    return content
-
-
-def _write_json(path: pathlib.Path, content: configs.Json) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return configs.read_scheduler(read_json(path) if path.is_file() else {}, str(path))

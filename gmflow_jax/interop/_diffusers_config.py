@@ -1,8 +1,11 @@
 """Conversion between the networks' configurations and the config.json files of diffusers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from gmflow_jax._arguments import check_number
+from gmflow_jax._numbers import whole_number
 from gmflow_jax.models import AutoencoderKLConfig, GMDiTConfig, SpectrumMLPConfig
 
 Json = dict[str, Any]
@@ -158,9 +161,10 @@ def read_scheduler(json: Mapping[str, Any], where: str) -> dict[str, Any]:
       ValueError: if a value cannot be used.
     """
     shift, num_calls = json.get("shift", 1.0), json.get("num_calls")
-    if not isinstance(shift, (int, float)) or not shift > 0:
+    # bool is a subclass of int, and Python reads Infinity, too.
+    if type(shift) not in (int, float) or not 0 < shift < math.inf:
         raise ValueError(f"{where} says shift = {shift!r}, but it must be a positive number; correct it.")
-    if num_calls is not None and not (isinstance(num_calls, int) and num_calls >= 1):
+    if num_calls is not None and (type(num_calls) is not int or num_calls < 1):
         raise ValueError(
             f"{where} says num_calls = {num_calls!r}, but it must be a whole number, at least 1; correct it."
         )
@@ -168,10 +172,17 @@ def read_scheduler(json: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def write_scheduler(shift: float, num_calls: int | None = None) -> Json:
-    """Make the content of scheduler_config.json for fields of `Bundle`; the inverse of `read_scheduler`."""
-    fields = {"num_train_timesteps": 1000, "shift": shift, "output_mode": "sample", "variance_mode": "large"}
+    """Make the content of scheduler_config.json for fields of `Bundle`; the inverse of `read_scheduler`.
+
+    Raises:
+      ValueError: if a value cannot be used.
+    """
+    check_number("shift", shift, "(0, inf)")
+    fields = {
+        "num_train_timesteps": 1000, "shift": float(shift), "output_mode": "sample", "variance_mode": "large",
+    }  # fmt: skip
     if num_calls is not None:
-        fields["num_calls"] = num_calls
+        fields["num_calls"] = whole_number("num_calls", num_calls, 1)
     return _with_class("GMFlowSDEScheduler", fields)
 
 

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from gmflow_jax.interop._diffusers import VARIANTS
+from gmflow_jax.interop._diffusers_files import VARIANTS
 
 
 def download(

@@ -7,6 +7,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._numbers import whole_number
 from gmflow_jax.models._config import GMDiTConfig, GMMLPConfig
 from gmflow_jax.models._functional import Params, abstract, init_params
 from gmflow_jax.models._gm_dit import GMDiT
@@ -55,17 +56,19 @@ def repeat_components(
             f"The network predicts {config.num_components} components, but only one can be repeated; use it "
             "as it is, or give a network of one component."
         )
+    num_components = whole_number("num_components", num_components, 1)
     model = GMDiT if isinstance(config, GMDiTConfig) else GMMLP
     config = dataclasses.replace(config, num_components=num_components, constant_log_std=None)
     shapes = abstract(model, config)[1]
     offset_key, log_std_key = jax.random.split(jax.random.key(0) if key is None else key)
     channels = config.in_channels if isinstance(config, GMDiTConfig) else config.num_dims
     pixels = params["means"]["bias"].size // channels
-    offsets = offset_std * jax.random.normal(offset_key, (1, pixels, num_components, channels))
+    shape = (1, pixels, num_components, channels)
+    offsets = offset_std * jax.random.normal(offset_key, shape, jnp.float32)
     offsets -= jnp.mean(offsets, axis=2, keepdims=True)
 
     def repeated(name: str) -> jax.Array:
-        one = jnp.reshape(params["means"][name], (-1, pixels, 1, channels))
+        one = jnp.asarray(params["means"][name], jnp.float32).reshape(-1, pixels, 1, channels)
         many = jnp.repeat(one, num_components, axis=2) + (offsets if name == "bias" else 0.0)
         return many.reshape(shapes["means"][name].shape).astype(shapes["means"][name].dtype)
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._files import write_whole
+from gmflow_jax._numbers import whole_number
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
-from gmflow_jax.pipeline._numbers import whole_number
 from gmflow_jax.pipeline._sampler import Recipe, Sampler
-from gmflow_jax.pipeline._usual import usual_recipe
+from gmflow_jax.pipeline._usual import usual_recipe, warn_of_steps
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -49,6 +49,7 @@ def export_sampler(
       recipe: solver, guidance and their options; by default the authors' for 32 steps, or those of a network
         that was distilled for few calls.
       num_steps: number of steps of the solver; by default 32, or as many as the network was distilled for.
+        Another number than that gives a warning.
       platforms: platforms to export for, of 'cpu', 'cuda', 'rocm' and 'tpu'; the current one by default.
 
     Returns:
@@ -63,6 +64,7 @@ def export_sampler(
     num_steps = None if num_steps is None else whole_number("num_steps", num_steps, 1)
     recipe = recipe or usual_recipe(bundle, num_steps)
     num_steps = num_steps or bundle.num_calls or 32
+    warn_of_steps(bundle.num_calls, num_steps)
     _check_path_and_platforms(path, platforms)
     # 'auto' and 'cudnn' attention do not exist on all platforms.
     config = dataclasses.replace(bundle.model.config, attention="xla")

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gmflow_jax._numbers import finite_number, whole_number
 from gmflow_jax.guidance import METHODS, check_guidance_scale
 from gmflow_jax.interop import Bundle
 from gmflow_jax.models import functional
 from gmflow_jax.pipeline._compiled import CompiledSampler
 from gmflow_jax.pipeline._labels import label_ids
-from gmflow_jax.pipeline._numbers import finite_number, whole_number
 from gmflow_jax.pipeline._sampler import Recipe, Sampler, transformer_of
-from gmflow_jax.pipeline._usual import usual_options
+from gmflow_jax.pipeline._usual import usual_options, warn_of_steps
 from gmflow_jax.solvers import Solver
 
 _BATCH_PER_DEVICE = 16
@@ -152,6 +152,7 @@ class Pipeline:
         guided = guidance_scale != METHODS[guidance]
         recipe = Recipe(solver, order, num_substeps, guided, guidance, orthogonal, spectrum, one_batch)
         run = self._compile(recipe)
+        warn_of_steps(self.bundle.num_calls, num_steps)
         return self._draw(run, ids, which, num_steps, guidance_scale, seed, batch_size, decode, progress)
 
     def _draw(

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from gmflow_jax import flow, guidance, solvers
 from gmflow_jax._arguments import check_number
+from gmflow_jax._numbers import finite_number, whole_number
 from gmflow_jax.interop import Bundle
 from gmflow_jax.models import GMDiT, functional
-from gmflow_jax.pipeline._numbers import finite_number, whole_number
 from gmflow_jax.solvers._base import fold_in_keys
 
 Params = dict[str, Any]

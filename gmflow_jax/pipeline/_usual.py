@@ -34,8 +34,7 @@ def usual_options(bundle: Bundle, num_steps: int | None = None, guidance: str = 
 
     Args:
       bundle: the networks.
-      num_steps: number of steps; None is the usual one. Another one than a network was distilled for gives a
-        warning.
+      num_steps: number of steps; None is the usual one.
       guidance: `method` of `guidance.guided_denoiser`.
 
     Returns:
@@ -46,7 +45,6 @@ def usual_options(bundle: Bundle, num_steps: int | None = None, guidance: str = 
         recipe = Recipe()
         return Usual(num_steps or steps, recipe.order, recipe.num_substeps, scale)
     steps = num_steps or bundle.num_calls
-    warn_of_steps(bundle.num_calls, steps)
     return Usual(steps, 1, max(128 // steps, 2), METHODS.get(guidance, 0.0))
 
 
@@ -74,5 +72,5 @@ def warn_of_steps(num_calls: int | None, num_steps: int) -> None:
         warnings.warn(
             f"The network was distilled for num_calls = {num_calls}, but num_steps is {num_steps}; expect "
             f"worse samples than with {num_calls}, the default.",
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import append_axes, check_number, expand_time, promote
+from gmflow_jax._arguments import append_axes, check_number, concrete, expand_time, promote
+from gmflow_jax._meshes import where
 from gmflow_jax._safe import safe_sqrt
-from gmflow_jax.flow._path import forward_transition
+from gmflow_jax.flow._path import forward_unchecked
 from gmflow_jax.flow._spectrum import spectral_field
 from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
 from gmflow_jax.flow._transition import reverse_coefficients
@@ -66,8 +68,8 @@ def gm_ode(
       correction_steps: fixed-point corrections in `second_order`.
       sample_axes: axes of one sample, over which the variance is averaged: (1, 2) for [B, H, W, D]. None
         takes all batch axes but the first.
-      temperature: temperature of the mixture (`gm.temper`) in all steps but the last; below 1 samples vary
-        less.
+      temperature: temperature of the mixture (`gm.temper`) in all steps but the last, the one that ends at
+        time 0; below 1 samples vary less.
       renoise: from 0 to 1, makes the solver stochastic. A step that should end at time s goes on to
         (1 - renoise) s, and adds the noise that leads back to s. 1 goes to the data and back.
 
@@ -98,21 +100,22 @@ def gm_ode(
     check_substeps(num_substeps, shift, integrator)
     check_number("temperature", temperature, "(0, inf)")
     check_number("renoise", renoise, "[0, 1]")
+    tempered, noisy = _may_differ(temperature, 1.0), _may_differ(renoise, 0.0)
     predict_both = _predictor(order, Extrapolation(ca, cb, correction_steps, sample_axes))
 
     def step(key, denoise, x_t, t, s, state):
         q, _, state = predict_both(denoise, x_t, t, s, state)
-        q, x_t, t, s = promote(q, x_t, t, s)
-        end = (1 - renoise) * s
-        t_, s_, end_ = (expand_time(v, x_t.shape[:-1]) for v in (t, s, end))
-        if temperature != 1:
-            q = temper_unchecked(q, jnp.where(s_ > 0, temperature, 1.0))
+        q, x_t, *numbers = promote(q, x_t, t, s, temperature, renoise)
+        t, s, heat, back = (expand_time(v, x_t.shape[:-1]) for v in numbers)
+        if tempered:
+            q = temper_unchecked(q, where(s > 0, heat, 1.0))
+        end = (1 - back) * s
 
         def velocity(x, tau):
-            return mean_velocity(q, x_t, t_, x, tau)
+            return mean_velocity(q, x_t, t, x, tau)
 
-        x = integrate(velocity, x_t, t_, end_, num_substeps, shift, integrator)
-        return (forward_transition(x, step_noise(key, x), end, s) if renoise else x), state
+        x = integrate(velocity, x_t, t, end, num_substeps, shift, integrator)
+        return (forward_unchecked(x, step_noise(key, x), end, s) if noisy else x), state
 
     return make_solver(_initialiser(order), step)
 
@@ -182,6 +185,12 @@ def gm_sde(
         return mean + append_axes(safe_sqrt(c3), 1) * noise, state
 
     return make_solver(_initialiser(order), step)
+
+
+def _may_differ(value: ArrayLike, number: float) -> bool:
+    """Return whether a value is traced, or differs from a number."""
+    known = concrete(value)
+    return known is None or bool(np.any(known != number))
 
 
 def _check_order(order: int) -> None:

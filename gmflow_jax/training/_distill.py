@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from gmflow_jax import flow, gm, losses
 from gmflow_jax._arguments import append_axes, check_number
 from gmflow_jax._meshes import leading_like, where
+from gmflow_jax._numbers import whole_number
 from gmflow_jax.flow._substeps import check_substeps
 from gmflow_jax.flow._time import check_shift, shift_time
 from gmflow_jax.training._example import MIN_TRAINING_TIME
@@ -67,7 +68,8 @@ def make_distillation_step(
     not finite changes nothing, and the metrics are the same.
 
     Args:
-      apply: the student, as in `make_train_step`.
+      apply: the student, as in `make_train_step`. A plain velocity [B, ..., C] counts as one component of
+        standard deviation 1, as in `flow.denoiser`.
       teacher: velocity(teacher_params, x_t, t, labels), or without labels if the batch has none, see
         `make_teacher`. It is called with 2 B samples; nothing is differentiated.
       optimizer: the optimiser.
@@ -133,7 +135,7 @@ def draw_policy_example(
     Returns:
       The draws. Times are at least `MIN_TRAINING_TIME`.
     """
-    check_number("num_calls", num_calls, "[1, inf)")
+    num_calls = whole_number("num_calls", num_calls, 1)
     check_shift(shift)
 
     def draw(index):
@@ -183,13 +185,13 @@ def make_policy_loss(
     Raises:
       ValueError: if an option is out of range.
     """
-    check_number("num_calls", num_calls, "[1, inf)")
+    num_calls = whole_number("num_calls", num_calls, 1)
     check_substeps(num_substeps, shift, integrator)
     check_number("dropout", dropout, "[0, 1)")
     share = -(-num_substeps // num_calls)
 
     def predict(params, x, s, labels):
-        return flow.to_data(apply(params, x, s, *_given(labels)), x, s)
+        return flow.denoiser(lambda x, t: apply(params, x, t, *_given(labels)))(x, s)
 
     def follow(q, x_s, s, x, t, end):
         return flow.follow_policy(q, x_s, s, x, t, end, share, shift, integrator)
@@ -200,7 +202,8 @@ def make_policy_loss(
         for i in range(num_calls, 1, -1):
             t, end = (leading_like(shift_time(jnp.float32(j / num_calls), shift), x) for j in (i, i - 1))
             moved = follow(predict(params, x, t, labels), x, t, x, t, end)
-            x = where(append_axes(example.s <= end, x.ndim - 1), moved, x)
+            # Not s <= end, since the same border may be rounded otherwise in another program.
+            x = where(append_axes(example.s < (t + end) / 2, x.ndim - 1), moved, x)
         return x
 
     def loss_fn(params, example, teacher_params):
@@ -216,7 +219,7 @@ def make_policy_loss(
         x_1 = follow(path, x_s, s, x_s, s, t_1)
         x_2 = follow(path, x_s, s, x_1, t_1, t_2)
         both = (_interleave(x_1, x_2), _interleave(t_1, t_2), *(_interleave(v, v) for v in _given(labels)))
-        wanted = jax.lax.stop_gradient(teacher(teacher_params, *both))
+        wanted = _checked_velocity(jax.lax.stop_gradient(teacher(teacher_params, *both)), both[0])
         values = [
             mean_per_sample(losses.policy_loss(q, x_s, s, x, t, jax.lax.slice_in_dim(wanted, i, None, 2)))
             for i, (x, t) in enumerate(((x_1, t_1), (x_2, t_2)))
@@ -224,6 +227,17 @@ def make_policy_loss(
         return jnp.mean(jnp.stack(values)), ({}, time_bins(_interleave(*values), both[1]))
 
     return loss_fn
+
+
+def _checked_velocity(velocity: Any, x: jax.Array) -> jax.Array:
+    shape = getattr(velocity, "shape", None)
+    if shape != x.shape:
+        found = f"a {type(velocity).__name__}" if shape is None else f"shape {shape}"
+        raise ValueError(
+            f"The teacher returned {found} for points of shape {x.shape}, but it must return one velocity "
+            "for each point; make_teacher makes such a function of a network that predicts a mixture."
+        )
+    return velocity
 
 
 def _given(labels: jax.Array | None) -> tuple[jax.Array, ...]:

@@ -47,7 +47,13 @@ def make_teacher(
     options = {"method": method, "orthogonal": orthogonal, "interval": interval}
     guidance.guided_denoiser(_mean, _mean, guidance_scale, **options)  # raises here if an option is wrong
 
-    def velocity(params, x_t, t, labels):
+    def velocity(params, x_t, t, labels=None):
+        if labels is None:
+            raise ValueError(
+                f"The teacher is guided with the scale {guidance_scale}, but the batch has no labels, so "
+                "there is nothing to guide to; give labels, or guidance_scale=None."
+            )
+
         def denoise(x_t, t, labels):
             return flow.denoiser(lambda x, t: apply(params, x, t, labels))(x_t, t)
 

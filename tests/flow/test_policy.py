@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, gm, losses
-from tests.helpers import all_finite, assert_message_names
+from tests.helpers import all_finite, assert_computes_bfloat16_in_float32, assert_message_names
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -94,6 +94,21 @@ def test_values_and_gradients_are_finite_at_the_borders(random_mixture, log_std)
     assert all_finite((value(q.means, x), jax.grad(value, (0, 1))(q.means, x)))
 
 
+def test_arguments_of_other_types_are_promoted(random_mixture):
+    """Also times that are equal only in float32, a Gaussian, and points without batch axes."""
+    q, x = random_mixture(0, (3,), 2, 2), jnp.ones((3, 2))
+    found = flow.policy_velocity(q, x, jnp.float32(0.7), 0.5 * x, 0.7)
+    np.testing.assert_array_equal(found, flow.policy_velocity(q, x, 0.7, 0.5 * x, np.float64(0.7)))
+    assert_computes_bfloat16_in_float32(lambda q, x: flow.policy_velocity(q, x, 0.7, 2 * x, 0.2), (q, x))
+    one = flow.follow_policy(jax.tree.map(lambda a: a[0], q), x[0], 0.9, x[0], 0.8, 0.1, 3)
+    scalars = flow.follow_policy(q, x, 0.9, x, 0.8, 0.1, 3)
+    mixed = flow.follow_policy(q, x, 0.9, x, jnp.full(3, 0.8), 0.1, 3)
+    np.testing.assert_allclose(one, scalars[0], rtol=1e-5)
+    np.testing.assert_allclose(mixed, scalars, rtol=1e-5)
+    point = flow.policy_velocity(gm.Gaussian(x, jnp.zeros(3)), x, 0.9, 3 * x, 0.5)
+    np.testing.assert_allclose(point, 4.0, rtol=1e-6)  # (3 - 1) / 0.5
+
+
 def test_times_and_shapes_that_do_not_fit_are_refused(random_mixture):
     q, x = random_mixture(0, (3,), 2, 2), jnp.zeros((3, 2))
     with pytest.raises(ValueError) as error:
@@ -106,7 +121,13 @@ def test_times_and_shapes_that_do_not_fit_are_refused(random_mixture):
         flow.policy_velocity(q, x, 0.5, x[:, :1], 0.4)
     with pytest.raises(ValueError, match="same batch axes and channels"):
         flow.policy_velocity(q, x[:2], 0.5, x[:2], 0.4)
-    with pytest.raises(ValueError, match="num_substeps must be at least 1"):
-        flow.follow_policy(q, x, 0.5, x, 0.4, 0.1, 0)
+    for number in (0, 2.5, "3", None):
+        with pytest.raises(ValueError, match=r"num_substeps must be at least 1, but .* Give a whole number"):
+            flow.follow_policy(q, x, 0.5, x, 0.4, 0.1, number)
+    with pytest.raises(ValueError, match=r"t has shape \(2,\), .* Pass a scalar or shape \(3,\)"):
+        flow.policy_velocity(q, x, jnp.full(3, 0.5), x, jnp.full(2, 0.4))
+    for shift in (np.inf, "1"):
+        with pytest.raises(ValueError, match=f"shift must be positive, but {shift}"):
+            flow.follow_policy(q, x, 0.5, x, 0.4, 0.1, 2, shift)
     with pytest.raises(ValueError, match="must have the same shape"):
         losses.policy_loss(q, x, 0.5, x, 0.4, x[:, :1])

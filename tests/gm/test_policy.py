@@ -70,10 +70,31 @@ def test_temperature_is_that_of_the_definition(random_mixture):
     assert all_finite(gradient)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan])
+def test_no_temperature_empties_a_mixture(random_mixture):
+    q = random_mixture(0, (3,), 32, 1)
+    coldest = np.exp(gm.temper(q, 1e-30).log_weights)
+    np.testing.assert_allclose(coldest.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(np.argmax(coldest, -1), np.argmax(q.log_weights, -1))
+    dropped = gm.GaussianMixture(q.means, jnp.full((3, 32), -jnp.inf).at[:, 1].set(0.0), q.log_std)
+    np.testing.assert_array_equal(gm.temper(dropped, 0.5).log_weights, dropped.log_weights)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, "cold"])
 def test_a_temperature_that_is_not_positive_is_refused(random_mixture, temperature):
     with pytest.raises(ValueError, match=r"temperature is .* but must be in"):
         gm.temper(random_mixture(0, (3,), 2, 1), temperature)
+
+
+def test_keys_that_do_not_fit_are_refused(random_mixture):
+    q, keys = random_mixture(0, (3, 2), 2, 1), jax.random.split(jax.random.key(0), 4)
+    for key in (None, 0):
+        with pytest.raises(ValueError, match=f"key is {key}, but must be a PRNG key"):
+            gm.drop_components(key, q, 0.5)
+    for wrong, axes in ((keys, None), (keys[:1], None), (keys[:3], (0, 1)), (keys.reshape(2, 2), None)):
+        with pytest.raises(ValueError, match=r"Keys of shape .* do not fit draws"):
+            gm.drop_components(wrong, q, 0.5, axes)
+    raw = gm.drop_components(jax.random.key_data(keys[:3]), q, 0.5)
+    np.testing.assert_array_equal(raw.log_weights, gm.drop_components(keys[:3], q, 0.5).log_weights)
 
 
 @pytest.mark.parametrize("rate", [1.0, -0.1, np.nan])

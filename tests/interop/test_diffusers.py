@@ -193,3 +193,21 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
     with pytest.raises(ValueError, match="has shape"):
         interop.save_diffusers(tmp_path / "new", dataclasses.replace(bundle, model=wrong))
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_says_for_how_many_calls_its_network_was_distilled(tmp_path):
+    bundle = interop.load_diffusers(FOLDER)
+    assert bundle.num_calls is None and interop.read_num_calls(FOLDER) is None
+    for name, num_calls in (("two", 2), ("numpy", np.int64(4))):
+        distilled = dataclasses.replace(bundle, num_calls=num_calls, shift=1.5)
+        interop.save_diffusers(tmp_path / name, distilled)
+        assert interop.read_num_calls(tmp_path / name) == num_calls
+    again = interop.load_diffusers(tmp_path / "two")
+    assert (again.num_calls, again.shift) == (2, 1.5)
+    # A folder without the file, and that of one network, say nothing.
+    assert interop.read_num_calls(tmp_path) is None
+    assert interop.load_diffusers(tmp_path / "two" / "transformer").num_calls is None
+    for wrong in ({"num_calls": 0}, {"num_calls": 1.5}, {"num_calls": "1"}, {"shift": np.inf}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*, but must be"):
+            interop.save_diffusers(tmp_path / "wrong", dataclasses.replace(bundle, **wrong))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["numpy", "two"]

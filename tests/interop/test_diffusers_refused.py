@@ -87,7 +87,21 @@ def test_an_unknown_type_is_refused():
         interop.load_diffusers(FOLDER, "int8")
 
 
-def test_an_invalid_shift_is_refused(copy):
-    (copy / "scheduler" / "scheduler_config.json").write_text('{"shift": null}')
-    with pytest.raises(ValueError, match="shift = None"):
-        interop.load_diffusers(copy)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"shift": null}', "shift = None"),
+        ('{"shift": true}', "shift = True"),
+        ('{"shift": Infinity}', "shift = inf"),
+        ('{"num_calls": 0}', "num_calls = 0, but it must be a whole number, at least 1; correct it"),
+        ('{"num_calls": true}', "num_calls = True"),
+        ('{"num_calls": "x"}', "num_calls = 'x'"),
+        ('{"num_calls": 2.0}', r"num_calls = 2\.0"),
+    ],
+)
+def test_invalid_options_of_the_sampler_are_refused(copy, content, said):
+    path = copy / "scheduler" / "scheduler_config.json"
+    path.write_text(content)
+    for read in (interop.load_diffusers, interop.read_num_calls):
+        with pytest.raises(ValueError, match=f"scheduler_config.json says {said}"):
+            read(copy)

@@ -44,8 +44,26 @@ def test_the_mean_stays_and_the_components_are_spread(kind):
     assert 0.03 < np.std(q.means - one.means) < 0.07  # drawn with 0.05
 
 
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_parameters_in_half_precision_stay_so(kind):
+    model, config, _ = NETWORKS[kind]
+    params = models.init_params(model, config, jax.random.key(0))
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    _, expected = models.repeat_components(config, params, 4)
+    _, found = models.repeat_components(dataclasses.replace(config, param_dtype="bfloat16"), half, 4)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.float32(a), b, rtol=0.02, atol=1e-3),
+        found["means"], expected["means"],
+    )
+
+
 def test_several_components_are_not_repeated():
     model, config, _ = NETWORKS["gm_mlp"]
     config = dataclasses.replace(config, num_components=2)
     with pytest.raises(ValueError, match="predicts 2 components"):
         models.repeat_components(config, models.init_params(model, config, jax.random.key(0)), 4)
+    config = dataclasses.replace(config, num_components=1)
+    for number in (0, 2.5, "4"):
+        with pytest.raises(ValueError, match=r"num_components is .* but must be a whole number, at least 1"):
+            models.repeat_components(config, models.init_params(model, config, jax.random.key(0)), number)

@@ -1,6 +1,7 @@
 """The pipeline against the library's parts, and its independence of batches, devices and progress bars."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +160,27 @@ def test_a_custom_solver_is_used(single, latents):
 def test_the_progress_bar_counts_the_steps_of_all_batches(single, capsys):
     single([0, 5, 1], batch_size=1, **ASKED | {"progress": True})
     assert "6/6" in capsys.readouterr().err
+
+
+def test_a_distilled_network_is_sampled_in_its_calls(bundle, monkeypatch):
+    """Without being told: gm_ode of order 1 without guidance. What is given is used; other numbers warn."""
+    pipe = pipeline.Pipeline(dataclasses.replace(bundle, num_calls=2), devices=jax.devices()[:1])
+    asked = {"decode": False, "progress": False}
+    with warnings.catch_warnings(action="error"):
+        found = pipe([0, 5], **asked)
+        euler = pipe([0, 5], **asked | {"solver": "euler"})
+    plain = pipeline.Pipeline(bundle, devices=jax.devices()[:1])
+    options = {"num_steps": 2, "order": 1, "num_substeps": 64, "guidance_scale": 0.0}
+    np.testing.assert_array_equal(found, plain([0, 5], **asked | options))
+    np.testing.assert_array_equal(euler, plain([0, 5], **asked | options | {"solver": "euler"}))
+    recipes = []
+    monkeypatch.setattr(pipe, "_compile", lambda recipe: recipes.append(recipe))
+    with pytest.warns(UserWarning, match="distilled for num_calls = 2, but num_steps is 4"):
+        pipe.batches([0], num_steps=4, **asked)
+    pipe.batches([0], order=2, num_substeps=3, guidance_scale=0.3, **asked)
+    pipe.batches([0], guidance="cfg", **asked)
+    shown = [(r.solver, r.order, r.num_substeps, r.guided) for r in recipes]
+    assert shown == [("gm_ode", 1, 32, False), ("gm_ode", 2, 3, True), ("gm_ode", 1, 64, False)]
 
 
 def test_load_keeps_the_shift_and_chooses_the_type(bundle, tmp_path, single, latents):

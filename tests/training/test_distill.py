@@ -110,7 +110,7 @@ def numpy_loss(toy, params, path_params, teacher_params, example, num_calls, num
             return x_s[..., None, :] - s * u.means, u.log_weights, u.log_std[0, 0] + np.log(s)
 
         means, log_weights, log_std = mixture(path_params)
-        uniform = np.asarray(jax.random.uniform(example.keys[i], (1, 1, means.shape[-2])))
+        uniform = np.asarray(jax.random.uniform(example.keys[i], (1, 1, means.shape[-2]), jnp.float32))
         kept = log_weights if np.all(uniform < dropout) else np.where(uniform < dropout, -np.inf, log_weights)
         x, t = x_s, s
         for end in np.float64(example.ends[i]):
@@ -160,7 +160,7 @@ def make_step(toy, **options):
     return step, training.init_state(toy.init_params(), optimizer), toy.init_params(1)
 
 
-@pytest.mark.parametrize("data_free", [False, True])
+@pytest.mark.parametrize("data_free", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(toy, data_free):
     """In microbatches, and under pmap on four devices."""
     batch, key = toy.make_batch(), jax.random.key(0)
@@ -176,6 +176,25 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(toy, data_free):
     for name in ("parts", "pmap"):
         assert_leaves_close(results[name][1], results["whole"][1], 1e-5)
         assert_leaves_close(results[name][0].params, results["whole"][0].params, 1e-5)
+
+
+def test_an_explicit_mesh_changes_nothing():
+    """The mesh of `jax.make_mesh`, where the sharding of an array is part of its type."""
+
+    def gradient(params, x_0):
+        loss = training.make_policy_loss(
+            exact_apply, exact_teacher, num_calls=2, num_substeps=2, data_free=True
+        )
+        example = training.draw_policy_example(jax.random.key(0), x_0, num_calls=2)
+        return jax.value_and_grad(lambda params: loss(params, example, EXACT)[0])(params)
+
+    start, x_0 = EXACT | {"log_std": jnp.log(0.5)}, exact_data(8)
+    expected = jax.jit(gradient)(start, x_0)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        parts = jax.device_put(x_0, jax.NamedSharding(mesh, jax.P("data")))
+        found = jax.jit(gradient)(start, parts)
+    assert_leaves_close(found, expected, 1e-5)
 
 
 def test_a_step_depends_on_key_and_step_number_only_and_skips_what_is_not_finite(toy):
@@ -208,9 +227,49 @@ def test_a_guided_teacher_is_guided_inside_its_interval(toy, method):
         np.testing.assert_allclose(found[0], (2 * plain - null)[0], atol=1e-5)
 
 
+def test_a_border_that_is_rounded_otherwise_is_the_same_border(toy):
+    """Starting from noise, samples move on to their own interval, and no further."""
+    batch = toy.make_batch()
+    loss = jax.jit(training.make_policy_loss(
+        toy.apply, training.make_teacher(toy.apply), num_calls=4, num_substeps=4, data_free=True
+    ))
+    example = training.draw_policy_example(jax.random.key(0), batch["x_0"], batch["labels"], num_calls=4)
+    assert len(np.unique(example.s)) == 4
+    expected = loss(toy.init_params(), example, toy.init_params(1))[0]
+    for direction in (0, 2):
+        moved = dataclasses.replace(example, s=jnp.nextafter(example.s, jnp.full(8, direction, jnp.float32)))
+        np.testing.assert_allclose(loss(toy.init_params(), moved, toy.init_params(1))[0], expected, rtol=1e-4)
+
+
+def test_students_and_teachers_of_other_kinds():
+    """Half precision, one component, and a plain velocity, which counts as a component of deviation 1."""
+    example = training.draw_policy_example(jax.random.key(0), exact_data(16), num_calls=1)
+    student = EXACT | {"log_std": jnp.log(0.5)}
+
+    def value(apply, teacher=exact_teacher):
+        loss = training.make_policy_loss(apply, teacher, num_calls=1, num_substeps=2)
+        return jax.jit(lambda params: loss(params, example, EXACT)[0])(student)
+
+    def half(network):
+        return lambda *args: jax.tree.map(lambda a: a.astype(jnp.bfloat16), network(*args))
+
+    found = value(half(exact_apply), half(exact_teacher))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, value(exact_apply), rtol=0.05)
+    plain, one = value(exact_teacher), value(lambda *args: gm.Gaussian(exact_teacher(*args), jnp.ones(())))
+    np.testing.assert_allclose(plain, one, rtol=1e-6)
+    few = lambda *args: exact_teacher(*args)[:8]  # noqa: E731
+    for wrong, words in ((exact_apply, "a GaussianMixture"), (few, r"shape \(8, 2\)")):
+        with pytest.raises(ValueError, match=f"The teacher returned {words} for points of shape"):
+            value(exact_apply, wrong)
+
+
 def test_options_that_cannot_work_are_refused(toy):
     for options, words in {
         "no call": ({"num_calls": 0}, "num_calls is 0"),
+        "half a call": ({"num_calls": 1.5}, "num_calls is 1.5, but must be a whole number"),
+        "a text": ({"num_calls": "1"}, "num_calls is '1'"),
+        "half a sub-step": ({"num_substeps": 2.5}, "num_substeps must be at least 1, but 2.5"),
         "no sub-step": ({"num_substeps": 0}, "num_substeps must be at least 1"),
         "every component": ({"dropout": 1.0}, "dropout is 1.0"),
         "a shift": ({"shift": 0.0}, "shift must be positive"),
@@ -220,3 +279,6 @@ def test_options_that_cannot_work_are_refused(toy):
             make_step(toy, **options)
     with pytest.raises(ValueError, match="null label is unknown"):
         training.make_teacher(toy.apply, 0.3)
+    guided = training.make_teacher(toy.apply, 0.3, toy.num_classes)
+    with pytest.raises(ValueError, match="the batch has no labels, so there is nothing to guide to"):
+        guided(toy.init_params(), jnp.ones((2, 3, 3, 2)), jnp.full(2, 0.5))

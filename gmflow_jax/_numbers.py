@@ -6,6 +6,14 @@ from typing import Any
 import numpy as np
 
 
+def as_whole(value: Any) -> int | None:
+    """Convert an int, or an integer scalar of NumPy or JAX, to an int; return None for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
 def whole_number(name: str, value: Any, least: int, largest: int | None = None) -> int:
     """Convert a number that counts something to an int.
 
@@ -21,10 +29,7 @@ def whole_number(name: str, value: Any, least: int, largest: int | None = None) 
     Raises:
       ValueError: if it is no whole number or out of range.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
+    number = as_whole(value)
     if number is None or number < least or (largest is not None and number > largest):
         limits = f"at least {least}" if largest is None else f"from {least} to {largest}"
         raise ValueError(f"{name} is {value!r}, but must be a whole number, {limits}.")
