@@ -30,7 +30,7 @@ class RunEvaluator:
 
     def __init__(self, workdir: str, run: trained.TrainedRun, num_seeds: int | None = None):
         check_report(run.config)
-        self._workdir, self._run = workdir, run
+        self.workdir, self._run = workdir, run
         # Settings were tuned on other seeds.
         self.seeds = list(range(num_seeds or run.config.report.num_seeds))
         self._shift = run.config.report.shift if run.num_calls is None else run.shift
@@ -45,7 +45,7 @@ class RunEvaluator:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Everything apart from the cell that determines the scores."""
-        (run,) = trained.describe_runs([self._workdir], [self._run])
+        (run,) = trained.describe_runs([self.workdir], [self._run])
         del run["workdir"]  # the path has no influence on the scores
         return {
             "run": run,

@@ -1,5 +1,7 @@
 """Reports on runs and on samples of digits or points: a printed table, a JSON file and a picture."""
 
+import collections
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from experiments.scoring.run_evaluator import RunEvaluator
 from experiments.tasks.make import make_scored_task
 from experiments.tasks.rows import ReportRow
 from gmflow_jax import evaluation, models
+
+_Job = tuple[RunEvaluator, Cell]
 
 
 def report(
@@ -42,13 +46,15 @@ def report(
     with cli.report_user_errors():
         loaded = trained.load_comparable(workdirs)
         provenance.check_out(out)
-        jobs = []
+        jobs, teachers_done = [], set()
         for workdir, run in zip(workdirs, loaded, strict=True):
             evaluator = RunEvaluator(workdir, run)
-            label = f"{workdir}: " if len(workdirs) > 1 else ""
-            jobs += [(evaluator, evaluator.resolve(cell)) for cell in _cells(run, label, solvers, num_steps)]
-            if not solvers and not num_steps:
-                jobs += _teacher_jobs(workdir, run, label)
+            jobs += [(evaluator, evaluator.resolve(cell)) for cell in _cells(run, solvers, num_steps)]
+            teacher = run.config.get("teacher")
+            if teacher and teacher not in teachers_done and not solvers and not num_steps:
+                teachers_done.add(teacher)
+                jobs += _teacher_jobs(workdir, run)
+        jobs = _with_distinct_names(jobs)
     task = loaded[0].task
     rows = _score(jobs)
     references = task.reference_rows()
@@ -72,19 +78,17 @@ def report(
 
 
 def _cells(
-    run: trained.TrainedRun, label: str, solvers: Sequence[str], num_steps: Sequence[int]
+    run: trained.TrainedRun, solvers: Sequence[str], num_steps: Sequence[int]
 ) -> list[Cell]:
     """Return the cells of a run: the given solvers and steps, or those of its configuration."""
-    rows = [{"name": f"{label}{name}", "solver": name} for name in solvers]
+    rows = [{"name": name, "solver": name} for name in solvers]
     rows = rows or [dict(row) for row in run.config.report.rows]
     if num_steps:
         rows = [{**row, "num_steps": tuple(dict.fromkeys(num_steps))} for row in rows]
     return make_cells(rows, report_steps(run.config), guidance_scales=(0.0,))
 
 
-def _teacher_jobs(
-    workdir: str, run: trained.TrainedRun, label: str
-) -> list[tuple[RunEvaluator, Cell]]:
+def _teacher_jobs(workdir: str, run: trained.TrainedRun) -> list[_Job]:
     """Return the cells of a distilled run's teacher, drawn with the seeds of the run."""
     rows = run.config.report.get("teacher_rows")
     if not rows:
@@ -96,7 +100,6 @@ def _teacher_jobs(
         print(f"The report leaves out the teacher: {error}")
         return []
     evaluator = RunEvaluator(run.config.teacher, teacher, run.config.report.num_seeds)
-    rows = [{**row, "name": f"{label}{row['name']}"} for row in rows]
     return [(evaluator, evaluator.resolve(cell)) for cell in make_cells(rows, (), guidance_scales=(0.0,))]
 
 
@@ -110,7 +113,18 @@ def _check_same_teacher(workdir: str, path: str, teacher: trained.TrainedRun) ->
         )
 
 
-def _score(jobs: Sequence[tuple[RunEvaluator, Cell]]) -> list[ReportRow]:
+def _with_distinct_names(jobs: Sequence[_Job]) -> list[_Job]:
+    """Put the folder before the names of rows that several runs have for one number of steps."""
+    places = collections.Counter((cell.name, cell.num_steps) for _, cell in jobs)
+    repeated = {name for (name, _), count in places.items() if count > 1}
+    return [
+        (evaluator, dataclasses.replace(cell, name=f"{evaluator.workdir}: {cell.name}"))
+        if cell.name in repeated else (evaluator, cell)
+        for evaluator, cell in jobs
+    ]  # fmt: skip
+
+
+def _score(jobs: Sequence[_Job]) -> list[ReportRow]:
     """Draw and score each cell with its evaluator; the next cell compiles while this one samples."""
     rows = []
     with ThreadPoolExecutor(1) as pool, tqdm(total=len(jobs), desc="evaluating", unit="cell") as bar:

@@ -130,16 +130,20 @@ def test_a_student_draws_in_its_calls_unless_told_otherwise(runs, run_main, tmp_
 def test_a_report_has_the_student_in_its_calls_and_its_teacher(runs, capsys):
     workdir = str(runs / "student")
     run = trained.load_run(workdir)
-    cells = run_report._cells(run, "", (), ())
+    cells = run_report._cells(run, (), ())
     assert [(cell.solver, cell.num_steps) for cell in cells] == [("gm_ode", _CALLS)]
     assert RunEvaluator(workdir, run).resolve(cells[0]).order == 1
-    (other,) = run_report._cells(run, "", (), (3,))
+    (other,) = run_report._cells(run, (), (3,))
     with pytest.warns(UserWarning, match="num_calls = 2, but num_steps is 3"):
         RunEvaluator(workdir, run).resolve(other)
-    jobs = run_report._teacher_jobs(workdir, run, "")
+    jobs = run_report._teacher_jobs(workdir, run)
     assert {cell.order for _, cell in jobs if cell.solver == "gm_ode"} == {2}
     assert all(evaluator.seeds == RunEvaluator(workdir, run).seeds for evaluator, _ in jobs)
     assert not capsys.readouterr().out
+    own = [(RunEvaluator(workdir, run), cell) for cell in cells]
+    named = run_report._with_distinct_names([*own, *jobs, *own])
+    names = [cell.name for _, cell in named]
+    assert names[0] == names[-1] == f"{workdir}: student" and "teacher, Euler" in names
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_a_report_has_the_student_in_its_calls_and_its_teacher(runs, capsys):
 def test_a_report_leaves_out_a_teacher_that_has_changed(runs, teacher, said, capsys):
     run = trained.load_run(runs / "student")
     run.config.teacher = str(runs / teacher)
-    assert run_report._teacher_jobs(str(runs / "student"), run, "") == []
+    assert run_report._teacher_jobs(str(runs / "student"), run) == []
     assert said in capsys.readouterr().out
 
 
