@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = digits.get_config()
     del config.loss
     distillation.add_to(config)
-    config.num_steps = 7000
+    config.num_steps = 7500
     config.batch_size = 32
     config.distillation.num_substeps = 32
     config.optimizer.update(dict(learning_rate=5e-3, weight_decay=0.0))

@@ -94,7 +94,7 @@ def check_report(config: Any) -> None:
     check_number("report.shift", report.get("shift", 1.0), "(0, inf)")
     try:
         make_cells(report.rows, num_steps, guidance_scales=(0.0,))
-        if "teacher_rows" in report:
+        if report.get("teacher_rows"):
             make_cells(report.teacher_rows, num_steps, guidance_scales=(0.0,))
     except ValueError as error:
         raise ValueError(f"The report cannot be made: {error}") from error
