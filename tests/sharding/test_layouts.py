@@ -20,8 +20,10 @@ def losses():
 
 @pytest.mark.parametrize("layout", ["(8, 1)", "(4, 2)", "(1, 8)", "pmap"])
 def test_losses_of_20_steps_do_not_depend_on_the_layout(losses, layout):
-    assert len(set(losses["one device"])) == 20
-    np.testing.assert_allclose(losses[layout], losses["one device"], rtol=1e-5)
+    for kind in ("", "distillation, "):
+        expected = losses[f"{kind}one device"]
+        assert len(set(expected)) == 20
+        np.testing.assert_allclose(losses[kind + layout], expected, rtol=1e-5)
 
 
 def test_the_state_of_the_full_size_network_is_stored_in_shards():

@@ -1,7 +1,8 @@
 """Train the S-size network, reduced in width, on each layout of 8 devices, and print the losses as JSON.
 
-Run as a program: it needs more simulated devices than the tests have. Arguments: the number of steps, and
-for one process of several the address of the first, their number and this one's.
+It also distils the toy network in each. Run as a program: it needs more simulated devices than the tests
+have. Arguments: the number of steps, and for one process of several the address of the first, their number
+and this one's.
 """
 
 import json
@@ -16,7 +17,8 @@ from experiments.configs import imagenet256_gmdit_s_k8
 from experiments.runs import networks
 from experiments.tasks.fake import FakeTask
 from experiments.training import steps
-from gmflow_jax import sharding
+from gmflow_jax import sharding, training
+from tests import toy_network
 
 LAYOUTS = {
     "one device": None,
@@ -67,6 +69,31 @@ def losses(layout, num_steps):
     return result
 
 
+def distillation_losses(layout, num_steps):
+    parallelism, optimizer = make_parallelism(layout), training.make_optimizer(1e-2)
+
+    def init():
+        return training.init_state(toy_network.init_params(), optimizer)
+
+    train_step = training.make_distillation_step(
+        toy_network.apply, training.make_teacher(toy_network.apply), optimizer, training.constant_decay(0.9),
+        num_calls=2, num_substeps=4, data_free=True, num_microbatches=2, axis_name=parallelism.axis_name,
+        working_copy=parallelism.working_copy,
+    )  # fmt: skip
+    batch = toy_network.make_batch(batch_size=32)
+    rows = parallelism.rows(32)
+    batch = {name: column[rows] for name, column in batch.items()}
+    teacher_params = parallelism.place(jax.device_get(toy_network.init_params(1)))
+    whole = jax.eval_shape(lambda: toy_network.make_batch(batch_size=32))
+    step = parallelism.compile(train_step, parallelism.abstract(init), whole, teacher_params)
+    state, key = parallelism.init(init), parallelism.replicate(jax.random.key(0))
+    result = []
+    for _ in range(num_steps):
+        state, metrics = step(state, parallelism.put(batch, 32), key, teacher_params)
+        result.append(float(metrics["loss"]))
+    return result
+
+
 def main():
     num_steps, *cluster = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")
@@ -80,6 +107,7 @@ def main():
         if layout is None and cluster:
             continue
         found[name] = losses(layout, int(num_steps))
+        found[f"distillation, {name}"] = distillation_losses(layout, int(num_steps))
     if jax.process_index() == 0:
         print(json.dumps(found))
 
