@@ -11,77 +11,8 @@ import numpy as np
 import pytest
 
 from gmflow_jax import sharding, training
-from tests.helpers import assert_leaves_close, fast_compilation
-
-BATCH_SIZE = 16
-
-
-def jit_parallelism(data, fsdp, devices=None):
-    # The toy's arrays are small: the limit is lowered, so that most are split.
-    return sharding.JitParallelism(sharding.make_mesh(data, fsdp, devices), min_sharded_size=8)
-
-
-PARALLELISMS = {
-    "one device": lambda: jit_parallelism(1, 1, jax.devices()[:1]),
-    "(2, 2)": lambda: jit_parallelism(2, 2),
-    "(4, 1)": lambda: jit_parallelism(4, 1),
-    "(1, 4)": lambda: jit_parallelism(1, 4),
-    "pmap": sharding.PmapParallelism,
-}
-PARALLEL = list(PARALLELISMS)[1:]
-
-
-class BlockToy:
-    """The toy network with one layer named `blocks`, so that it is stored and gathered as blocks are."""
-
-    def __init__(self, toy):
-        self._toy = toy
-        self._schedule = training.warm_up_schedule(1e-2, 2)
-        self._optimizer = training.make_optimizer(self._schedule, clip_norm=1.0)
-        self.batch = toy.make_batch(batch_size=BATCH_SIZE)
-
-    @property
-    def apply(self):
-        return lambda params, *inputs: self._toy.apply(params | params["blocks"], *inputs)
-
-    def init(self):
-        params = self._toy.init_params()
-        params["blocks"] = {"hidden": params.pop("hidden")}
-        return training.init_state(params, self._optimizer, num_power_averages=1)
-
-    def make_step(self, parallelism):
-        return training.make_train_step(
-            self.apply,
-            self._optimizer,
-            training.ramp_up_decay(1e4, BATCH_SIZE),
-            num_classes=self._toy.num_classes,
-            power_stds=(0.1,),
-            learning_rate=self._schedule,
-            axis_name=parallelism.axis_name,
-            working_copy=parallelism.working_copy,
-        )
-
-
-    def make_distillation_step(self, parallelism, dtype):
-        """In two microbatches, from noise in two calls, with a guided teacher."""
-
-        def apply(params, x_t, t, labels):
-            return self.apply(*jax.tree.map(lambda a: a.astype(dtype), (params, x_t, t)), labels)
-
-        return training.make_distillation_step(
-            apply,
-            training.make_teacher(self.apply, 0.3, self._toy.num_classes),
-            self._optimizer,
-            training.ramp_up_decay(1e4, BATCH_SIZE),
-            num_calls=2,
-            num_substeps=4,
-            dropout=0.3,
-            data_free=True,
-            power_stds=(0.1,),
-            num_microbatches=2,
-            axis_name=parallelism.axis_name,
-            working_copy=parallelism.working_copy,
-        )
+from tests.helpers import assert_leaves_close
+from tests.sharding.layouts import BATCH_SIZE, PARALLEL, PARALLELISMS, assert_lies_as, jit_parallelism
 
 
 @dataclass(frozen=True)
@@ -114,17 +45,6 @@ def compilations():
 
 
 @pytest.fixture(scope="module")
-def block_toy(toy):
-    return BlockToy(toy)
-
-
-@pytest.fixture(scope="module")
-def few_optimisations():
-    with fast_compilation(fusion_emitters=True):
-        yield
-
-
-@pytest.fixture(scope="module")
 def try_out(block_toy, few_optimisations):
     """try_out(name): a Trial, compiled once for each parallelism."""
 
@@ -145,14 +65,6 @@ def try_out(block_toy, few_optimisations):
         return Trial(parallelism, abstract, step, first, parallelism.portable(state), metrics, len(found))
 
     return make
-
-
-def assert_lies_as(tree, abstract):
-    def check(x, wanted):
-        assert x.sharding.mesh == wanted.sharding.mesh
-        assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim), (x.sharding, wanted.sharding)
-
-    jax.tree.map(check, tree, abstract)
 
 
 @pytest.mark.parametrize("name", PARALLELISMS)
@@ -195,57 +107,6 @@ def test_a_step_is_the_same_for_every_parallelism(try_out, name):
     alone, trial = try_out("one device"), try_out(name)
     found, expected = (jax.device_get((run.state, run.metrics)) for run in (trial, alone))
     assert_leaves_close(found, expected, 1e-6, smallest_scale=0.0)
-
-
-@pytest.fixture(scope="module")
-def distil(toy, block_toy, few_optimisations):
-    """distil(name, dtype): parameters, average and metrics after one step of distillation."""
-
-    @functools.cache
-    def make(name, dtype):
-        parallelism = PARALLELISMS[name]()
-        teacher_params = toy.init_params(1)
-        teacher_params["blocks"] = {"hidden": teacher_params.pop("hidden")}
-        teacher_params = parallelism.place(jax.device_get(teacher_params))
-        whole = jax.eval_shape(lambda: block_toy.batch)
-        step = parallelism.compile(
-            block_toy.make_distillation_step(parallelism, dtype),
-            parallelism.abstract(block_toy.init),
-            whole,
-            teacher_params,
-        )
-        batch = parallelism.put(block_toy.batch, BATCH_SIZE)
-        key = parallelism.replicate(jax.random.key(0))
-        state, metrics = step(parallelism.init(block_toy.init), batch, key, teacher_params)
-        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(teacher_params))
-        assert_lies_as(parallelism.portable(state), parallelism.abstract(block_toy.init))
-        return jax.device_get((state.params, state.ema_params, metrics))
-
-    return make
-
-
-_SOME = [PARALLEL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in PARALLEL[1:])]
-
-
-@pytest.mark.parametrize("name", _SOME)
-def test_a_step_of_distillation_is_the_same_for_every_parallelism(distil, name):
-    assert_leaves_close(distil(name, "float32"), distil("one device", "float32"), 1e-5)
-
-
-@pytest.mark.slow
-def test_a_step_of_distillation_in_half_precision_is_the_same_up_to_its_rounding(distil):
-    found, expected = distil("(2, 2)", "bfloat16"), distil("one device", "bfloat16")
-    assert_leaves_close(found, expected, float(jnp.finfo(jnp.bfloat16).eps))
-
-
-def test_init_takes_constants(toy):
-    """Such as a teacher's parameters, from which a student starts."""
-    for name in ("(2, 2)", "pmap"):
-        parallelism = PARALLELISMS[name]()
-        placed = parallelism.place(jax.device_get(toy.init_params(1)))
-        state = parallelism.init(lambda params: jax.tree.map(lambda a: 2 * a, params), placed)
-        assert_lies_as(state, parallelism.abstract(lambda params: params, placed))
-        toy.assert_equal(state, jax.tree.map(lambda a: 2 * a, toy.init_params(1)))
 
 
 @pytest.mark.parametrize("name", PARALLELISMS)
