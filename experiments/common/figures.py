@@ -153,7 +153,8 @@ def histogram_grid(
     _check_table("cells", cells, rows, columns)
     _check_table("captions", captions, rows, columns)
     # At 120 dots per inch these are whole pixels, and a histogram bin is exactly 2 x 2 of them.
-    inch, left, top, bottom, space_x, space_y = 1.6, 1.15, 0.5, 0.35, 0.1, 0.3
+    inch, top, bottom, space_x, space_y = 1.6, 0.5, 0.35, 0.1, 0.3
+    left = max(1.15, 0.25 + 0.095 * max(map(len, rows), default=0))  # a bold letter is 0.095 wide
     width = left + len(columns) * (inch + space_x) + 0.05
     height = top + len(rows) * (inch + space_y) + bottom
     figure = Figure(figsize=(width, height), dpi=120)

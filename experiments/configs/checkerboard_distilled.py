@@ -26,6 +26,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.report.rows = (dict(name="student", solver="gm_ode"),)
     config.report.teacher_rows = (
         dict(name="teacher, GM-ODE 2", solver="gm_ode", order=2, num_steps=(1, 2, 4, 8)),
-        dict(name="teacher, Euler", solver="euler", num_steps=(32,)),
+        dict(name="teacher, Euler", solver="euler", num_steps=(1, 2, 4, 8, 32)),
     )
     return config
