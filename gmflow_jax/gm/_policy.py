@@ -49,7 +49,9 @@ def temper(q: GaussianMixture, temperature: ArrayLike) -> GaussianMixture:
 def temper_unchecked(q: GaussianMixture, temperature: jax.Array) -> GaussianMixture:
     """`temper` without promotion and checks, with a temperature at the rank of `*batch`."""
     _, largest = shifted_exp(q.log_weights)  # so that no temperature makes all weights 0
-    log_weights = log_softmax((q.log_weights - largest) / append_axes(temperature, 1))
+    empty = q.log_weights == -jnp.inf  # -inf / temperature would have NaN as its gradient
+    scaled = where(empty, 0.0, q.log_weights - largest) / append_axes(temperature, 1)
+    log_weights = log_softmax(where(empty, -jnp.inf, scaled))
     return GaussianMixture(q.means, log_weights, q.log_std + 0.5 * jnp.log(temperature))
 
 

@@ -77,6 +77,8 @@ def test_no_temperature_empties_a_mixture(random_mixture):
     np.testing.assert_array_equal(np.argmax(coldest, -1), np.argmax(q.log_weights, -1))
     dropped = gm.GaussianMixture(q.means, jnp.full((3, 32), -jnp.inf).at[:, 1].set(0.0), q.log_std)
     np.testing.assert_array_equal(gm.temper(dropped, 0.5).log_weights, dropped.log_weights)
+    gradient = jax.grad(lambda t: jnp.sum(jnp.exp(gm.temper(dropped, t).log_weights)))(jnp.float32(0.5))
+    assert all_finite(gradient)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, "cold"])
