@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     distillation.add_to(config)
     config.num_steps = 4000
     config.batch_size = 256
-    # 16 Euler sub-steps gave a total variation of .105 where 16 midpoint sub-steps gave .060.
+    # With 16 Euler sub-steps the total variation was .105; with 8 and with 16 midpoint sub-steps, .06.
     config.distillation.update(dict(num_substeps=8, integrator="midpoint"))
     config.optimizer.update(dict(learning_rate=3e-3))
 

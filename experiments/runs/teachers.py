@@ -1,5 +1,6 @@
 """Teachers of distilled runs: networks from a run, a diffusers folder, or a plain SiT or DiT."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -72,6 +73,9 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher:
         raise ValueError(f"The teacher {path} holds no transformer; give a folder that has one.")
     _check_calls(str(path), bundle.num_calls)
     network, (_, params) = bundle.model.config, models.functional(bundle.model)
+    if path.is_file():  # a plain network, for which load_dit made up a standard deviation
+        network = dataclasses.replace(network, constant_log_std=0.0)
+        params = {name: value for name, value in params.items() if name != "log_std"}
     apply = make_apply(network, predicts_noise)
     return Teacher(apply, params, network, None, None, bundle.autoencoder, str(path), predicts_noise)
 
@@ -144,11 +148,16 @@ def _num_heads(config: ml_collections.ConfigDict) -> int | None:
     return student.get("num_heads")  # a student that starts from the teacher has as many
 
 
+def describe_calls(num_calls: int) -> str:
+    """Return '1 call', or '2 calls' and so on."""
+    return "1 call" if num_calls == 1 else f"{num_calls} calls"
+
+
 def _check_calls(source: str, num_calls: int | None, teacher: str | None = None) -> None:
     if num_calls is not None:
-        calls = "1 call" if num_calls == 1 else f"{num_calls} calls"
         whose = f", {teacher}" if teacher else ""
         raise ValueError(
-            f"The teacher {source} was itself distilled for {calls}, so it predicts velocities only at the "
-            f"times of these calls, but a teacher is needed at all times; give its own teacher{whose}."
+            f"The teacher {source} was itself distilled for {describe_calls(num_calls)}, so it predicts "
+            "velocities only at the times of these calls, but a teacher is needed at all times; give its own "
+            f"teacher{whose}."
         )

@@ -57,7 +57,8 @@ class TrainedRun:
     def usual_options(self, num_steps: int) -> dict[str, Any]:
         """Return `order`, `num_substeps` and `integrator` of `make_solver` that are used if none are given.
 
-        A distilled run is sampled along the path that it was trained on: with order 1 and its sub-steps.
+        A distilled run is sampled with order 1, and with the integrator and the number of sub-steps of its
+        training.
         """
         if self.num_calls is None:
             num_substeps = solver_choices.default_substeps(num_steps)

@@ -61,7 +61,8 @@ class Cell:
         if not 0 <= self.orthogonal <= 1:
             raise ValueError(f"orthogonal must be between 0 and 1, but {self.orthogonal} was given.")
         check_number("guidance_scale", self.guidance_scale, "[0, inf)")
-        solvers.by_name(self.solver, self.order or 1, self.num_substeps or 1)
+        order, num_substeps = (1 if n is None else n for n in (self.order, self.num_substeps))
+        solvers.by_name(self.solver, order, num_substeps)
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, but {self.num_steps} was given.")
 

@@ -12,6 +12,7 @@ from experiments.common.solver_choices import paper_substeps
 from experiments.scoring.cells import SEED_RULE, Cell
 from experiments.scoring.measure import Measurement
 from gmflow_jax import evaluation, models, pipeline
+from gmflow_jax.pipeline._usual import usual_options
 
 
 class ImageEvaluator:
@@ -90,10 +91,11 @@ class ImageEvaluator:
           ValueError: if the pipeline cannot draw the cell.
         """
         learned = cell.solver == "gm_sde" and self._pipe.bundle.spectrum is not None
-        num_substeps = paper_substeps(cell.num_steps, imagenet=True)
-        student = self._pipe.bundle.num_calls is not None
-        num_substeps = max(128 // cell.num_steps, 2) if student else num_substeps
-        cell = cell.with_defaults(order=1 if student else 2, num_substeps=num_substeps, spectrum=learned)
+        order, num_substeps = 2, paper_substeps(cell.num_steps, imagenet=True)
+        if self._pipe.bundle.num_calls is not None:
+            usual = usual_options(self._pipe.bundle, cell.num_steps)
+            order, num_substeps = usual.order, usual.num_substeps
+        cell = cell.with_defaults(order=order, num_substeps=num_substeps, spectrum=learned)
         self._draw(cell, self._labels[:1], np.zeros(1, np.uint32))
         return cell
 

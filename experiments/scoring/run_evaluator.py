@@ -38,6 +38,11 @@ class RunEvaluator:
         self._compiled = functools.lru_cache(maxsize=1)(self._compile)
 
     @property
+    def num_calls(self) -> int | None:
+        """Number of network calls that the run was distilled for; None for other runs."""
+        return self._run.num_calls
+
+    @property
     def num_samples(self) -> int:
         """Number of samples of each cell, over all seeds."""
         return len(self.seeds) * len(self._labels)

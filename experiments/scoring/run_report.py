@@ -100,7 +100,8 @@ def _teacher_jobs(workdir: str, run: trained.TrainedRun) -> list[_Job]:
         print(f"The report leaves out the teacher: {error}")
         return []
     evaluator = RunEvaluator(run.config.teacher, teacher, run.config.report.num_seeds)
-    return [(evaluator, evaluator.resolve(cell)) for cell in make_cells(rows, (), guidance_scales=(0.0,))]
+    cells = make_cells(rows, report_steps(run.config), guidance_scales=(0.0,))
+    return [(evaluator, evaluator.resolve(cell)) for cell in cells]
 
 
 def _check_same_teacher(workdir: str, path: str, teacher: trained.TrainedRun) -> None:
@@ -114,9 +115,15 @@ def _check_same_teacher(workdir: str, path: str, teacher: trained.TrainedRun) ->
 
 
 def _with_distinct_names(jobs: Sequence[_Job]) -> list[_Job]:
-    """Put the folder before the names of rows that several runs have for one number of steps."""
-    places = collections.Counter((cell.name, cell.num_steps) for _, cell in jobs)
-    repeated = {name for (name, _), count in places.items() if count > 1}
+    """Put the folder before the names of rows that several runs have.
+
+    Students for different numbers of calls share a row: each column of it is another student.
+    """
+    folders = collections.defaultdict(set)
+    for evaluator, cell in jobs:
+        place = cell.name, cell.num_steps if evaluator.num_calls else None
+        folders[place].add(evaluator.workdir)
+    repeated = {name for (name, _), names in folders.items() if len(names) > 1}
     return [
         (evaluator, dataclasses.replace(cell, name=f"{evaluator.workdir}: {cell.name}"))
         if cell.name in repeated else (evaluator, cell)

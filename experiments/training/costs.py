@@ -16,7 +16,7 @@ def overview(params: Any) -> str:
     return parameter_overview.get_parameter_overview(params, include_stats="sharding")
 
 
-def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: Any) -> str:
+def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: Any, *constants: Any) -> str:
     """Describe the memory of the state and of a step on each device, and the operations of a step.
 
     Args:
@@ -24,18 +24,17 @@ def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: An
       parallelism: parallelism of the run.
       state: training state, of arrays or of shapes with shardings.
       compiled: the training step; its own memory is reported if it is a `jax.stages.Compiled`.
+      *constants: the teacher's parameters on the devices, for a distilled run.
 
     Returns:
       Lines of text.
     """
-    leaves = jax.tree.leaves(state)
-    total = sum(_bytes(leaf.shape, leaf) for leaf in leaves)
-    stored = sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf) for leaf in leaves)
     shape = " x ".join(f"{name} {size}" for name, size in parallelism.mesh.shape.items())
     lines = [
         f"{config.num_steps:,} steps of {config.batch_size:,} on {parallelism.mesh.size} devices ({shape}), "
         f"{jax.process_count()} processes, {config.parallel}.",
-        f"Training state: {_gigabytes(total)} in all, {_gigabytes(stored)} on each device.",
+        f"Training state: {_memory(state)}.",
+        *(f"Parameters of the teacher: {_memory(params)}." for params in constants),
     ]
     memory = compiled.memory_analysis() if isinstance(compiled, jax.stages.Compiled) else None
     if memory is not None:
@@ -47,6 +46,13 @@ def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: An
         text = f"A step takes {step / 1e12:,.3g} TFLOP: {passes} forward passes, without recomputation."
         lines.append(text)
     return "\n".join(lines)
+
+
+def _memory(tree: Any) -> str:
+    leaves = jax.tree.leaves(tree)
+    total = sum(_bytes(leaf.shape, leaf) for leaf in leaves)
+    stored = sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf) for leaf in leaves)
+    return f"{_gigabytes(total)} in all, {_gigabytes(stored)} on each device"
 
 
 def peak_images_per_second(config, parallelism: sharding.Parallelism) -> float | None:

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from experiments.runs import networks
-from experiments.runs.teachers import Teacher, load_teacher, make_apply
+from experiments.runs.teachers import Teacher, describe_calls, load_teacher, make_apply
 from gmflow_jax import data, models, sharding, training
 from gmflow_jax.guidance import METHODS
 
@@ -24,7 +24,7 @@ class Distillation(NamedTuple):
     """The teacher of a run.
 
     Attributes:
-      teacher: the teacher, whose parameters are on the devices, sharded as the state's.
+      teacher: the teacher.
       fingerprint: SHA-256 of the parameters.
     """
 
@@ -33,17 +33,18 @@ class Distillation(NamedTuple):
 
 
 def prepare(
-    config: ml_collections.ConfigDict, task: Any, parallelism: sharding.Parallelism
+    config: ml_collections.ConfigDict, task: Any
 ) -> Distillation | None:
     """Load and check the teacher of a configuration, or return None if it distils none.
+
+    This needs no other process, so a process may fail alone; `place` is for all processes together.
 
     Args:
       config: configuration of the run.
       task: task of the run.
-      parallelism: parallelism of the run.
 
     Returns:
-      The teacher on the devices.
+      The teacher, with its parameters in NumPy arrays.
 
     Raises:
       ValueError: if the teacher or an option cannot be used.
@@ -56,8 +57,15 @@ def prepare(
     _check(teacher, config, task)
     teacher = _computed_like_student(teacher, networks.network_config(config))
     start(config, teacher)  # raises here if the student cannot start from it
-    fingerprint = models.fingerprint(teacher.params)
-    return Distillation(teacher._replace(params=parallelism.place(teacher.params)), fingerprint)
+    # Arrays that were loaded to one device cannot go on to those of other processes.
+    params = jax.device_get(teacher.params)
+    return Distillation(teacher._replace(params=params), models.fingerprint(params))
+
+
+def place(distilled: Distillation, parallelism: sharding.Parallelism) -> Distillation:
+    """Put the teacher's parameters on the devices, sharded as the state's."""
+    params = parallelism.place(distilled.teacher.params)
+    return distilled._replace(teacher=distilled.teacher._replace(params=params))
 
 
 def start(config: ml_collections.ConfigDict, teacher: Teacher) -> Callable[[Any], Any]:
@@ -131,9 +139,9 @@ def notes(distillation: Distillation) -> dict[str, str]:
 
 def describe(config: ml_collections.ConfigDict, distillation: Distillation) -> str:
     """Describe a distillation in a sentence or two, which a run prints at its start."""
-    calls = "1 call" if config.num_calls == 1 else f"{config.num_calls} calls"
     c = config.distillation
-    text = f"The network learns to sample in {calls} from the teacher {distillation.teacher.source}, "
+    calls, source = describe_calls(config.num_calls), distillation.teacher.source
+    text = f"The network learns to sample in {calls} from the teacher {source}, "
     if c.guidance_scale == METHODS[c.guidance]:
         text += "which is not guided."
     else:

@@ -67,6 +67,8 @@ def fit_run(
     """
     log = tqdm.write if on_step is None and jax.process_index() == 0 else lambda text: None
     plan, abstract_state, notes = _check(config, workdir)
+    if plan.distilled is not None:
+        plan = plan._replace(distilled=distillation.place(plan.distilled, plan.parallelism))
     checkpoints = workdir / "checkpoints"
     with _run_folder(workdir, notes), _keeping(checkpoints), training.Checkpointer(
         checkpoints, config.keep_last, config.keep_every
@@ -86,7 +88,7 @@ def fit_run(
         compiled = plan.parallelism.compile(
             plan.train_step, abstract_state, plan.batch_shapes, *plan.constants
         )
-        log(costs.estimate(config, plan.parallelism, abstract_state, compiled))
+        log(costs.estimate(config, plan.parallelism, abstract_state, compiled, *plan.constants))
         if start:
             log(f"Resuming after {start:,} steps.")
         state = _fit(config, plan, state, compiled, workdir, checkpointer, active_hooks, on_step)
@@ -168,7 +170,7 @@ def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
     checks.check_microbatches(config, parallelism)
     hooks.check_hooks(config)
     optimizer = steps.make_optimizer(config)
-    distilled = distillation.prepare(config, task, parallelism)
+    distilled = distillation.prepare(config, task)
     batches = task.batches(config.batch_size, config.seed)
     batch_fn = functools.partial(batches, rows=rows)  # can be pickled for worker processes, unlike a closure
     first = batch_fn(0)

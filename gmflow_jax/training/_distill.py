@@ -86,7 +86,7 @@ def make_distillation_step(
 
     Returns:
       step(state, batch, key, teacher_params) -> (state, metrics). The batch is {'x_0': [B, ..., C],
-      'labels': int [B]}, where labels are optional; with data_free only the shape of x_0 is used.
+      'labels': int [B]}, where labels are optional. With data_free, x_0 only gives the shape and the dtype.
 
     Raises:
       ValueError: if an option is out of range.
@@ -122,8 +122,8 @@ def draw_policy_example(
 
     The interval of a sample is one of the num_calls equal intervals of the time before the shift. The two
     times of the comparison are uniform in its first and in its second half, in decreasing order: the loss
-    has the mean that two independent uniform times would give, and less variance. As in `draw_example`,
-    sample i is drawn with `fold_in(key, first_index + i)`.
+    has the mean that two independent uniform times would give, apart from the error of the sub-steps, and
+    less variance. As in `draw_example`, sample i is drawn with `fold_in(key, first_index + i)`.
 
     Args:
       key: random key.
@@ -197,21 +197,11 @@ def make_policy_loss(
     def follow(q, x_s, s, x, t, end):
         return flow.follow_policy(q, x_s, s, x, t, end, share, shift, integrator)
 
-    def own_points(params, example):
-        """Follow the student from noise to the time of each sample's call."""
-        x, labels = example.noise, example.labels
-        for i in range(num_calls, 1, -1):
-            t, end = (leading_like(shift_time(jnp.float32(j / num_calls), shift), x) for j in (i, i - 1))
-            moved = follow(predict(params, x, t, labels), x, t, x, t, end)
-            # Not s <= end, since the same border may be rounded otherwise in another program.
-            x = where(append_axes(example.s < (t + end) / 2, x.ndim - 1), moved, x)
-        return x
-
     def loss_fn(params, example, teacher_params):
         params, teacher_params = working_copy(params), working_copy(teacher_params)
         s, labels = example.s, example.labels
         if data_free:
-            x_s = jax.lax.stop_gradient(own_points(params, example))
+            x_s = _own_points(jax.lax.stop_gradient(params), example, predict, follow, num_calls, shift)
         else:
             x_s = flow.interpolate(example.x_0, example.noise, s)
         q = predict(params, x_s, s, labels)
@@ -228,6 +218,19 @@ def make_policy_loss(
         return jnp.mean(jnp.stack(values)), ({}, time_bins(_interleave(*values), both[1]))
 
     return loss_fn
+
+
+def _own_points(
+    params: Any, example: PolicyExample, predict: Callable, follow: Callable, num_calls: int, shift: float
+) -> jax.Array:
+    """Follow the student from noise to the time of each sample's call."""
+    x = example.noise
+    for i in range(num_calls, 1, -1):
+        t, end = (leading_like(shift_time(jnp.float32(j / num_calls), shift), x) for j in (i, i - 1))
+        moved = follow(predict(params, x, t, example.labels), x, t, x, t, end)
+        # Not s <= end, since the same border may be rounded otherwise in another program.
+        x = where(append_axes(example.s < (t + end) / 2, x.ndim - 1), moved, x)
+    return x
 
 
 def _checked_velocity(velocity: Any, x: jax.Array) -> jax.Array:

@@ -140,10 +140,11 @@ def test_a_report_has_the_student_in_its_calls_and_its_teacher(runs, capsys):
     assert {cell.order for _, cell in jobs if cell.solver == "gm_ode"} == {2}
     assert all(evaluator.seeds == RunEvaluator(workdir, run).seeds for evaluator, _ in jobs)
     assert not capsys.readouterr().out
-    own = [(RunEvaluator(workdir, run), cell) for cell in cells]
-    named = run_report._with_distinct_names([*own, *jobs, *own])
-    names = [cell.name for _, cell in named]
-    assert names[0] == names[-1] == f"{workdir}: student" and "teacher, Euler" in names
+    students = [(RunEvaluator(name, run), cell) for name in ("a", "b") for cell in cells]
+    named = [cell.name for _, cell in run_report._with_distinct_names([*students, *jobs])]
+    assert named[:2] == ["a: student", "b: student"] and "teacher, Euler" in named
+    students[1] = (students[1][0], other)  # a student for another number of calls has a column of its own
+    assert [cell.name for _, cell in run_report._with_distinct_names(students)] == ["student", "student"]
 
 
 @pytest.mark.parametrize(
