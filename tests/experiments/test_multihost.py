@@ -13,6 +13,7 @@ from tests.experiments.training_process import (
     last_state,
     output,
     start,
+    start_program,
     wait_for_rows,
 )
 
@@ -46,6 +47,40 @@ def test_pmap_over_two_processes_gives_the_same_run(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     _finish(_start_pair(workdir, "--config.parallel=pmap", "--config.eval_every=0"), workdir)
     assert_close(workdir, undisturbed, rtol=1e-5)
+
+
+def _distil(workdir, teacher, *arguments, devices):
+    workdir.parent.mkdir(exist_ok=True)
+    return start_program(
+        workdir.parent, "train", f"--workdir={workdir}", "--config=experiments/configs/digits_distilled.py",
+        f"--config.teacher={teacher}", "--config.network.hidden_size=16", "--config.network.depth=1",
+        "--config.network.num_heads=2", "--config.num_steps=4", "--config.batch_size=16",
+        "--config.distillation.num_substeps=4", "--config.optimizer.warm_up_steps=2",
+        "--config.log_every=1", "--config.eval_every=2", "--noreport", *arguments, devices=devices,
+    )  # fmt: skip
+
+
+def test_two_processes_distil_as_one(undisturbed, tmp_path):
+    alone = tmp_path / "alone" / "run"
+    finish(_distil(alone, undisturbed, devices=1), alone)
+    for name in ("jit", "pmap"):
+        workdir = tmp_path / name / "run"
+        flags = [(*pair, f"--config.parallel={name}") for pair in joined()]
+        _finish([_distil(workdir, undisturbed, *f, devices=4) for f in flags], workdir)
+        assert_close(workdir, alone, rtol=1e-5)
+
+
+def test_a_teacher_that_one_process_lacks_ends_both(undisturbed, tmp_path):
+    teachers = undisturbed, tmp_path / "nowhere"
+    processes = [
+        _distil(tmp_path / "run", teacher, *flags, devices=4)
+        for teacher, flags in zip(teachers, joined(), strict=True)
+    ]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 2
+    assert output(tmp_path / "run").count("Process 1: There is no teacher") == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_killed_and_both_restarted_is_bit_exact(undisturbed, tmp_path):
