@@ -52,14 +52,7 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher:
     Raises:
       ValueError: if no teacher is given, it cannot be loaded, or it was itself distilled.
     """
-    if not config.teacher:
-        raise ValueError(
-            "This configuration distils a teacher, but teacher is empty; give --config.teacher=WORKDIR, the "
-            "folder of a run, or a diffusers folder, or a safetensors file of a SiT or DiT."
-        )
-    path = pathlib.Path(config.teacher)
-    if not path.exists():
-        raise ValueError(f"There is no teacher {path}; give the folder of a run, or train it first.")
+    path = find_teacher(config)
     if path.is_dir() and folder.is_run(path):
         return _from_run(str(path))
     predicts_noise = path.is_file() and config.distillation.kind == "dit"
@@ -78,6 +71,28 @@ def load_teacher(config: ml_collections.ConfigDict) -> Teacher:
         params = {name: value for name, value in params.items() if name != "log_std"}
     apply = make_apply(network, predicts_noise)
     return Teacher(apply, params, network, None, None, bundle.autoencoder, str(path), predicts_noise)
+
+
+def find_teacher(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Return the path that `config.teacher` names.
+
+    Unlike `load_teacher`, it needs no other process. So a process may raise alone.
+
+    Raises:
+      ValueError: if no teacher is given, there is none, or it is a run that was itself distilled.
+    """
+    if not config.teacher:
+        raise ValueError(
+            "This configuration distils a teacher, but teacher is empty; give --config.teacher=WORKDIR, the "
+            "folder of a run, or a diffusers folder, or a safetensors file of a SiT or DiT."
+        )
+    path = pathlib.Path(config.teacher)
+    if not path.exists():
+        raise ValueError(f"There is no teacher {path}; give the folder of a run, or train it first.")
+    if path.is_dir() and folder.is_run(path):
+        run = folder.read_config(path)
+        _check_calls(str(path), run.get("num_calls"), run.get("teacher"))
+    return path
 
 
 def make_apply(
@@ -132,7 +147,6 @@ def network_params(config: ml_collections.ConfigDict, params: Any) -> Any:
 
 def _from_run(workdir: str) -> Teacher:
     config = folder.read_config(workdir)
-    _check_calls(workdir, config.get("num_calls"), config.get("teacher"))
     params = network_params(config, bundles.load_average(workdir, config)[0])
     network = networks.network_config(config)
     latents = bundles.latents_of(workdir)

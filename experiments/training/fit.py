@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from experiments.common import cli, cluster, files, lock
-from experiments.runs import networks
+from experiments.runs import networks, teachers
 from experiments.tasks.make import make_task
 from experiments.training import checks, costs, distillation, hooks, steps
 from gmflow_jax import data, sharding, training
@@ -112,16 +112,22 @@ def _check(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> tuple[_Plan, Any, dict[str, Any]]:
     """Check a run; return its plan, the shapes of the training state, and notes for `checks`."""
-    with cluster.fail_together() as notes:
+    with cluster.fail_together() as common:
         _expand_home(config)
-        notes["config"] = json.loads(config.to_json_best_effort())
         if "teacher" in config:
             checks.check_distillation(config)
             checks.check_teacher_folder(config, workdir)
+            teachers.find_teacher(config)
         checks.check_numbers(config)
-        plan = _make_plan(config)
-        notes["latents"] = plan.task.metadata
-        notes["teacher"] = None if plan.distilled is None else distillation.notes(plan.distilled)
+        task = make_task(config, networks.network_config(config))
+        common["teacher"] = config.get("teacher")
+    with cluster.fail_together():  # all processes together load a teacher's checkpoint
+        distilled = distillation.prepare(config, task)
+    with cluster.fail_together() as notes:
+        notes["config"] = json.loads(config.to_json_best_effort())
+        notes["latents"] = task.metadata
+        notes["teacher"] = None if distilled is None else distillation.notes(distilled)
+        plan = _make_plan(config, task, distilled)
         abstract_state = plan.parallelism.abstract(plan.init, *plan.constants)
         checks.check_folder(workdir, notes)
     return plan, abstract_state, notes
@@ -163,14 +169,14 @@ def _keeping(checkpoints: pathlib.Path) -> Iterator[None]:
         raise cli.UserError(f"{cli.describe(error)} The run then {then}.") from error
 
 
-def _make_plan(config: ml_collections.ConfigDict) -> _Plan:
-    task = make_task(config, networks.network_config(config))
+def _make_plan(
+    config: ml_collections.ConfigDict, task: Any, distilled: distillation.Distillation | None
+) -> _Plan:
     parallelism = sharding.make_parallelism(config.parallel, **config.mesh)
     rows = parallelism.rows(config.batch_size)
     checks.check_microbatches(config, parallelism)
     hooks.check_hooks(config)
     optimizer = steps.make_optimizer(config)
-    distilled = distillation.prepare(config, task)
     batches = task.batches(config.batch_size, config.seed)
     batch_fn = functools.partial(batches, rows=rows)  # can be pickled for worker processes, unlike a closure
     first = batch_fn(0)
