@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     distillation.add_to(config)
     config.num_steps = 7500
     config.batch_size = 32
-    config.distillation.update(dict(dropout=0.2, num_substeps=16, integrator="midpoint"))
+    config.distillation.update(dict(dropout=0.2, num_substeps=32))
     config.optimizer.update(dict(learning_rate=5e-3, weight_decay=0.0))
 
     config.report = ml_collections.ConfigDict(dict(num_seeds=2))
