@@ -5,9 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import append_axes
+from gmflow_jax._arguments import append_axes, as_whole
 from gmflow_jax._meshes import reshard_like, where
-from gmflow_jax._numbers import as_whole
 from gmflow_jax._safe import safe_divide
 from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
 from gmflow_jax.flow._transition import posterior_mean_unchecked

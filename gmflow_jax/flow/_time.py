@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import is_within
-from gmflow_jax._numbers import as_whole
+from gmflow_jax._arguments import as_whole, is_within
 
 # The least time that sample_time returns, so that 1 / t does not overflow in any loss.
 MIN_TIME = 1e-6

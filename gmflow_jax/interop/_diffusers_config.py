@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gmflow_jax._arguments import check_number
-from gmflow_jax._numbers import whole_number
+from gmflow_jax._arguments import check_number, whole_number
 from gmflow_jax.models import AutoencoderKLConfig, GMDiTConfig, SpectrumMLPConfig
 
 Json = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._numbers import whole_number
+from gmflow_jax._arguments import whole_number
 from gmflow_jax.models._config import GMDiTConfig, GMMLPConfig
 from gmflow_jax.models._functional import Params, abstract, init_params
 from gmflow_jax.models._gm_dit import GMDiT

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._arguments import whole_number
 from gmflow_jax._files import write_whole
-from gmflow_jax._numbers import whole_number
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gmflow_jax._numbers import finite_number, whole_number
+from gmflow_jax._arguments import finite_number, whole_number
 from gmflow_jax.guidance import METHODS, check_guidance_scale
 from gmflow_jax.interop import Bundle
 from gmflow_jax.models import functional

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax import flow, guidance, solvers
-from gmflow_jax._arguments import check_number
-from gmflow_jax._numbers import finite_number, whole_number
+from gmflow_jax._arguments import check_number, finite_number, whole_number
 from gmflow_jax.interop import Bundle
 from gmflow_jax.models import GMDiT, functional
 from gmflow_jax.solvers._base import fold_in_keys

@@ -10,9 +10,8 @@ import optax
 from jax.typing import ArrayLike
 
 from gmflow_jax import flow, gm, losses
-from gmflow_jax._arguments import append_axes, check_number
+from gmflow_jax._arguments import append_axes, check_number, whole_number
 from gmflow_jax._meshes import leading_like, where
-from gmflow_jax._numbers import whole_number
 from gmflow_jax.flow._substeps import check_substeps
 from gmflow_jax.flow._time import check_shift, shift_time
 from gmflow_jax.training._example import MIN_TRAINING_TIME
