@@ -34,7 +34,7 @@ from experiments.scoring.likelihood import report_nll
 from experiments.scoring.run_report import report, report_samples
 from experiments.tasks.make import SCORED
 from gmflow_jax import evaluation, solvers
-from gmflow_jax.guidance import METHODS
+from gmflow_jax.pipeline._usual import usual_options
 
 _WORKDIRS = cli.define_paths(
     "workdir", "Folder of a run; repeat the flag to compare runs in one table."
@@ -158,12 +158,11 @@ def _score_images(flag_values: options.Options, out: pathlib.Path) -> None:
         if len(_WORKDIRS.value) > 1:
             raise ValueError("Only one run on latents can be evaluated at a time; give --workdir once.")
         sampling = {name: flag.value for name, flag in _SAMPLING.items()}
-        num_calls = options.num_calls(flag_values)
+        usual = usual_options(options.num_calls(flag_values), guidance=sampling["guidance"])
         if sampling["guidance_scale"] is None:
-            usual = 0.45 if num_calls is None else METHODS.get(sampling["guidance"], 0.0)
-            sampling["guidance_scale"] = usual
+            sampling["guidance_scale"] = usual.guidance_scale
         rows = [{"name": name, "solver": name, **sampling} for name in _SOLVERS.value or ["gm_ode"]]
-        grid = cells.make_cells(rows, [int(n) for n in _STEPS.value] or [num_calls or 32], ())
+        grid = cells.make_cells(rows, [int(n) for n in _STEPS.value] or [usual.num_steps], ())
         evaluator, grid = options.make_image_evaluator(
             flag_values, grid, _NUM.value, _LABELS.value, _SEED.value
         )

@@ -111,7 +111,8 @@ def _sample_run() -> None:
         given = {"order": _ORDER.value, "num_substeps": _SUBSTEPS.value}
         options = run.usual_options(num_steps) | {k: v for k, v in given.items() if v is not None}
         solver = solver_choices.make_solver(
-            _SOLVER.value, num_steps, shift=run.shift, spectrum=spectrum, **options
+            _SOLVER.value, num_steps, shift=run.shift, spectrum=spectrum,
+            integrator=run.integrator, **options,
         )
         labels = _choose_labels(dict(enumerate(run.task.class_names)), len(run.task.class_names), 64)
         if _IMAGES_OUT.value and not run.task.is_image:

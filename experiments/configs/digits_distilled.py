@@ -14,17 +14,10 @@ from experiments.configs import digits, distillation
 
 def get_config() -> ml_collections.ConfigDict:
     config = digits.get_config()
-    del config.loss
     distillation.add_to(config)
     config.num_steps = 7500
     config.batch_size = 32
     config.distillation.update(dict(dropout=0.2, num_substeps=32))
     config.optimizer.update(dict(learning_rate=5e-3, weight_decay=0.0))
-
-    config.report = ml_collections.ConfigDict(dict(num_seeds=2))
-    config.report.rows = (dict(name="student", solver="gm_ode"),)
-    config.report.teacher_rows = (
-        dict(name="teacher, GM-ODE 2", solver="gm_ode", order=2, num_steps=(1, 2, 4, 8)),
-        dict(name="teacher, Euler", solver="euler", num_steps=(32,)),
-    )
+    distillation.add_report(config, num_seeds=2, euler_steps=(32,))
     return config

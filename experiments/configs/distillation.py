@@ -7,7 +7,8 @@ import ml_collections
 
 
 def add_to(config: ml_collections.ConfigDict) -> None:
-    """Turn the configuration of a run into that of a distilled run."""
+    """Turn the configuration of a run into that of a distilled run, which has another loss."""
+    del config.loss
     # The folder of a run, a diffusers folder, or a safetensors file of a SiT or DiT.
     config.teacher = ""
     config.num_calls = 1  # network calls that the student is made for
@@ -23,3 +24,21 @@ def add_to(config: ml_collections.ConfigDict) -> None:
         guidance_scale=0.0,  # off: 0 for probabilistic, 1 for cfg
         interval=(0.0, 1.0),  # times between which the teacher is guided
     ))
+
+
+def add_report(
+    config: ml_collections.ConfigDict, num_seeds: int, euler_steps: tuple[int, ...]
+) -> None:
+    """Let the report of a distilled run compare the student with its teacher.
+
+    Args:
+      config: the configuration.
+      num_seeds: number of seeds of the report.
+      euler_steps: numbers of Euler steps of the teacher.
+    """
+    config.report = ml_collections.ConfigDict(dict(num_seeds=num_seeds))
+    config.report.rows = (dict(name="student", solver="gm_ode"),)
+    config.report.teacher_rows = (
+        dict(name="teacher, GM-ODE 2", solver="gm_ode", order=2, num_steps=(1, 2, 4, 8)),
+        dict(name="teacher, Euler", solver="euler", num_steps=euler_steps),
+    )

@@ -19,7 +19,7 @@ from experiments.configs import distillation, imagenet256_gmdit_xl_k8
 
 def get_config() -> ml_collections.ConfigDict:
     config = imagenet256_gmdit_xl_k8.get_config()
-    del config.loss, config.spectrum
+    del config.spectrum
     distillation.add_to(config)
     config.network.time_scale = 1000.0  # 1.0 for a student that starts from a SiT
     config.num_steps = 140_000

@@ -50,22 +50,24 @@ class TrainedRun:
         """Return the solver and the times of samples while training: as distilled, or 8 steps."""
         num_steps = self.num_calls or 8
         name = "gm_ode" if self.num_calls or self.config.loss.loss != "flow" else "ab2"
-        options = self.usual_options(num_steps)
-        solver = solver_choices.make_solver(name, num_steps, shift=self.shift, **options)
+        solver = solver_choices.make_solver(
+            name, num_steps, shift=self.shift, integrator=self.integrator, **self.usual_options(num_steps)
+        )
         return solver, flow.time_grid(num_steps, self.shift)
 
-    def usual_options(self, num_steps: int) -> dict[str, Any]:
-        """Return `order`, `num_substeps` and `integrator` of `make_solver` that are used if none are given.
+    @property
+    def integrator(self) -> str:
+        """Method of the sub-steps: that of its training for a distilled run, and midpoint for other runs."""
+        return "midpoint" if self.num_calls is None else self.config.distillation.integrator
 
-        A distilled run is sampled with order 1, and with the integrator and the number of sub-steps of its
-        training.
+    def usual_options(self, num_steps: int) -> dict[str, int]:
+        """Return `order` and `num_substeps` of `make_solver` that are used if none are given.
+
+        A distilled run is sampled with order 1, and with the number of sub-steps of its training.
         """
         if self.num_calls is None:
-            num_substeps = solver_choices.default_substeps(num_steps)
-            return {"order": 2, "num_substeps": num_substeps, "integrator": "midpoint"}
-        c = self.config.distillation
-        num_substeps = -(-c.num_substeps // num_steps)
-        return {"order": 1, "num_substeps": num_substeps, "integrator": c.integrator}
+            return {"order": 2, "num_substeps": solver_choices.default_substeps(num_steps)}
+        return {"order": 1, "num_substeps": -(-self.config.distillation.num_substeps // num_steps)}
 
     def denoiser(self, labels, guidance_scale: jax.Array | float | None = None, **options) -> Callable:
         """Make denoise(x_t, t) for samples of given classes.

@@ -93,7 +93,7 @@ class ImageEvaluator:
         learned = cell.solver == "gm_sde" and self._pipe.bundle.spectrum is not None
         order, num_substeps = 2, paper_substeps(cell.num_steps, imagenet=True)
         if self._pipe.bundle.num_calls is not None:
-            usual = usual_options(self._pipe.bundle, cell.num_steps)
+            usual = usual_options(self._pipe.bundle.num_calls, cell.num_steps)
             order, num_substeps = usual.order, usual.num_substeps
         cell = cell.with_defaults(order=order, num_substeps=num_substeps, spectrum=learned)
         self._draw(cell, self._labels[:1], np.zeros(1, np.uint32))

@@ -54,7 +54,7 @@ class RunEvaluator:
         del run["workdir"]  # the path has no influence on the scores
         return {
             "run": run,
-            "integrator": self._run.usual_options(1)["integrator"],
+            "integrator": self._run.integrator,
             "num_samples": len(self._labels),
             "labels": "those of the training data",
             "seeds": self.seeds,
@@ -67,9 +67,7 @@ class RunEvaluator:
         Raises:
           ValueError: if the run cannot draw the cell.
         """
-        usual = self._run.usual_options(cell.num_steps)
-        del usual["integrator"]
-        cell = cell.with_defaults(**usual, spectrum=False)
+        cell = cell.with_defaults(**self._run.usual_options(cell.num_steps), spectrum=False)
         warn_of_steps(self._run.num_calls, cell.num_steps)
         self._solver(cell)
         return cell
@@ -108,7 +106,7 @@ class RunEvaluator:
         spectrum = self._run.spectrum(cell.solver, wanted=bool(cell.spectrum))
         return solver_choices.make_solver(
             cell.solver, cell.num_steps, cell.order, cell.num_substeps, self._shift, spectrum,
-            self._run.usual_options(cell.num_steps)["integrator"],
+            self._run.integrator,
         )
 
     def _compile(self, cell: Cell, guided: bool) -> Callable:

@@ -32,12 +32,10 @@ class Distillation(NamedTuple):
     fingerprint: str
 
 
-def prepare(
-    config: ml_collections.ConfigDict, task: Any
-) -> Distillation | None:
+def prepare(config: ml_collections.ConfigDict, task: Any) -> Distillation | None:
     """Load and check the teacher of a configuration, or return None if it distils none.
 
-    This needs no other process, so a process may fail alone; `place` is for all processes together.
+    All processes call it together, because they load a run's checkpoint together.
 
     Args:
       config: configuration of the run.

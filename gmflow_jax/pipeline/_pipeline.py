@@ -142,7 +142,7 @@ class Pipeline:
         num_steps = None if num_steps is None else whole_number("num_steps", num_steps, 1)
         seed = whole_number("seed", seed, 0, 2**32 - 1)
         batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
-        usual = usual_options(self.bundle, num_steps, guidance)
+        usual = usual_options(self.bundle.num_calls, num_steps, guidance)
         num_steps, order = usual.num_steps, usual.order if order is None else order
         num_substeps = usual.num_substeps if num_substeps is None else num_substeps
         guidance_scale = usual.guidance_scale if guidance_scale is None else guidance_scale

@@ -26,25 +26,27 @@ class Usual(NamedTuple):
     guidance_scale: float
 
 
-def usual_options(bundle: Bundle, num_steps: int | None = None, guidance: str = "probabilistic") -> Usual:
+def usual_options(
+    num_calls: int | None, num_steps: int | None = None, guidance: str = "probabilistic"
+) -> Usual:
     """Return the options of a network: the authors' for 32 steps, or those of a distilled network.
 
     A distilled network is sampled in the number of steps that it was distilled for, with order 1, 128
     sub-steps in all, and without guidance, which is its teacher's.
 
     Args:
-      bundle: the networks.
+      num_calls: number of calls that the network was distilled for; None for other networks.
       num_steps: number of steps; None is the usual one.
       guidance: `method` of `guidance.guided_denoiser`.
 
     Returns:
       The options.
     """
-    if bundle.num_calls is None:
+    if num_calls is None:
         steps, scale = _AUTHORS
         recipe = Recipe()
         return Usual(num_steps or steps, recipe.order, recipe.num_substeps, scale)
-    steps = num_steps or bundle.num_calls
+    steps = num_steps or num_calls
     return Usual(steps, 1, max(128 // steps, 2), METHODS.get(guidance, 0.0))
 
 
@@ -59,7 +61,7 @@ def usual_recipe(bundle: Bundle, num_steps: int | None = None, **given: Any) -> 
     Returns:
       The recipe.
     """
-    usual = usual_options(bundle, num_steps)
+    usual = usual_options(bundle.num_calls, num_steps)
     fields = {
         "order": usual.order, "num_substeps": usual.num_substeps, "guided": bundle.num_calls is None,
     }  # fmt: skip
