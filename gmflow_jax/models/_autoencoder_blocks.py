@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gmflow_jax.models._attention import attention
 from gmflow_jax.models._autoencoder_config import AutoencoderKLConfig
-from gmflow_jax.models._layers import attention
 from gmflow_jax.models._linear import Linear
 
 

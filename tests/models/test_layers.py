@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy import special
 
-from gmflow_jax.models import _layers
+from gmflow_jax.models import _attention, _layers
 
 # Most of the time goes into compiling.
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -29,14 +29,14 @@ def test_attention_is_a_softmax_weighted_mean(dtype, tolerance, size):
     weights = special.softmax(np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8), axis=-1)
     expected = np.einsum("bhqk,bkhd->bqhd", weights, v)
     for implementation in ("xla", "auto"):
-        found = _layers.attention(query, key, value, implementation)
+        found = _attention.attention(query, key, value, implementation)
         assert found.dtype == query.dtype and found.shape == query.shape
         assert np.abs(np.asarray(found, np.float64) - expected).max() < tolerance * size
 
 
 def test_attention_to_large_values_does_not_overflow_float16():
     query, value = jnp.zeros((1, 300, 1, 8), "float16"), jnp.full((1, 300, 1, 8), 1000, "float16")
-    found = np.asarray(_layers.attention(query, query, value, "xla"), np.float64)
+    found = np.asarray(_attention.attention(query, query, value, "xla"), np.float64)
     assert np.abs(found / 1000 - 1).max() < 1e-3
 
 
@@ -49,7 +49,7 @@ def test_the_backward_pass_of_16_bit_attention_multiplies_values_in_16_bits():
     query, key, value = draw("bfloat16")
 
     def total(*arguments):
-        return jnp.sum(_layers.attention(*arguments, "xla").astype(jnp.float32))
+        return jnp.sum(_attention.attention(*arguments, "xla").astype(jnp.float32))
 
     text = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(query, key, value).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
@@ -77,7 +77,7 @@ def test_auto_selects_the_fused_kernel_if_it_works(monkeypatch, platform, capabi
     if capability:
         device.compute_capability = capability
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert _layers._fits_cudnn(jax.ShapeDtypeStruct((1, 4, 2, head_dim), jnp.dtype(dtype))) is fits
+    assert _attention._fits_cudnn(jax.ShapeDtypeStruct((1, 4, 2, head_dim), jnp.dtype(dtype))) is fits
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
