@@ -12,24 +12,45 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation
       key: like `query`.
       value: like `query`.
       implementation: 'xla'; 'cudnn' for the fused kernel, which needs a 16-bit type and an NVIDIA GPU; or
-        'auto' for 'cudnn' if JAX's default device supports it, else 'xla'. A program compiled for a
-        device other than the default one should not use 'auto'.
+        'auto' for 'cudnn' in programs that are compiled for NVIDIA GPUs, if JAX finds cuDNN where the program
+        is traced and the kernel accepts the query, else 'xla'. A program that is exported needs 'xla',
+        because JAX does not serialise the kernel.
 
     Returns:
       [B, T, heads, head_dim] in the type of `value`.
     """
-    if implementation == "cudnn" or (implementation == "auto" and _fits_cudnn(query)):
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    if implementation == "cudnn":
+        return _cudnn_attention(query, key, value)
+    if implementation == "auto" and _fits_cudnn(query):
+        # The conditional keeps the residuals of both forms until the platform is known. Those of 'xla' are
+        # large, so that its backward pass computes them again; with cuDNN at hand, other platforms are rare.
+        other = jax.checkpoint(xla_attention)
+        return jax.lax.platform_dependent(query, key, value, cuda=_cudnn_attention, default=other)
     return xla_attention(query, key, value)
 
 
+def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
 def _fits_cudnn(query: jax.Array) -> bool:
-    """Whether the default device is an NVIDIA GPU (Ampere or newer) whose cuDNN kernel takes this query."""
-    device, head_dim = jax.devices()[0], query.shape[-1]
-    capability = getattr(device, "compute_capability", "0") if device.platform == "gpu" else "0"
+    """Whether cuDNN is installed and its kernel takes this query on Ampere, the oldest GPUs that have it."""
+    head_dim = query.shape[-1]
+    if query.dtype.itemsize != 2 or head_dim % 8 or head_dim > 128 or _is_older_gpu(jax.devices()[0]):
+        return False
+    shape = jax.ShapeDtypeStruct(query.shape, query.dtype)
+    try:
+        jax.eval_shape(_cudnn_attention, shape, shape, shape)
+    except RuntimeError:  # JAX found no cuDNN, or one without this kernel
+        return False
+    return True
+
+
+def _is_older_gpu(device: jax.Device) -> bool:  # pyright: ignore[reportInvalidTypeForm]  # no stubs
+    """Whether a device is an NVIDIA GPU from before Ampere."""
+    capability = getattr(device, "compute_capability", "") if device.platform == "gpu" else ""
     is_nvidia = capability.replace(".", "", 1).isdigit()  # AMD's capability is a name, such as gfx90a
-    fits = query.dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
-    return is_nvidia and float(capability) >= 8 and fits
+    return is_nvidia and float(capability) < 8
 
 
 def xla_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

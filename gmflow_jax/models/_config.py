@@ -83,8 +83,8 @@ class GMDiTConfig:
       remat: which values the backward pass recomputes in each block, to save memory: 'none' or False
         for no value, 'dots' for all but the products with parameters, 'full' or True for all.
       attention: 'xla', 'cudnn' or 'auto'. 'cudnn' is the fused kernel of NVIDIA GPUs and needs
-        `dtype='bfloat16'` or 'float16'. 'auto' is 'cudnn' if JAX's default device supports it when the
-        network is traced, else 'xla'.
+        `dtype='bfloat16'` or 'float16'. 'auto' is 'cudnn' in programs for NVIDIA GPUs if cuDNN is installed
+        where the network is traced and has a kernel for these sizes, else 'xla'. JAX exports only 'xla'.
 
     Source:
       Peebles and Xie 2023 (arXiv 2212.09748); GMFlow (arXiv 2504.05304) and the authors' code.

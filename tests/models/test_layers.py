@@ -1,4 +1,4 @@
-"""Attention against its definition in float64 for every dtype, the choice of 'auto', and 16-bit products."""
+"""Attention against its definition in float64 for every dtype, the choice of 'auto', and linear layers."""
 
 import types
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
 from scipy import special
 
 from gmflow_jax.models import _attention, _layers
@@ -58,26 +59,55 @@ def test_the_backward_pass_of_16_bit_attention_multiplies_values_in_16_bits():
     assert len(operands) == 5 and sum("f32" not in pair for pair in operands) == 3
 
 
+def auto_program(platform, dtype="bfloat16", head_dim=72):
+    shape = jax.ShapeDtypeStruct((1, 4, 2, head_dim), jnp.dtype(dtype))
+
+    def total(*arguments):
+        return jnp.sum(_attention.attention(*arguments, "auto").astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(shape, shape, shape)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 @pytest.mark.parametrize(
-    ("platform", "capability", "dtype", "head_dim", "fits"),
+    ("platform", "dtype", "head_dim", "fused"),
     [
-        ("gpu", "9.0", "bfloat16", 72, True),
-        ("gpu", "8.0", "float16", 64, True),
-        ("gpu", "7.5", "float16", 64, False),  # Turing
-        ("gpu", "9.0", "float32", 64, False),
-        ("gpu", "9.0", "bfloat16", 36, False),
-        ("gpu", "9.0", "bfloat16", 160, False),
-        ("gpu", "gfx90a", "bfloat16", 64, False),  # AMD
-        ("cpu", None, "bfloat16", 64, False),
-        ("tpu", None, "bfloat16", 64, False),
+        ("cuda", "bfloat16", 72, True),
+        ("cuda", "float16", 128, True),
+        ("cuda", "float32", 64, False),
+        ("cuda", "bfloat16", 36, False),
+        ("cuda", "bfloat16", 160, False),
+        ("rocm", "bfloat16", 72, False),
+        ("cpu", "bfloat16", 72, False),
+        ("tpu", "bfloat16", 72, False),
     ],
 )
-def test_auto_selects_the_fused_kernel_if_it_works(monkeypatch, platform, capability, dtype, head_dim, fits):
+def test_auto_selects_the_fused_kernel_for_nvidia_gpus(monkeypatch, platform, dtype, head_dim, fused):
+    """With cuDNN at hand, whose version is all that JAX needs to trace its kernel, whatever the device is."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    text = auto_program(platform, dtype, head_dim)
+    assert text.count("@__cudnn$fmhaSoftmax") == 2 * fused  # the kernel and its backward pass
+    assert ("dot_general" in text) is not fused
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_auto_without_cudnn_is_the_form_for_xla(platform):
+    text = auto_program(platform)
+    assert "dot_general" in text and "__cudnn" not in text and "case" not in text
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "older"),
+    [
+        ("gpu", "9.0", False), ("gpu", "8.0", False), ("gpu", "12.0", False), ("gpu", "7.5", True),
+        ("gpu", "gfx90a", False), ("cpu", None, False), ("tpu", None, False),
+    ],
+)  # fmt: skip
+def test_gpus_before_ampere_lack_the_fused_kernel(platform, capability, older):
     device = types.SimpleNamespace(platform=platform)
     if capability:
         device.compute_capability = capability
-    monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert _attention._fits_cudnn(jax.ShapeDtypeStruct((1, 4, 2, head_dim), jnp.dtype(dtype))) is fits
+    assert _attention._is_older_gpu(device) is older
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
