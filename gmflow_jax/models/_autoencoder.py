@@ -58,7 +58,8 @@ class AutoencoderKL(nnx.Module):
                 f"The images have {height} x {width} pixels, but the encoder divides both sides by "
                 f"{self.config.downscale}; crop, pad or resize them to a multiple of it."
             )
-        moments = _in_batches(lambda x: self.quant_conv(self.encoder(x)), images, batch_size)
+        with jax.default_matmul_precision(self.config.precision):
+            moments = _in_batches(lambda x: self.quant_conv(self.encoder(x)), images, batch_size)
         mean, log_var = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_var, -30.0, 20.0)
 
@@ -79,7 +80,8 @@ class AutoencoderKL(nnx.Module):
           ValueError: if a shape does not fit, or `batch_size` is less than 1.
         """
         _check_axes("The latents have", z, self.config.latent_channels)
-        return _in_batches(lambda x: self.decoder(self.post_quant_conv(x)), z, batch_size)
+        with jax.default_matmul_precision(self.config.precision):
+            return _in_batches(lambda x: self.decoder(self.post_quant_conv(x)), z, batch_size)
 
 
 class Encoder(nnx.Module):

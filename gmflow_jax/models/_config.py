@@ -76,7 +76,9 @@ class GMDiTConfig:
         value, starts with equal biases; a positive value makes the components differ from the start.
       time_scale: factor of the time in [0, 1] before its sines and cosines: 1000 in DiT and the authors'
         networks, 1 in SiT.
-      dtype: type that the blocks compute in. The embeddings, the head and the outputs are float32.
+      dtype: type that the blocks compute in. The embeddings, the head and the outputs are float32. In blocks
+        of float32, TPUs round the factors of products to bfloat16, and NVIDIA GPUs to TF32, as is JAX's
+        default; `jax.default_matmul_precision("highest")` around the calls gives float32.
       param_dtype: type of the parameters.
       scan_layers: True runs the blocks by `jax.lax.scan`, whose compile time does not grow with depth;
         False unrolls them, which runs faster. The parameters have the same form.
@@ -217,7 +219,8 @@ class GMMLPConfig:
       min_period: shortest period of the coordinates' sines and cosines, in the units of the points.
       max_period: longest period of the coordinates' sines and cosines.
       means_bias_std: standard deviation of the initial bias of the component means.
-      dtype: type that the hidden layers compute in. Features, heads and outputs are float32.
+      dtype: type that the hidden layers compute in. Features, heads and outputs are float32. For float32 on
+        accelerators see `GMDiTConfig`.
       param_dtype: type of the parameters.
     """
 

@@ -62,10 +62,20 @@ class GMDiT(nnx.Module):
         self.config = config
         size, param_dtype = config.hidden_size, config.param_dtype
 
-        # All but the blocks computes in float32, which costs little and keeps the outputs accurate.
-        def linear(size_in: int, size_out: int, **inits: Initializer) -> Linear:
+        # All but the blocks computes in float32, which costs little and keeps the outputs accurate. On TPUs
+        # this takes a precision: by default, the factors of float32 products are rounded to bfloat16.
+        def linear(
+            size_in: int, size_out: int, kernel_init: Initializer, bias_init: Initializer = zeros
+        ) -> Linear:
             return Linear(
-                size_in, size_out, dtype="float32", param_dtype=param_dtype, rngs=rngs, **inits
+                size_in,
+                size_out,
+                dtype="float32",
+                param_dtype=param_dtype,
+                precision="highest",
+                kernel_init=kernel_init,
+                bias_init=bias_init,
+                rngs=rngs,
             )
 
         self.patch_embed = linear(

@@ -36,16 +36,19 @@ class GMMLP(nnx.Module):
             kernel_init=he_normal,
             dtype=config.dtype,
             param_dtype=config.param_dtype,
+            precision=None,
         )
 
-        def head(num_outputs: int, **inits: Initializer) -> Linear:
+        def head(num_outputs: int, kernel_init: Initializer, bias_init: Initializer = zeros) -> Linear:
             return Linear(
                 config.width,
                 num_outputs,
                 dtype="float32",
                 param_dtype=config.param_dtype,
+                precision="highest",
+                kernel_init=kernel_init,
+                bias_init=bias_init,
                 rngs=rngs,
-                **inits,
             )
 
         self.means = head(

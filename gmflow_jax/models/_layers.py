@@ -89,6 +89,8 @@ class MLP(nnx.Module):
       last_init: initialiser of the last layer's kernel; `kernel_init` by default.
       dtype: type to compute in.
       param_dtype: type of the parameters.
+      precision: precision of float32 products on accelerators, see `jax.default_matmul_precision`; None is
+        JAX's default.
     """
 
     def __init__(
@@ -100,13 +102,20 @@ class MLP(nnx.Module):
         last_init: Initializer | None = None,
         dtype: str = "float32",
         param_dtype: str = "float32",
+        precision: str | None = "highest",
     ):
         self.num_layers = len(sizes) - 1
         for i in range(self.num_layers):
             is_last = i == self.num_layers - 1
             init = last_init if is_last and last_init is not None else kernel_init
             layer = Linear(
-                sizes[i], sizes[i + 1], kernel_init=init, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+                sizes[i],
+                sizes[i + 1],
+                kernel_init=init,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                precision=precision,
+                rngs=rngs,
             )
             # Named attributes, because nnx.List would give the dict of parameters integer keys.
             setattr(self, f"layer_{i}", layer)

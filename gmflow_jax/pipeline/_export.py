@@ -66,7 +66,7 @@ def export_sampler(
     num_steps = num_steps or bundle.num_calls or 32
     warn_of_steps(bundle.num_calls, num_steps)
     _check_path_and_platforms(path, platforms)
-    # 'auto' and 'cudnn' attention do not exist on all platforms.
+    # JAX does not serialise cuDNN's kernel, which 'auto' may choose.
     config = dataclasses.replace(bundle.model.config, attention="xla")
     model = from_params(GMDiT, config, functional(bundle.model)[1])
     bundle = dataclasses.replace(bundle, model=model)

@@ -16,7 +16,7 @@ def load(folder: str | os.PathLike[str], dtype: Any = None, **options: Any) -> P
 
     Args:
       folder: the folder, see `interop.load_diffusers`.
-      dtype: type of the parameters, see `load_bundle`.
+      dtype: type of the parameters; None chooses it for the devices, see `load_bundle`.
       **options: further arguments of `Pipeline`.
 
     Returns:
@@ -48,7 +48,8 @@ def load(folder: str | os.PathLike[str], dtype: Any = None, **options: Any) -> P
       >>> images.shape, images.dtype
       ((1, 4, 4, 3), dtype('uint8'))
     """
-    return Pipeline(load_bundle(folder, dtype), **options)
+    devices = options.get("devices")
+    return Pipeline(load_bundle(folder, dtype, devices[0].platform if devices else None), **options)
 
 
 def load_bundle(folder: str | os.PathLike[str], dtype: Any = None, platform: str | None = None) -> Bundle:
@@ -77,8 +78,7 @@ def load_bundle(folder: str | os.PathLike[str], dtype: Any = None, platform: str
     config = bundle.model.config
     # Unrolled blocks sample no faster on a CPU, compile for 14 s instead of 4 and take 3 GB more.
     config = dataclasses.replace(
-        config, scan_layers=True, dtype="float32" if on_cpu else config.param_dtype,
-        attention="xla" if on_cpu else "auto",
-    )  # fmt: skip
+        config, scan_layers=True, dtype="float32" if on_cpu else config.param_dtype, attention="auto"
+    )
     model = from_params(GMDiT, config, functional(bundle.model)[1])
     return dataclasses.replace(bundle, model=model)
