@@ -67,18 +67,16 @@ def xla_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Arr
     # Written out because the 'xla' form of jax.nn refuses bfloat16 under strict dtype promotion, and takes
     # three times as long on a CPU. In float32, the query is scaled instead of the logits, and the result is
     # divided instead of the weights, because these are the smaller arrays. In 16 bits, scaling would round
-    # the query, and the undivided sum could overflow float16.
+    # the query, and the undivided sum could overflow float16. The axes of query, key and value are not
+    # swapped, because XLA for TPUs would copy them instead of choosing their layout.
     scale, is_narrow = query.shape[-1] ** -0.5, query.dtype.itemsize == 2
     query = query if is_narrow else query * scale
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    logits = jnp.einsum(
-        "bhqd,bhdk->bhqk", query, jnp.swapaxes(key, 2, 3), preferred_element_type=jnp.float32
-    )
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp((logits - largest) * scale if is_narrow else logits - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     if is_narrow:
-        weights, total = (weights / total).astype(value.dtype), 1
+        weights = (weights / total).astype(value.dtype)
     # Computed in the type of the values, so that the products of the backward pass have this type too.
-    y = jnp.einsum("bhqk,bhkd->bhqd", weights, value) / total
-    return jnp.swapaxes(y, 1, 2)
+    y = jnp.einsum("bhqk,bkhd->bhqd", weights, value)
+    return jnp.swapaxes(y if is_narrow else y / total, 1, 2)

@@ -174,8 +174,6 @@ class DiTBlock(nnx.Module):
         return x + gate_2[:, None] * y
 
     def _attend(self, x: jax.Array) -> jax.Array:
-        batch, tokens, size = x.shape
-        heads = (batch, tokens, self.num_heads, size // self.num_heads)
-        query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
+        query, key, value = (f(x, self.num_heads) for f in (self.query, self.key, self.value))
         y = attention(query, key, value, self.implementation)
         return self.attention_out(y.reshape(x.shape))
