@@ -145,6 +145,9 @@ def test_networks_outside_of_their_blocks():
     config = models.GMDiTConfig(4, 3, hidden_size=8, depth=1, num_heads=2, num_classes=2, dtype="bfloat16")
     make, params = network(models.GMDiT, config)
     assert count_precise(lambda params, x: make(params)(x, HALF), params, X) >= 3 * 7
+    with jax.default_matmul_precision("highest"):  # for all products
+        make, params = network(models.GMDiT, dataclasses.replace(config, dtype="float32"))
+        assert count_precise_forward(lambda params, x: make(params)(x, HALF), params, X) >= 7 + 9
     make, params = network(models.GMMLP, models.GMMLPConfig(depth=2, width=8, dtype="bfloat16"))
     assert count_precise(lambda params, x: make(params)(x, HALF), params, X[:, 0, 0, :2]) >= 2 * 3
     make, params = network(models.SpectrumMLP, models.SpectrumMLPConfig(4, 3))

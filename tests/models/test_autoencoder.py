@@ -198,7 +198,7 @@ def test_wrong_inputs_are_refused(name, shape, batch_size, sentence):
     [
         {"in_channels": 0}, {"out_channels": 0}, {"latent_channels": 0}, {"layers_per_block": 0},
         {"num_groups": 0}, {"num_groups": 48}, {"block_channels": ()}, {"block_channels": (32, 0)},
-        {"scaling_factor": 0.0}, {"scaling_factor": float("inf")}, {"dtype": "int8"},
+        {"scaling_factor": 0.0}, {"scaling_factor": float("inf")}, {"dtype": "int8"}, {"precision": "low"},
         {"param_dtype": "float"},
     ],
 )  # fmt: skip

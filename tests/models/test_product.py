@@ -1,4 +1,4 @@
-"""Products with parameters: `jax.lax.dot_general` under every transformation, with a lowering for each platform."""
+"""Products with parameters: `jax.lax.dot_general` when transformed, with a lowering for each platform."""
 
 import functools
 import re
