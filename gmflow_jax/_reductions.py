@@ -66,8 +66,19 @@ def shifted_exp(logits: jax.Array, axis: int = -1) -> tuple[jax.Array, jax.Array
       exp(logits - largest), and the largest, with size 1 along the axis. No gradient is taken of it.
     """
     largest = jax.lax.stop_gradient(fold_slices(jnp.maximum, _parts(logits, axis), logits.shape[axis], axis))
+    largest = stored(largest)
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
     return jnp.exp(logits - largest), largest
+
+
+def stored(x: jax.Array) -> jax.Array:
+    """Return x, or NaN where it is infinite, in a form that XLA for CPUs computes only once.
+
+    XLA computes the operands of a fused loop anew for each element that reads them, unless their last
+    operation is expensive. A sum over components that is read for each component would take K times as long.
+    The last operation here is a division by 1, which XLA does not recognise.
+    """
+    return x / jax.lax.stop_gradient(1 + 0 * x)
 
 
 def log_softmax(logits: jax.Array, axis: int = -1) -> jax.Array:

@@ -1,5 +1,7 @@
 """The policy of a mixture: the velocity field that one prediction defines at all later points."""
 
+import functools
+
 import jax
 import numpy as np
 from jax.typing import ArrayLike
@@ -7,6 +9,7 @@ from jax.typing import ArrayLike
 from gmflow_jax._arguments import check_same_shape, expand_time, known_times
 from gmflow_jax.flow._path import checked_time
 from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
+from gmflow_jax.flow._transition import prepare
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
 
 
@@ -47,7 +50,8 @@ def policy_velocity(
       [[-4.0, -4.0]]
     """
     _check_order(s=s, t=t)
-    return mean_velocity(*_promote(q, x_s, s, x, t))
+    q, x_s, s, x, t = _promote(q, x_s, s, x, t)
+    return mean_velocity(prepare(q, x_s, s), x, t)
 
 
 def follow_policy(
@@ -87,10 +91,7 @@ def follow_policy(
     _check_order(s=s, t=t)
     _check_order(t=t, end=end)
     q, x_s, s, x, t, end = _promote(q, x_s, s, x, t, end)
-
-    def velocity(x, tau):
-        return mean_velocity(q, x_s, s, x, tau)
-
+    velocity = functools.partial(mean_velocity, prepare(q, x_s, s))
     return integrate(velocity, x, t, end, num_substeps, shift, integrator)
 
 

@@ -9,26 +9,21 @@ from gmflow_jax._arguments import append_axes, as_whole
 from gmflow_jax._meshes import reshard_like, where
 from gmflow_jax._safe import safe_divide
 from gmflow_jax.flow._time import check_shift, shift_time, unshift_time
-from gmflow_jax.flow._transition import posterior_mean_unchecked
-from gmflow_jax.gm._types import GaussianMixture
+from gmflow_jax.flow._transition import Prepared, posterior_mean_at
 
 
-def mean_velocity(
-    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x: jax.Array, tau: jax.Array
-) -> jax.Array:
+def mean_velocity(prepared: Prepared, x: jax.Array, tau: jax.Array) -> jax.Array:
     """Compute the mean velocity at another point, from the posterior there (eq. 10).
 
     Args:
-      q: mixture over x_0 predicted at (x_t, t), means [*batch, K, D].
-      x_t: [*batch, D].
-      t: at the rank of `*batch`.
+      prepared: the prediction.
       x: the point, [*batch, D].
       tau: its time, at the rank of `*batch`.
 
     Returns:
       [*batch, D]; 0 for tau = 0.
     """
-    return safe_divide(x - posterior_mean_unchecked(q, x_t, t, x, tau), append_axes(tau, 1))
+    return safe_divide(x - posterior_mean_at(prepared, x, tau), append_axes(tau, 1))
 
 
 def _euler(velocity, x, a, h):

@@ -1,14 +1,17 @@
 """Reverse transitions and posteriors: what a prediction of x_0 at (x_t, t) implies at less noisy times."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time
+from gmflow_jax._reductions import stored
 from gmflow_jax._safe import safe_divide, safe_log
 from gmflow_jax.flow._path import checked_time
 from gmflow_jax.gm._moments import weighted_mean
-from gmflow_jax.gm._tilt import tilt_unchecked, tilted_mean_unchecked
+from gmflow_jax.gm._tilt import Centered, centered, tilt_unchecked, tilted_mean_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
 
 
@@ -89,7 +92,8 @@ def posterior(
       >>> print(np.asarray(gm.mean(moved)).round(3), np.asarray(gm.moment_match(moved).var).round(3))
       [[1. 1.]] [0.5]
     """
-    return posterior_unchecked(*_check_posterior(q, x_t, t, x_s, s))
+    prepared, x_s, s = _prepare_checked(q, x_t, t, x_s, s)
+    return posterior_at(prepared, x_s, s)
 
 
 def posterior_mean(
@@ -110,66 +114,88 @@ def posterior_mean(
     Raises:
       ValueError: if shapes do not fit or s is greater than t.
     """
-    return posterior_mean_unchecked(*_check_posterior(q, x_t, t, x_s, s))
+    prepared, x_s, s = _prepare_checked(q, x_t, t, x_s, s)
+    return posterior_mean_at(prepared, x_s, s)
 
 
-def _check_posterior(
+def _prepare_checked(
     q: GaussianMixture | Gaussian, x_t: jax.Array, t: ArrayLike, x_s: jax.Array, s: ArrayLike
-) -> tuple[GaussianMixture, jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> tuple["Prepared", jax.Array, jax.Array]:
     check_times_ordered(t, s, allow_equal=True)
     q, x_t, t, x_s, s = promote_mixture(q, x_t, t, x_s, s)
     check_same_shape(x_t=x_t, x_s=x_s)
-    return q, x_t, checked_time(q, x_t, t), x_s, expand_time(s, x_t.shape[:-1], "s")
+    return prepare(q, x_t, checked_time(q, x_t, t)), x_s, expand_time(s, x_t.shape[:-1], "s")
 
 
-def posterior_unchecked(
-    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
-) -> GaussianMixture:
-    """`posterior` without promotion and checks.
+class Prepared(NamedTuple):
+    """A mixture predicted at (x_t, t), and what its posteriors at all later points share.
+
+    Attributes:
+      prediction: the mixture over x_0, [*batch, K, D], with its mean as the center.
+      push: the coefficient (1 - t) x_t of 1 / p(x_t | x_0), about the center: [*batch, D].
+      t: the time, at the rank of `*batch`.
+    """
+
+    prediction: Centered
+    push: jax.Array
+    t: jax.Array
+
+
+def prepare(q: GaussianMixture, x_t: jax.Array, t: jax.Array) -> Prepared:
+    """Prepare a prediction for `posterior_at` and `posterior_mean_at`.
+
+    In a loop over points, prepare it once before the loop: not every compiler moves this part there.
 
     Args:
       q: mixture over x_0 predicted at (x_t, t), means [*batch, K, D].
       x_t: [*batch, D].
-      t: the noisier time, at the rank of `*batch`.
+      t: at the rank of `*batch`.
+
+    Returns:
+      The prepared prediction.
+    """
+    # About the origin, alpha_s x_s - (s / t)^2 alpha_t x_t would cancel at small t.
+    center, t_ = stored(weighted_mean(q)), append_axes(t, 1)
+    return Prepared(centered(q, center), (1 - t_) * ((x_t - center) + t_ * center), t)
+
+
+def posterior_at(prepared: Prepared, x_s: jax.Array, s: jax.Array) -> GaussianMixture:
+    """`posterior` of a prepared prediction, without promotion and checks.
+
+    Args:
+      prepared: the prediction.
       x_s: [*batch, D].
       s: the less noisy time, at the rank of `*batch`.
 
     Returns:
       Mixture over x_0 at (x_s, s), with the same K.
     """
-    return tilt_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
+    return tilt_unchecked(prepared.prediction, *_transition_ratio(prepared, x_s, s))
 
 
-def posterior_mean_unchecked(
-    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
-) -> jax.Array:
-    """`posterior_mean` without promotion and checks.
+def posterior_mean_at(prepared: Prepared, x_s: jax.Array, s: jax.Array) -> jax.Array:
+    """`posterior_mean` of a prepared prediction, without promotion and checks.
 
     Args:
-      q: mixture over x_0 predicted at (x_t, t), means [*batch, K, D].
-      x_t: [*batch, D].
-      t: the noisier time, at the rank of `*batch`.
+      prepared: the prediction.
       x_s: [*batch, D].
       s: the less noisy time, at the rank of `*batch`.
 
     Returns:
       [*batch, D].
     """
-    return tilted_mean_unchecked(q, *_transition_ratio(q, x_t, t, x_s, s))
+    return tilted_mean_unchecked(prepared.prediction, *_transition_ratio(prepared, x_s, s))
 
 
 def _transition_ratio(
-    q: GaussianMixture, x_t: jax.Array, t: jax.Array, x_s: jax.Array, s: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return linear, precision, scale and center with which `tilt` multiplies by p(x_s | x_0) / p(x_t | x_0).
+    prepared: Prepared, x_s: jax.Array, s: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return linear, precision and scale with which `tilt` multiplies by p(x_s | x_0) / p(x_t | x_0).
 
-    The center is c = mean(q): about the origin, alpha_s x_s - (s / t)^2 alpha_t x_t would cancel at small t.
     The scale is s^2, so that nothing is divided by s^2, which may be 0.
     """
-    r = jnp.square(safe_divide(s, t))
-    center = weighted_mean(q)
-    s_, t_, r_ = (append_axes(v, 1) for v in (s, t, r))
+    center, t = prepared.prediction.center, prepared.t
+    s_, r_ = append_axes(s, 1), append_axes(jnp.square(safe_divide(s, t)), 1)
     pull = (1 - s_) * ((x_s - center) + s_ * center)
-    push = (1 - t_) * r_ * ((x_t - center) + t_ * center)
     precision = safe_divide((t - s) * (t + s - 2 * t * s), jnp.square(t))
-    return pull - push, precision, jnp.square(s), center
+    return stored(pull - r_ * prepared.push), precision, jnp.square(s)

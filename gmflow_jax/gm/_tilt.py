@@ -1,5 +1,7 @@
 """The Gaussian tilt: the primitive that posteriors, guidance, extrapolation and products are built on."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,27 @@ from gmflow_jax._reductions import log_softmax, shifted_exp, sum_keeping, sum_sl
 from gmflow_jax._safe import safe_divide, safe_log
 from gmflow_jax.gm._moments import mean_of_component
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, promote_mixture
+
+
+class Centered(NamedTuple):
+    """A mixture, and what all its tilts about one center share.
+
+    Attributes:
+      mixture: the mixture over [*batch, D].
+      center: the center, [*batch, D].
+      deltas: means - center, [*batch, K, D].
+      var: variance of the components, of the shape of log_std.
+    """
+
+    mixture: GaussianMixture
+    center: jax.Array
+    deltas: jax.Array
+    var: jax.Array
+
+
+def centered(q: GaussianMixture, center: jax.Array) -> Centered:
+    """Prepare a mixture for tilts about a center, [*batch, D]."""
+    return Centered(q, center, q.means - center[..., None, :], jnp.exp(2 * q.log_std))
 
 
 def tilt(
@@ -67,30 +90,30 @@ def tilt(
     _check_tilt_shapes(q, linear, precision, scale, center)
     # About a center far from the mixture, linear . m_k and |m_k|^2 would be large and cancel. Any center
     # gives the same factor, up to a constant, if the linear coefficient is changed accordingly.
-    keep, pull, logits = _tilt(q, linear, precision, scale, center)
+    about_center = centered(q, center)
+    keep, pull, logits = _tilt(about_center, linear, precision, scale)
     for _ in range(2):  # about the component that is then the most likely, as the first result says
         middle = mean_of_component(q, jnp.argmax(logits, axis=-1))
         slope = _add_product(linear, append_axes(precision, 1), center - middle)
-        keep, pull, logits = _tilt(q, slope, precision, scale, middle)
-    return _moved(q, linear, center, keep, pull, logits)
+        keep, pull, logits = _tilt(centered(q, middle), slope, precision, scale)
+    return _moved(about_center, linear, keep, pull, logits)
 
 
 def tilt_unchecked(
-    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+    q: Centered, linear: jax.Array, precision: jax.Array, scale: jax.Array
 ) -> GaussianMixture:
     """`tilt` without promotion and shape checks.
 
     Args:
-      q: mixture over [*batch, D].
+      q: mixture over [*batch, D], with the center.
       linear: [*batch, D].
       precision: a scalar or an array of the rank of `*batch`.
       scale: a scalar or an array of the rank of `*batch`.
-      center: [*batch, D].
 
     Returns:
       The tilted mixture, with the same K.
     """
-    return _moved(q, linear, center, *_tilt(q, linear, precision, scale, center))
+    return _moved(q, linear, *_tilt(q, linear, precision, scale))
 
 
 def _add_product(a: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -102,43 +125,40 @@ def _add_product(a: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _moved(
-    q: GaussianMixture,
-    linear: jax.Array,
-    center: jax.Array,
-    keep: jax.Array,
-    pull: jax.Array,
-    logits: jax.Array,
+    q: Centered, linear: jax.Array, keep: jax.Array, pull: jax.Array, logits: jax.Array
 ) -> GaussianMixture:
     """Make the tilted mixture from the results of `_tilt`."""
-    delta = q.means - center[..., None, :]
-    means = center[..., None, :] + append_axes(keep, 2) * delta + append_axes(pull, 2) * linear[..., None, :]
-    return GaussianMixture(means, log_softmax(logits), q.log_std + 0.5 * safe_log(keep))
+    moved = append_axes(keep, 2) * q.deltas + append_axes(pull, 2) * linear[..., None, :]
+    log_std = q.mixture.log_std + 0.5 * safe_log(keep)
+    return GaussianMixture(q.center[..., None, :] + moved, log_softmax(logits), log_std)
 
 
 def tilted_mean_unchecked(
-    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+    q: Centered, linear: jax.Array, precision: jax.Array, scale: jax.Array
 ) -> jax.Array:
     """Compute the mean of `tilt_unchecked` without forming the mixture.
 
     Args:
-      q: mixture over [*batch, D].
+      q: mixture over [*batch, D], with the center.
       linear: [*batch, D].
       precision: a scalar or an array of the rank of `*batch`.
       scale: a scalar or an array of the rank of `*batch`.
-      center: [*batch, D].
 
     Returns:
       [*batch, D].
     """
-    keep, pull, logits = _tilt(q, linear, precision, scale, center)
+    keep, pull, logits = _tilt(q, linear, precision, scale)
     weights, _ = shifted_exp(logits)
-    total = sum_slices(lambda k: weights[..., k, None] * q.means[..., k, :], weights.shape[-1], axis=-2)
-    delta = total / sum_keeping(weights) - center
-    return center + append_axes(keep, 1) * delta + append_axes(pull, 1) * linear
+    # The means, not their distances from the center: in a loop XLA for TPUs keeps each of the two arrays in
+    # the layout in which it is read, and would convert a single one in every iteration.
+    means = q.mixture.means
+    total = sum_slices(lambda k: weights[..., k, None] * means[..., k, :], weights.shape[-1], axis=-2)
+    delta = total / sum_keeping(weights) - q.center
+    return q.center + append_axes(keep, 1) * delta + append_axes(pull, 1) * linear
 
 
 def _tilt(
-    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+    q: Centered, linear: jax.Array, precision: jax.Array, scale: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the coefficients of a tilted mixture.
 
@@ -146,19 +166,18 @@ def _tilt(
       keep and pull, of the shape of log_std, and unnormalised log-weights [*batch, K]. A component's new
       mean is center + keep (mean - center) + pull linear, and its new variance keep var.
     """
-    var = jnp.exp(2 * q.log_std)
-    d = scale + var * precision
+    d = scale + q.var * precision
     # d = 0 if scale is 0 and the variance or the precision is, too. The components then stay as they are.
     keep = safe_divide(scale, d, otherwise=1.0)
-    pull = safe_divide(var, d)
+    pull = safe_divide(q.var, d)
     half = 0.5 * append_axes(precision, 2)
 
     def exponent(i):
-        delta = q.means[..., i] - center[..., None, i]
+        delta = q.deltas[..., i]
         return delta * (linear[..., None, i] - half * delta)
 
     exponents = sum_slices(exponent, linear.shape[-1], axis=-1)
-    return keep, pull, q.log_weights + safe_divide(exponents, append_axes(d, 1))
+    return keep, pull, q.mixture.log_weights + safe_divide(exponents, append_axes(d, 1))
 
 
 def multiply(

@@ -210,7 +210,7 @@ def _condition(log_weights: jax.Array, delta: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def principal_axes(cov: jax.Array) -> jax.Array:
     """Return the eigenvectors of [..., D, D] as columns, by decreasing eigenvalue, largest entry positive."""
-    _, vectors = jnp.linalg.eigh(-cov)
+    _, vectors = jnp.linalg.eigh(-cov, symmetrize_input=False)
     size = jnp.abs(vectors)
     largest = jnp.argmax(size >= (1 - _TIE) * jnp.max(size, axis=-2, keepdims=True), axis=-2, keepdims=True)
     return vectors * jnp.sign(jnp.take_along_axis(vectors, largest, axis=-2))

@@ -10,7 +10,7 @@ from gmflow_jax._meshes import broadcast_like
 from gmflow_jax._safe import safe_divide, safe_sqrt
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
-from gmflow_jax.gm._tilt import tilt_unchecked
+from gmflow_jax.gm._tilt import centered, tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance._methods import check_guidance_scale
 
@@ -105,7 +105,7 @@ def probabilistic_guidance(
     length = scale * safe_sqrt(surrogate.var / jnp.maximum(square, _MIN_SQUARE))
     bias = append_axes(length, 1) * d
     shrink = jnp.square(scale)
-    mixture = tilt_unchecked(cond, bias, shrink, (1 - shrink) * surrogate.var, surrogate.mean)
+    mixture = tilt_unchecked(centered(cond, surrogate.mean), bias, shrink, (1 - shrink) * surrogate.var)
     return Guided(mixture, cond, surrogate, bias, broadcast_like(scale, surrogate.var))
 
 

@@ -1,5 +1,6 @@
 """GM-ODE and GM-SDE, the solvers of GMFlow, which use the whole predicted mixture."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,7 @@ from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._path import forward_unchecked
 from gmflow_jax.flow._spectrum import spectral_field
 from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
-from gmflow_jax.flow._transition import reverse_coefficients
+from gmflow_jax.flow._transition import prepare, reverse_coefficients
 from gmflow_jax.gm._moments import select
 from gmflow_jax.gm._policy import temper_unchecked
 from gmflow_jax.gm._surrogate import surrogate_of
@@ -110,10 +111,7 @@ def gm_ode(
         if tempered:
             q = temper_unchecked(q, where(s > 0, heat, 1.0))
         end = (1 - back) * s
-
-        def velocity(x, tau):
-            return mean_velocity(q, x_t, t, x, tau)
-
+        velocity = functools.partial(mean_velocity, prepare(q, x_t, t))
         x = integrate(velocity, x_t, t, end, num_substeps, shift, integrator)
         return (forward_unchecked(x, step_noise(key, x), end, s) if noisy else x), state
 

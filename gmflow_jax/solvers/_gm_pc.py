@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import where
 from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
-from gmflow_jax.flow._transition import posterior_unchecked
-from gmflow_jax.gm._types import GaussianMixture
+from gmflow_jax.flow._transition import Prepared, posterior_at, prepare
 from gmflow_jax.solvers._base import Solver, make_solver, mixture_of, per_sample, predict
 from gmflow_jax.solvers._second_order import Memory, empty_memory
 
@@ -61,33 +60,31 @@ def gm_pc(
     """
     check_substeps(num_substeps, shift, integrator)
 
-    def follow(
-        q: GaussianMixture, x_t: jax.Array, t: jax.Array, s: jax.Array, rate: jax.Array
-    ) -> jax.Array:
+    def follow(q: Prepared, x_t: jax.Array, s: jax.Array, rate: jax.Array) -> jax.Array:
         def velocity(x, tau):
-            return mean_velocity(q, x_t, t, x, tau) + append_axes(t - tau, 1) * rate
+            return mean_velocity(q, x, tau) + append_axes(q.t - tau, 1) * rate
 
-        return integrate(velocity, x_t, t, s, num_substeps, shift, integrator)
+        return integrate(velocity, x_t, q.t, s, num_substeps, shift, integrator)
 
     def step(key, denoise, x_t, t, s, state):
         del key
         (q, state), x_t, t, s = promote((mixture_of(predict(denoise, x_t, t)), Memory(*state)), x_t, t, s)
-        previous, x_prev = state.mixture, state.x
         when = per_sample(t, x_t), per_sample(t - s, x_t)
         t, s, t_prev, h_prev = (expand_time(v, x_t.shape[:-1]) for v in (t, s, state.t, state.step_size))
+        previous, new = prepare(state.mixture, state.x, t_prev), prepare(q, x_t, t)
 
-        def error_rate(q, x):
-            error = mean_velocity(q, x, t, x, t) - mean_velocity(previous, x_prev, t_prev, x, t)
+        def error_rate(new, x):
+            error = mean_velocity(new, x, t) - mean_velocity(previous, x, t)
             return error / append_axes(h_prev, 1)  # 0 in the first step, where h_prev is infinite
 
+        x = x_t
         if corrector:
-            corrected = follow(previous, x_prev, t_prev, t, error_rate(q, x_t))
+            corrected = follow(previous, state.x, t, error_rate(new, x))
             x = where(append_axes(jnp.isinf(h_prev), 1), x_t, corrected)
-            q = posterior_unchecked(q, x_t, t, x, t)
-        else:
-            x = x_t
-        rate = append_axes(_rate_ratio(t_prev, t), 1) * error_rate(q, x)
-        return follow(q, x, t, s, rate), Memory(q, x, *when)
+            q = posterior_at(new, x, t)
+            new = prepare(q, x, t)
+        rate = append_axes(_rate_ratio(t_prev, t), 1) * error_rate(new, x)
+        return follow(new, x, s, rate), Memory(q, x, *when)
 
     return make_solver(empty_memory, step)
 

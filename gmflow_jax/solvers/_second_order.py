@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import where
 from gmflow_jax._safe import safe_divide, safe_sqrt
-from gmflow_jax.flow._transition import posterior_mean_unchecked
+from gmflow_jax.flow._transition import posterior_mean_at, prepare
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
-from gmflow_jax.gm._tilt import tilt_unchecked
+from gmflow_jax.gm._tilt import Centered, centered, tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised
 from gmflow_jax.guidance import Guided
 from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample, predict
@@ -143,11 +143,12 @@ def extrapolate(
     surrogate = prediction.surrogate if guided else surrogate_of(base, sample_axes)
     damping = (prediction.scale * cb) ** 2 + ca if guided else ca
 
-    previous = posterior_mean_unchecked(memory.mixture, memory.x, memory_t, x_t, t)
+    previous = posterior_mean_at(prepare(memory.mixture, memory.x, memory_t), x_t, t)
     gain = 0.5 * h / h_prev
     gain = gain * safe_sqrt(1 - surrogate.var * damping / jnp.square(h_prev))
     change = append_axes(gain, 1) * (weighted_mean(now) - previous)
     bias = change + prediction.bias if guided else change
+    base = centered(base, surrogate.mean)
     mixture, bias, var = _shift(base, surrogate, bias, sample_axes)
     aim = Gaussian(surrogate.mean + bias, var)
     target = change + weighted_mean(now) - surrogate.mean
@@ -165,7 +166,7 @@ def extrapolate(
 
 
 def _shift(
-    base: GaussianMixture, surrogate: Gaussian, bias: jax.Array, sample_axes: tuple[int, ...] | None
+    base: Centered, surrogate: Gaussian, bias: jax.Array, sample_axes: tuple[int, ...] | None
 ) -> tuple[GaussianMixture, jax.Array, jax.Array]:
     """Reweight a mixture so that its surrogate's mean moves by `bias`.
 
@@ -173,7 +174,7 @@ def _shift(
     above one standard deviation is scaled down to one standard deviation.
 
     Args:
-      base: the mixture.
+      base: the mixture, with the surrogate's mean as the center.
       surrogate: the Gaussian matched to it.
       bias: the shift, [*batch, D].
       sample_axes: axes of one sample, over which variances and mean squares are taken: (1, 2) for
@@ -189,7 +190,7 @@ def _shift(
     # Where the ratio exceeds 1 it is not computed, since its gradient would overflow for tiny variances.
     shrink = jnp.maximum(1 - safe_divide(jnp.where(exceeds, var, power), var), _MIN_SHRINK)
     bias, shrunk = append_axes(cut, 1) * bias, shrink * var
-    return tilt_unchecked(base, bias, 1 - shrink, shrunk, surrogate.mean), bias, shrunk
+    return tilt_unchecked(base, bias, 1 - shrink, shrunk), bias, shrunk
 
 
 def _norm(x: jax.Array) -> jax.Array:
