@@ -60,9 +60,17 @@ def gather_block(params: ParamsT) -> ParamsT:
     """Gather a block's sharded parameters if the mesh of `jax.set_mesh` has an axis 'fsdp'.
 
     Without such a mesh the parameters are returned as they are. Without this constraint XLA would move
-    the activations to the shards instead. See `gmflow_jax.sharding`.
+    the activations to the shards instead. The gradient is not gathered. See `gmflow_jax.sharding`.
     """
-    return params if _fsdp_axes() is None else jax.lax.with_sharding_constraint(params, PartitionSpec())
+    return params if _fsdp_axes() is None else _gather(params)
+
+
+@jax.custom_vjp
+def _gather(params: ParamsT) -> ParamsT:
+    return jax.lax.with_sharding_constraint(params, PartitionSpec())
+
+
+_gather.defvjp(lambda params: (_gather(params), None), lambda _, cotangent: (cotangent,))
 
 
 def split_batch(x: jax.Array) -> jax.Array:

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gmflow_jax.sharding._rules import AXES, MIN_SHARDED_SIZE, make_mesh, state_shardings, working_copy
+from gmflow_jax.sharding._rules import (
+    MIN_SHARDED_SIZE,
+    make_mesh,
+    split_into_groups,
+    state_shardings,
+    working_copy,
+)
 
 Batch = Mapping[str, np.ndarray]
 GlobalBatch = Mapping[str, jax.Array | np.ndarray]
@@ -95,17 +101,19 @@ class JitParallelism:
     """`jax.jit` over a ('data', 'fsdp') mesh, with a sharded state, see `state_shardings`.
 
     Args:
-      mesh: mesh with the axes 'data' and 'fsdp', such as that of `make_mesh`. Explicit axes become Auto.
+      mesh: mesh with the axes 'data' and 'fsdp', such as that of `make_mesh`. Explicit axes become Auto, and
+        a large axis 'data' is split, see `split_into_groups`.
       min_sharded_size: arrays of fewer numbers are not sharded.
     """
 
     axis_name = None
 
     def __init__(self, mesh: Mesh, min_sharded_size: int = MIN_SHARDED_SIZE):
-        self.mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+        auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+        self.mesh = split_into_groups(auto)
         self._min_size = min_sharded_size
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self._by_rows = NamedSharding(self.mesh, PartitionSpec(AXES))
+        self._by_rows = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
 
     def working_copy(self, params: Any) -> Any:
         """See `Parallelism.working_copy`."""

@@ -1,12 +1,14 @@
 """The rules by which the axes of arrays are split over the axes of the mesh.
 
 The mesh has two axes. A batch is split over all devices. The training state (parameters, averages,
-optimiser) is stored in shards over all devices too. A step works on a copy of the parameters that is
-whole along 'data'; the parameters of a network's blocks stay split along 'fsdp', and each block gathers
-its own when it is computed. So fsdp = 1 is data parallelism with a sharded state (ZeRO, arXiv
-1910.02054), and data = 1 is fully sharded data parallelism.
+optimiser) is stored in shards over all devices too, or over groups of them, see `split_into_groups`. A step
+works on a copy of the parameters that is whole along 'data'; the parameters of a network's blocks stay split
+along 'fsdp', and each block gathers its own when it is computed. Gradients are summed into the shards. So
+fsdp = 1 is data parallelism with a sharded state (ZeRO, arXiv 1910.02054), and data = 1 is fully sharded
+data parallelism.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +20,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp")
 # Arrays of fewer numbers stay whole: gathering them would cost latency and save no memory.
 MIN_SHARDED_SIZE = 2**16
+# The largest number of parts of the state along 'data'.
+MAX_SHARDS = 16
+# TPUs store the last two axes of an array in tiles. Parts of large arrays should be whole tiles, because
+# others are padded, in memory and when they are sent.
+_TILE, _MIN_TILED_SIZE = (8, 128), 2**20
 
 
 def make_mesh(
@@ -57,6 +64,28 @@ def make_mesh(
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
 
 
+def split_into_groups(mesh: Mesh, max_shards: int = MAX_SHARDS) -> Mesh:
+    """Split the axis 'data' of a large mesh in two: 'replica', and 'data' with at most `max_shards` devices.
+
+    The state is the same in all replicas. The memory of a 16th is small. On TPUs of three dimensions XLA
+    replaces a gather over all devices by a sum of padded arrays, which sends twice the bytes, and sums
+    gradients over all devices before it splits them. It does neither for groups of devices.
+
+    Args:
+      mesh: mesh of `make_mesh`.
+      max_shards: largest size of the new axis 'data'.
+
+    Returns:
+      The mesh, with three axes if 'data' is larger than `max_shards` and has a suitable divisor.
+    """
+    data, fsdp = mesh.devices.shape
+    size = max(n for n in range(1, min(data, max_shards) + 1) if data % n == 0)
+    if size in (1, data):
+        return mesh
+    devices = mesh.devices.reshape(data // size, size, fsdp)
+    return Mesh(devices, ("replica", *AXES), axis_types=(AxisType.Auto,) * 3)
+
+
 def partition_spec(
     shape: Sequence[int],
     mesh_sizes: Mapping[str, int],
@@ -66,7 +95,7 @@ def partition_spec(
     """Return how an array is split over the axes of a mesh.
 
     Mesh axes are taken in the given order. Each splits the largest array axis whose size it divides; of equal
-    axes, the last.
+    axes, the last. Axes of large arrays come first if their parts are whole tiles of a TPU.
 
     Args:
       shape: shape of the array.
@@ -82,10 +111,16 @@ def partition_spec(
     for name, size in mesh_sizes.items() if math.prod(shape) >= min_size else ():
         candidates = [i for i in range(int(stacked), len(shape)) if left[i] % size == 0]
         if size > 1 and candidates:
-            axis = max(candidates, key=lambda i: (left[i], i))
+            axis = max(candidates, key=lambda i: (_is_tiled(shape, i, left[i] // size), left[i], i))
             names[axis] += (name,)
             left[axis] //= size
     return PartitionSpec(*(name or None for name in names))
+
+
+def _is_tiled(shape: Sequence[int], axis: int, part: int) -> bool:
+    """Whether parts of this size of an axis consist of whole tiles; False for all axes of small arrays."""
+    tile = dict(zip((len(shape) - 2, len(shape) - 1), _TILE, strict=True)).get(axis, 1)
+    return math.prod(shape) >= _MIN_TILED_SIZE and part % tile == 0
 
 
 def state_shardings(tree: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> Any:
@@ -120,16 +155,49 @@ def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> A
     Returns:
       The parameters with sharding constraints.
     """
-    sizes = {"fsdp": mesh.shape["fsdp"]}
-    stored = state_shardings(params, mesh, min_size)
-    params = jax.lax.with_sharding_constraint(params, stored)  # shards the gradients, too
+    sizes = {name: mesh.shape[name] for name in ("fsdp", "data")}
 
     def gather(path, leaf):
         stacked = _is_stacked(path)
-        spec = partition_spec(leaf.shape, sizes, stacked, min_size) if stacked else PartitionSpec()
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+        split = functools.partial(partition_spec, leaf.shape, stacked=stacked, min_size=min_size)
+        stored = split(sizes)
+        working = split({"fsdp": sizes["fsdp"]}) if stacked else PartitionSpec()
+        specs = working, _first_part(stored, sizes), stored
+        return _gather(leaf, *(NamedSharding(mesh, spec) for spec in specs))
 
     return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def _first_part(spec: PartitionSpec, sizes: Mapping[str, int]) -> PartitionSpec:
+    """Return the partition along the larger axis of the mesh only, or along the first of one array axis."""
+    larger = max(sizes, key=lambda name: sizes[name])
+    names = (entry[0] if isinstance(entry, tuple) else entry for entry in spec)
+    several = any(isinstance(entry, tuple) for entry in spec)
+    return PartitionSpec(*(name if several or name == larger else None for name in names))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(x: jax.Array, working: NamedSharding, first: NamedSharding, stored: NamedSharding) -> jax.Array:
+    """Gather a parameter; sum its gradient into the shards.
+
+    The gradient is split along one axis of the mesh first: XLA for TPUs sums it into parts along one axis,
+    but over all devices if it is to be split along two.
+    """
+    del first, stored
+    return jax.lax.with_sharding_constraint(x, working)
+
+
+def _gather_forward(x, working, first, stored):
+    return _gather(x, working, first, stored), None
+
+
+def _gather_backward(working, first, stored, _, cotangent):
+    del working
+    cotangent = jax.lax.with_sharding_constraint(cotangent, first)
+    return (jax.lax.with_sharding_constraint(cotangent, stored),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def _is_stacked(path) -> bool:
