@@ -178,7 +178,9 @@ def guided_denoiser(
         active = where(inside, expand_scale(jnp.asarray(scale), x_t.shape[:-1]), off)
 
         def with_guidance():
-            return combine(*rows_like(both(x_t, t), x_t), active, orthogonal, sample_axes)
+            predictions = rows_like(both(x_t, t), x_t)
+            with jax.named_scope("guidance"):
+                return combine(*predictions, active, orthogonal, sample_axes)
 
         def without():  # the same formula, so that both branches return the same types
             prediction = rows_like(conditional(x_t, t), x_t)

@@ -80,7 +80,7 @@ class AutoencoderKL(nnx.Module):
           ValueError: if a shape does not fit, or `batch_size` is less than 1.
         """
         _check_axes("The latents have", z, self.config.latent_channels)
-        with jax.default_matmul_precision(self.config.precision):
+        with jax.default_matmul_precision(self.config.precision), jax.named_scope("decode"):
             return _in_batches(lambda x: self.decoder(self.post_quant_conv(x)), z, batch_size)
 
 

@@ -134,23 +134,30 @@ class GMDiT(nnx.Module):
         config = self.config
         batch, height, width, _ = x_t.shape
         grid = (height // config.patch_size, width // config.patch_size)
-        conditioning = self._condition(batch_time(t, batch), labels)
-
-        x = self.patch_embed(space_to_depth(x_t, config.patch_size))
-        x = x.reshape(batch, -1, config.hidden_size)
-        base_height, base_width = config.input_height_width
-        base_grid = (base_height // config.patch_size, base_width // config.patch_size)
-        x = x + position_table(grid, base_grid, config.hidden_size)[None]
-        activated = jax.nn.silu(conditioning)
+        with jax.named_scope("embedding"):
+            conditioning = self._condition(batch_time(t, batch), labels)
+            x = self.patch_embed(space_to_depth(x_t, config.patch_size))
+            x = x.reshape(batch, -1, config.hidden_size)
+            base_height, base_width = config.input_height_width
+            base_grid = (base_height // config.patch_size, base_width // config.patch_size)
+            x = x + position_table(grid, base_grid, config.hidden_size)[None]
+            activated = jax.nn.silu(conditioning)
         x = self._run_blocks(x.astype(config.dtype), activated).astype(jnp.float32)
+        with jax.named_scope("head"):
+            return self._predict_mixture(x, grid, conditioning, activated)
 
+    def _predict_mixture(
+        self, x: jax.Array, grid: tuple[int, int], conditioning: jax.Array, activated: jax.Array
+    ) -> GaussianMixture:
+        """Map tokens [B, T, hidden_size] to the mixture of each pixel."""
+        config = self.config
         shift, scale = jnp.split(self.out_modulation(activated), 2, axis=-1)
         x = modulate(layer_norm(x, 1e-6), shift, scale)
-        x = x.reshape(batch, *grid, config.hidden_size)
+        x = x.reshape(x.shape[0], *grid, config.hidden_size)
         means = depth_to_space(self.means(x), config.patch_size)
         log_weights = depth_to_space(self.log_weights(x), config.patch_size)
         return GaussianMixture(
-            means.reshape(*x_t.shape[:3], config.num_components, config.in_channels),
+            means.reshape(*log_weights.shape[:3], config.num_components, config.in_channels),
             jax.nn.log_softmax(log_weights, axis=-1),
             self._predict_log_std(conditioning),
         )

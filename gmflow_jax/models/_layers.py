@@ -172,14 +172,18 @@ class DiTBlock(nnx.Module):
         self.mlp_out = linear(inner, size)
 
     def __call__(self, x: jax.Array, conditioning: jax.Array) -> jax.Array:
-        values = jnp.split(self.modulation(conditioning), 6, axis=-1)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = values
-        y = modulate(layer_norm(x, 1e-6), shift_1, scale_1)
-        x = x + gate_1[:, None] * self._attend(y)
-        # The two norms differ in epsilon, as in the network that the authors trained.
-        y = modulate(layer_norm(x, 1e-5), shift_2, scale_2)
-        y = self.mlp_out(jax.nn.gelu(self.mlp_in(y), approximate=True))
-        return x + gate_2[:, None] * y
+        with jax.named_scope("modulation"):
+            values = jnp.split(self.modulation(conditioning), 6, axis=-1)
+            shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = values
+            y = modulate(layer_norm(x, 1e-6), shift_1, scale_1)
+        with jax.named_scope("attention"):
+            x = x + gate_1[:, None] * self._attend(y)
+        with jax.named_scope("modulation"):
+            # The two norms differ in epsilon, as in the network that the authors trained.
+            y = modulate(layer_norm(x, 1e-5), shift_2, scale_2)
+        with jax.named_scope("mlp"):
+            y = self.mlp_out(jax.nn.gelu(self.mlp_in(y), approximate=True))
+            return x + gate_2[:, None] * y
 
     def _attend(self, x: jax.Array) -> jax.Array:
         query, key, value = (f(x, self.num_heads) for f in (self.query, self.key, self.value))

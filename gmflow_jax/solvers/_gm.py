@@ -177,7 +177,8 @@ def gm_sde(
             x_0 = select(q, component_draw(key, q, x_t), normal)
         else:
             _check_image(x_t)
-            x_0 = from_standard_normal(q, spectral_field(normal, spectrum(surrogate)))
+            with jax.named_scope("spectrum"):
+                x_0 = from_standard_normal(q, spectral_field(normal, spectrum(surrogate)))
         c1, c2, c3 = reverse_coefficients(*(expand_time(v, x_t.shape[:-1]) for v in (t, s)))
         mean = append_axes(c1, 1) * x_t + append_axes(c2, 1) * x_0
         return mean + append_axes(safe_sqrt(c3), 1) * noise, state

@@ -81,7 +81,8 @@ def sample(
         x, state = carry
         t, s, index, draws = inputs
         step_key = draws if keys is None else fold_in_keys(keys, index)
-        x, state = solver.step(step_key, denoise, x, t, s, state)
+        with jax.named_scope("solver"):
+            x, state = solver.step(step_key, denoise, x, t, s, state)
         return (x, state), x if return_trajectory else None
 
     inputs = (times[:-1], times[1:], jnp.arange(num_steps), given)

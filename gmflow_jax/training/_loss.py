@@ -64,7 +64,8 @@ def make_loss(
         params = working_copy(params)
         labels = () if example.labels is None else (example.labels,)
         prediction = apply(params, example.x_t, example.t, *labels)
-        per_sample = loss_weight * mean_per_sample(_loss(prediction, example, loss))
+        with jax.named_scope("gm_loss"):
+            per_sample = loss_weight * mean_per_sample(_loss(prediction, example, loss))
         parts = {}
         if spectrum_apply is not None:
             values = _spectral_loss(functools.partial(spectrum_apply, params), prediction, example)
@@ -84,6 +85,7 @@ def _loss(prediction, example: TransitionExample, loss: str) -> jax.Array:
     return losses.flow_matching_loss(velocity, example.x_0, example.noise)
 
 
+@jax.named_scope("spectrum")
 def _spectral_loss(
     spectrum: Callable, prediction: gm.GaussianMixture, example: TransitionExample
 ) -> jax.Array:

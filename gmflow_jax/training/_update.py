@@ -99,10 +99,12 @@ def _accumulate(grad_of: Callable, examples, num_parts: int):
 
 
 def _update(state: TrainState, grads, optimizer, decay, power_stds, finite) -> TrainState:
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema_params = update_ema(state.ema_params, params, decay)
-    averages = update_power_averages(state.power_averages, params, state.step, power_stds)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("ema"):
+        ema_params = update_ema(state.ema_params, params, decay)
+        averages = update_power_averages(state.power_averages, params, state.step, power_stds)
     new = (params, ema_params, opt_state, averages)
     old = (state.params, state.ema_params, state.opt_state, state.power_averages)
     params, ema_params, opt_state, averages = jax.tree.map(
