@@ -1,0 +1,47 @@
+"""The TPU compiler's estimate of cycles, by part of the model.
+
+An estimate of the compiler's cost model, which is never a measurement. Waiting for collectives is not in it.
+"""
+
+from collections import Counter
+
+from experiments.compiler import places
+from experiments.compiler.hlo import Module
+
+
+def by_part(module: Module) -> dict[str, int]:
+    """Return the estimated cycles of one run by part of the model, largest first.
+
+    Args:
+      module: compiled program.
+
+    Returns:
+      Cycles by the names of `places.PARTS` and 'other'; empty if the compiler gives no estimates.
+    """
+    parts: Counter[str] = Counter()
+    for (part, _), cycles in table(module).items():
+        parts[part] += cycles
+    return dict(parts.most_common())
+
+
+def by_phase(module: Module) -> dict[str, int]:
+    """Return the estimated cycles of one run by phase, see `places.phase`."""
+    phases: Counter[str] = Counter()
+    for (_, phase), cycles in table(module).items():
+        phases[phase] += cycles
+    return dict(phases.most_common())
+
+
+def table(module: Module) -> dict[tuple[str, str], int]:
+    """Return the estimated cycles of one run by part and phase."""
+    cycles: Counter[tuple[str, str]] = Counter()
+    for instruction, times, _ in module.walk():
+        if instruction.estimated_cycles:
+            name = places.name_of(module, instruction)
+            cycles[places.part(name), places.phase(name)] += times * instruction.estimated_cycles
+    return dict(cycles)
+
+
+def total(module: Module) -> int:
+    """Return the estimated cycles of one run."""
+    return sum(times * instruction.estimated_cycles for instruction, times, _ in module.walk())
