@@ -21,8 +21,8 @@ ZERO_PADDED = "gather as all-reduce"
 _RING_STEPS = {"all-reduce": 2, ZERO_PADDED: 2, "collective-permute": 0}
 # What may lie between a sum into parts and the permutations that move its parts to where they are stored.
 _MOVES = {
-    "get-tuple-element", "slice", "slice-start", "slice-done", "bitcast", "copy", "copy-start", "copy-done",
-    "collective-permute-start", "collective-permute-done", "concatenate", "dynamic-slice",
+    "get-tuple-element", "slice", "slice-done", "bitcast", "copy", "copy-done", "collective-permute",
+    "collective-permute-done", "concatenate", "dynamic-slice",
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class Collective:
       dtype: data type of what is sent, in HLO's spelling.
       arrays: number of arrays.
       payload: bytes of the whole arrays: gathered, or before a sum is split.
-      sent: bytes that each device sends each time.
+      sent: bytes that each device sends each time, with the padding of tiles.
       axes: axes of the mesh that the group spans; 'part of NAME' if it does not span all of one.
       group_size: number of devices that exchange data.
       times: how often it runs.
@@ -88,8 +88,13 @@ def find(module: Module, mesh: Any = None) -> list[Collective]:
       The collectives in the order of execution; those within a single device are left out.
     """
     found: dict[tuple[str, str], list[Collective]] = {}
+    chains: set[str] = set()
     for outer, times, _ in module.walk():
         for inner in _communications(module, outer):
+            if inner.chain in chains:
+                continue
+            if inner.chain:
+                chains.add(inner.chain)
             source = _scattered_by(module, inner) if inner.operation == "collective-permute" else None
             collectives = _describe(module, outer, inner, times, mesh)
             if source and (source.computation, source.name) in found:
@@ -119,7 +124,8 @@ def _describe(module, outer: Instruction, inner: Instruction, times: int, mesh: 
     if size < 2:
         return []
     name = places.name_of(module, outer)
-    axes = groups.axes(members, dict(mesh.shape)) if mesh is not None else ()
+    is_permutation = inner.operation == "collective-permute"
+    axes = groups.axes(members, dict(mesh.shape), is_permutation) if mesh is not None else ()
     arrays: dict[tuple[str, str], list[_Array]] = {}
     for array in _arrays(module, outer, inner, size):
         arrays.setdefault((array.kind, array.dtype), []).append(array)
@@ -150,7 +156,7 @@ def _arrays(module: Module, outer: Instruction, inner: Instruction, size: int) -
     for index, shape in enumerate(results):
         payload = shape.bytes
         if scattered:
-            whole = _before_padding(computation, computation.operand(inner, index)).shapes[0]
+            whole = _behind(computation, computation.operand(inner, index)).shapes[0]
             yield _Array("reduce-scatter", shape.dtype, -(-whole.size * bits(shape.dtype) // 8), payload)
         elif kind == "all-reduce" and _is_zero_padded(module, computation, computation.operand(inner, index)):
             yield _Array(ZERO_PADDED, shape.dtype, payload, payload)
@@ -163,39 +169,34 @@ def _bytes(shapes: tuple[Shape, ...]) -> int:
     return sum(shape.bytes for shape in shapes)
 
 
-def _before_padding(computation: Computation, instruction: Instruction) -> Instruction:
-    while instruction.opcode in ("pad", "bitcast", "copy", "convert"):
+def _behind(computation: Computation, instruction: Instruction) -> Instruction:
+    """Return the instruction whose result is copied, converted or padded."""
+    while instruction.opcode in ("pad", "bitcast", "copy", "convert", "copy-start", "copy-done"):
         instruction = computation.operand(instruction, 0)
     return instruction
 
 
-def _is_zero_padded(module: Module, computation: Computation, instruction: Instruction) -> bool:
+def _is_zero_padded(module: Module, computation: Computation, array: Instruction) -> bool:
     """Whether an array is a part of it that was written into zeros."""
-    while instruction.opcode in ("bitcast", "copy", "convert", "copy-start", "copy-done"):
-        instruction = computation.operand(instruction, 0)
-    if instruction.opcode == "fusion":
-        fused = module.computations[instruction.called[0]]
-        root = _before_padding(fused, fused.root)
-        zeros = fused.operand(root, 0) if root.opcode == "dynamic-update-slice" else root
-        if zeros.opcode == "parameter":
-            zeros = computation.operand(instruction, int(zeros.arguments))
-        else:
-            computation = fused
-        return root.opcode == "dynamic-update-slice" and _is_zero(computation, zeros)
-    written = instruction.opcode == "dynamic-update-slice"
-    return written and _is_zero(computation, computation.operand(instruction, 0))
-
-
-def _is_zero(computation: Computation, instruction: Instruction) -> bool:
-    while instruction.opcode in ("broadcast", "bitcast", "copy", "convert"):
-        instruction = computation.operand(instruction, 0)
-    return instruction.opcode == "constant" and instruction.arguments.strip("-") in ("0", "0.0")
+    array = _behind(computation, array)
+    inside, write = computation, array
+    if array.opcode == "fusion":
+        inside = module.computations[array.called[0]]
+        write = _behind(inside, inside.root)
+    if write.opcode != "dynamic-update-slice":
+        return False
+    zeros = _behind(inside, inside.operand(write, 0))
+    if zeros.opcode == "parameter" and inside is not computation:
+        inside, zeros = computation, _behind(computation, computation.operand(array, int(zeros.arguments)))
+    if zeros.opcode == "broadcast":
+        zeros = _behind(inside, inside.operand(zeros, 0))
+    return zeros.opcode == "constant" and zeros.arguments in ("0", "-0")
 
 
 def _scattered_by(module: Module, permutation: Instruction) -> Instruction | None:
     """Return the fused sum into parts whose parts a permutation moves, or None."""
     computation, instruction = module.of(permutation), permutation
-    while instruction.opcode in _MOVES and instruction.operands:
+    while instruction.operation in _MOVES and instruction.operands:
         instruction = computation.operand(instruction, 0)
     return instruction if instruction.opcode == "fusion" and _is_collective(module, instruction) else None
 

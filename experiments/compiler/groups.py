@@ -45,26 +45,26 @@ def size(groups: np.ndarray, operation: str) -> int:
     return longest
 
 
-def axes(groups: np.ndarray, mesh_sizes: Mapping[str, int]) -> tuple[str, ...]:
+def axes(groups: np.ndarray, mesh_sizes: Mapping[str, int], are_pairs: bool = False) -> tuple[str, ...]:
     """Return the axes of a mesh along which the devices of a group differ.
 
     Args:
-      groups: array of `members`; for a permutation the pairs of source and target.
+      groups: array of `members`.
       mesh_sizes: sizes of the mesh axes by name.
+      are_pairs: whether the groups are the sources and targets of a permutation.
 
     Returns:
-      The names; 'part of NAME' for an axis of which a group has only some devices.
+      The names; 'part of NAME' for an axis of which a group has only some devices. No names if the program
+      has more devices than the mesh.
     """
     if groups.max() >= math.prod(mesh_sizes.values()):
         return ()
     coordinates = np.unravel_index(groups, tuple(mesh_sizes.values()))
     names = []
     for (name, length), places in zip(mesh_sizes.items(), coordinates, strict=True):
-        spans = {len(set(group)) for group in places.tolist()}
+        spans = [len(set(group)) for group in places.tolist()]
         if max(spans) > 1:
-            # The pairs of a permutation have two devices each, so they are counted together.
-            whole = groups.shape[1] == 2 or min(spans) == length
-            names.append(name if whole else f"part of {name}")
+            names.append(name if are_pairs or min(spans) == length else f"part of {name}")
     return tuple(names)
 
 

@@ -104,7 +104,13 @@ class Instruction:
         match = re.search(
             rf"\b(?:replica_groups|source_target_pairs)=(?:{named}|{iota}|{lists})", self.attributes
         )
-        return match[match.lastindex] if match else ""
+        return match[match.lastindex or 0] if match else ""
+
+    @functools.cached_property
+    def chain(self) -> str:
+        """Number of an asynchronous collective that is cut up and fused with what runs meanwhile, or ''."""
+        number = self._find(r'chain_id="(\d+)"')
+        return f"{number}/{self._find(r'channel_id=([0-9]+)')}" if number else ""
 
     def _find(self, pattern: str) -> str:
         match = re.search(pattern, self.attributes)

@@ -19,6 +19,9 @@ _MOVES = {
     "transpose", "convert", "broadcast", "pad", "dynamic-slice", "dynamic-update-slice", "get-tuple-element",
     "concatenate",
 }  # fmt: skip
+_BORDERS = ("while", "tuple", "parameter")
+# JAX's own names for what moves the arrays of a loop.
+_LOOP = re.compile(r"jit\(dynamic_(update_)?index_in_dim\)|/while$")
 # A result is followed through at most so many instructions that have no name.
 _MAX_VISITS = 64
 
@@ -56,7 +59,7 @@ def name_of(module: Module, instruction: Instruction) -> str:
       JAX's name, or ''.
     """
     own = _own_name(module, instruction)
-    if part(own) != OTHER or (own and instruction.operation not in _MOVES):
+    if part(own) != OTHER or not _moves(instruction, own):
         return own
     computation = module.of(instruction)
     for neighbours in (
@@ -89,8 +92,11 @@ def _nearest(module: Module, instruction: Instruction, neighbours) -> str:
             name = _own_name(module, other)
             if part(name) != OTHER:
                 return name
-            passes = not name or other.operation in _MOVES
-            if other.name not in seen and passes and other.opcode not in ("while", "tuple", "parameter"):
+            if other.name not in seen and _moves(other, name) and other.opcode not in _BORDERS:
                 seen.add(other.name)
                 queue.append(other)
     return ""
+
+
+def _moves(instruction: Instruction, name: str) -> bool:
+    return not name or instruction.operation in _MOVES or bool(_LOOP.search(name))
