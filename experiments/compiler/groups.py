@@ -34,6 +34,8 @@ def size(groups: np.ndarray, operation: str) -> int:
     """Return the number of devices that exchange data; for a permutation that of the longest ring."""
     if operation != "collective-permute":
         return groups.shape[1]
+    if groups.shape[1] != 2:  # a permutation without pairs
+        return 0
     following, longest, seen = dict(groups.tolist()), 0, set()
     for start in [*(set(following) - set(following.values())), *following]:
         length, device = 1, start

@@ -140,7 +140,7 @@ class Computation:
         users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
         for instruction in self.instructions.values():
             for operand in instruction.operands:
-                users[operand].append(instruction)
+                users.setdefault(operand, []).append(instruction)
         return users
 
     def operand(self, instruction: Instruction, index: int) -> Instruction:

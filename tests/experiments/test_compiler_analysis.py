@@ -251,6 +251,8 @@ def test_groups_of_devices():
         members = groups.members(text, 8)
         assert members.tolist() == columns.tolist(), text
         assert groups.axes(members, {"data": 2, "fsdp": 4}) == ("data",)
+    assert groups.size(groups.members("{{0,1},{1,2},{3,3}}", 4), "collective-permute") == 3
+    assert groups.size(groups.members("{}", 4), "collective-permute") == 0
     assert groups.members("", 4).tolist() == groups.members("{}", 4).tolist() == [[0, 1, 2, 3]]
 
 
