@@ -4,7 +4,6 @@ Tail probabilities are computed relative to their own magnitude, so nothing is c
 where F(x) rounds to 0 or 1.
 """
 
-import functools
 import math
 
 import jax
@@ -18,7 +17,7 @@ _SQRT_2PI = math.sqrt(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)
 _LOG_2 = math.log(2)
 # Every two iterations halve the bracket or the step. 100 halvings resolve any float32 or float64.
-_MAX_ITERATIONS = 200
+MAX_ITERATIONS = 200
 
 
 @jax.custom_jvp
@@ -59,7 +58,7 @@ def from_normal(
     means: jax.Array,
     log_weights: jax.Array,
     start: jax.Array | None = None,
-    max_iterations: int = _MAX_ITERATIONS,
+    max_iterations: int | jax.Array = MAX_ITERATIONS,
 ) -> jax.Array:
     """Compute the inverse of `to_normal` in x: the quantile of the mixture at Phi(z).
 
@@ -78,11 +77,11 @@ def from_normal(
       x, [...].
     """
     if start is None:
-        start = _guess(*jax.lax.stop_gradient((z, means, log_weights)))
+        start = guess_quantile(*jax.lax.stop_gradient((z, means, log_weights)))
     return _from_normal(z, means, log_weights, jax.lax.stop_gradient(start), max_iterations)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+@jax.custom_jvp
 def _from_normal(z, means, log_weights, start, max_iterations) -> jax.Array:
     low, high = _bracket(z, means)
     side, eps = jnp.where(z > 0, 1.0, -1.0).astype(z.dtype), jnp.finfo(z.dtype).eps
@@ -111,9 +110,9 @@ def _from_normal(z, means, log_weights, start, max_iterations) -> jax.Array:
 
 
 @_from_normal.defjvp
-def _from_normal_jvp(max_iterations, primals, tangents):
-    z, means, log_weights, start = primals
-    dz, dmeans, dlog_weights, _ = tangents
+def _from_normal_jvp(primals, tangents):
+    z, means, log_weights, start, max_iterations = primals
+    dz, dmeans, dlog_weights, *_ = tangents
     x = _from_normal(z, means, log_weights, start, max_iterations)
     log_slope, share, side, log_tails = _derivatives(z, x, means, log_weights)
     of_weights = side * _total(_finite_exp(log_slope[None] + log_tails) * dlog_weights)
@@ -127,7 +126,7 @@ def _bracket(z, means) -> tuple[jax.Array, jax.Array]:
     return smallest + z, largest + z
 
 
-def _guess(z, means, log_weights) -> jax.Array:
+def guess_quantile(z, means, log_weights) -> jax.Array:
     """Guess the quantile.
 
     Components far apart: the quantile within the component that contains it, if components are ordered by

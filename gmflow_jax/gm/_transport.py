@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from gmflow_jax._meshes import broadcast_like, reshard_like, rows_like
 from gmflow_jax._reductions import fold_slices, log_softmax, sum_slices
 from gmflow_jax.gm._moments import covariance_of_means, mean_of_component
-from gmflow_jax.gm._quantile import from_normal, to_normal
+from gmflow_jax.gm._quantile import MAX_ITERATIONS, from_normal, guess_quantile, to_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_normalised, promote_mixture
 
 # Lower bound of the std where all components coincide, so that 1 / std^2 stays finite.
@@ -72,44 +73,57 @@ def from_standard_normal(
       ValueError: if shapes do not fit, or log_weights are not normalised.
     """
     q, z, axes = _prepare(q, z, rotation, "z")
-    fixed = jax.lax.stop_gradient((q, z, axes))
+    q = rows_like(q, z)
     likely = mean_of_component(q, jnp.argmax(q.log_weights, axis=-1))
-    rough = _transport(*fixed, likely, None, max_iterations=2)
-    # Solve again to full precision relative to the mean of the nearest component. For narrow components,
-    # coordinates relative to a distant mean would not resolve the position within the component.
-    return _transport(q, z, axes, mean_of_component(q, _nearest(q, rough)), rough)
+    z = broadcast_like(z, likely)
+
+    def solve(x, stage):
+        return reshard_like(_transport(q, z, axes, x, *stage), x), None
+
+    # Roughly first, then to full precision relative to the mean of the nearest component: for narrow
+    # components, coordinates relative to a distant mean would not resolve the position within the component.
+    stages = jnp.array([True, False]), jnp.array([2, MAX_ITERATIONS], jnp.int32)
+    return jax.lax.scan(solve, likely, stages)[0]
 
 
 def _transport(
     q: GaussianMixture,
     z: jax.Array,
     rotation: jax.Array,
-    center: jax.Array,
-    start: jax.Array | None,
-    **options: int,
+    start: jax.Array,
+    first: jax.Array,
+    max_iterations: jax.Array,
 ) -> jax.Array:
-    """`from_standard_normal` in displacements from a center.
+    """`from_standard_normal` in displacements from the mean of the component that is nearest to a point.
 
     Args:
       q: mixture over [*batch, D].
       z: [*batch, D].
       rotation: rank of `*batch` and two more axes.
-      center: [*batch, D], from which displacements are measured.
-      start: first guess of the result, [*batch, D]; None lets `from_normal` guess.
-      **options: passed to `from_normal`.
+      start: the point, [*batch, D], which is also the first guess of the result.
+      first: whether to guess anew instead.
+      max_iterations: passed to `from_normal`.
 
     Returns:
       x, [*batch, D].
     """
+    center = mean_of_component(q, _nearest(q, jax.lax.stop_gradient(start)))
     offsets, std = _in_stds(q, _along_axes(q.means - center[..., None, :], rotation))
-    guesses = None if start is None else _along_axes((start - center)[..., None, :], rotation)[:, 0]
+    guesses = jax.lax.stop_gradient(_along_axes((start - center)[..., None, :], rotation)[:, 0] / std[None])
 
-    log_weights, y = jnp.moveaxis(q.log_weights, -1, 0), []
-    for i, offset in enumerate(offsets):
-        guess = None if guesses is None else guesses[i] / std
-        y.append(from_normal(z[..., i], offset, log_weights, guess, **options))
-        log_weights = _condition(log_weights, y[-1][None] - offset)
-    moved = jnp.stack(y, axis=-1) * std[..., None]
+    def solve(log_weights, axis):
+        z, offset, guess = axis
+        fixed = jax.lax.stop_gradient((z, offset, log_weights))
+        begin = jax.lax.cond(
+            first, lambda: reshard_like(guess_quantile(*fixed), z), lambda: reshard_like(guess, z)
+        )
+        y = from_normal(z, offset, log_weights, begin, max_iterations)
+        return reshard_like(_condition(log_weights, y[None] - offset), log_weights), y
+
+    # A loop, so that XLA compiles the equation of an axis once.
+    axes = jnp.moveaxis(z, -1, 0), offsets, guesses
+    _, y = jax.lax.scan(solve, jnp.moveaxis(q.log_weights, -1, 0), axes)
+    moved = jnp.moveaxis(y, 0, -1) * std[..., None]
     back = _along_axes(moved[..., None, :], jnp.swapaxes(rotation, -1, -2))
     return center + jnp.moveaxis(back[:, 0], 0, -1)
 

@@ -66,7 +66,8 @@ def gm_ode(
         time 0, where it is 0 / 0, so the sub-step that ends there has at most order 2.
       ca: damping constant of `second_order`.
       cb: damping factor of the guidance scale in `second_order`.
-      correction_steps: fixed-point corrections in `second_order`.
+      correction_steps: fixed-point corrections in `second_order`: two are safe, and more than 5 amplify
+        rounding.
       sample_axes: axes of one sample, over which the variance is averaged: (1, 2) for [B, H, W, D]. None
         takes all batch axes but the first.
       temperature: temperature of the mixture (`gm.temper`) in all steps but the last, the one that ends at
@@ -141,7 +142,8 @@ def gm_sde(
         (`flow.spectral_field`); `Draws.component` is not used.
       ca: damping constant of `second_order`.
       cb: damping factor of the guidance scale in `second_order`.
-      correction_steps: fixed-point corrections in `second_order`.
+      correction_steps: fixed-point corrections in `second_order`: two are safe, and more than 5 amplify
+        rounding.
       sample_axes: axes of one sample, over which the variance is averaged: (1, 2) for [B, H, W, D]. None
         takes all batch axes but the first.
 
