@@ -17,6 +17,12 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
     return _count(module, loop, module.computations[module.attribute(loop, "condition")])
 
 
+def of_unknown_length(module: Module) -> list[str]:
+    """Return the names of the loops that count once because the text does not say how often they run."""
+    whiles = {x.name: x for x, _, _ in module.walk() if x.opcode == "while"}
+    return [name for name, loop in whiles.items() if trip_count(module, loop) is None]
+
+
 def _count(module: Module, loop: Instruction, condition: Computation) -> int | None:
     """Count the steps of `while counter < limit` from the start, the limit and the step in the text."""
     compare, computation = _inlined(module, condition, condition.root)

@@ -166,6 +166,7 @@ def test_trip_counts(old, new, times):
     module = _program(_WHILE.replace(old, new), _LOOP.replace(old, new))
     loop = module.entry.instructions["while.1"]
     assert loops.trip_count(module, loop) == times
+    assert loops.of_unknown_length(module) == ([] if times else ["while.1"])
     assert [n for _, n, path in module.walk() if path == ("while.1",)] == [times or 1] * 8
 
 
