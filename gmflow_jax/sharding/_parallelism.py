@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gmflow_jax.sharding._rules import (
+    MAX_SHARDS,
     MIN_SHARDED_SIZE,
     make_mesh,
     split_into_groups,
@@ -104,13 +105,16 @@ class JitParallelism:
       mesh: mesh with the axes 'data' and 'fsdp', such as that of `make_mesh`. Explicit axes become Auto, and
         a large axis 'data' is split, see `split_into_groups`.
       min_sharded_size: arrays of fewer numbers are not sharded.
+      max_shards: largest number of parts of the state along 'data'.
     """
 
     axis_name = None
 
-    def __init__(self, mesh: Mesh, min_sharded_size: int = MIN_SHARDED_SIZE):
+    def __init__(
+        self, mesh: Mesh, min_sharded_size: int = MIN_SHARDED_SIZE, max_shards: int = MAX_SHARDS
+    ):
         auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
-        self.mesh = split_into_groups(auto)
+        self.mesh = split_into_groups(auto, max_shards)
         self._min_size = min_sharded_size
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self._by_rows = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))

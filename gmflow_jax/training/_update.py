@@ -107,9 +107,10 @@ def _update(state: TrainState, grads, optimizer, decay, power_stds, finite) -> T
         averages = update_power_averages(state.power_averages, params, state.step, power_stds)
     new = (params, ema_params, opt_state, averages)
     old = (state.params, state.ema_params, state.opt_state, state.power_averages)
-    params, ema_params, opt_state, averages = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), new, old
-    )
+    with jax.named_scope("optimizer"):
+        params, ema_params, opt_state, averages = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), new, old
+        )
     return TrainState(
         params=params, ema_params=ema_params, opt_state=opt_state, power_averages=averages,
         step=state.step + 1, num_skipped=state.num_skipped + 1 - finite.astype(jnp.int32),

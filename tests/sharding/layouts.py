@@ -7,9 +7,9 @@ from gmflow_jax import sharding, training
 BATCH_SIZE = 16
 
 
-def jit_parallelism(data, fsdp, devices=None):
+def jit_parallelism(data, fsdp, devices=None, **options):
     # The toy's arrays are small: the limit is lowered, so that most are split.
-    return sharding.JitParallelism(sharding.make_mesh(data, fsdp, devices), min_sharded_size=8)
+    return sharding.JitParallelism(sharding.make_mesh(data, fsdp, devices), min_sharded_size=8, **options)
 
 
 PARALLELISMS = {
@@ -17,6 +17,7 @@ PARALLELISMS = {
     "(2, 2)": lambda: jit_parallelism(2, 2),
     "(4, 1)": lambda: jit_parallelism(4, 1),
     "(1, 4)": lambda: jit_parallelism(1, 4),
+    "groups of 2": lambda: jit_parallelism(4, 1, max_shards=2),
     "pmap": sharding.PmapParallelism,
 }
 PARALLEL = list(PARALLELISMS)[1:]

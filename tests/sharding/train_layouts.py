@@ -27,14 +27,15 @@ LAYOUTS = {
     "(1, 8)": dict(data=1, fsdp=8),
     "pmap": dict(parallel="pmap"),
 }
+GROUPS = "(8, 1) in groups of 4"  # the state has four parts, and two devices hold each
 
 
-def shrunk_config():
+def shrunk_config(dtype):
     config = imagenet256_gmdit_s_k8.get_config()
     config.task = "fake"
     config.batch_size = 32
     config.network.update(dict(
-        input_size=8, hidden_size=48, num_heads=6, log_std_dim=16, num_classes=10, dtype="float32",
+        input_size=8, hidden_size=48, num_heads=6, log_std_dim=16, num_classes=10, dtype=dtype,
     ))
     config.spectrum.base_size = 8
     config.optimizer.update(dict(learning_rate=1e-2, warm_up_steps=5))
@@ -47,11 +48,12 @@ def make_parallelism(layout):
     if "parallel" in layout:
         return sharding.make_parallelism(**layout)
     # A small network has small leaves: the limit is lowered, so that they are sharded.
-    return sharding.JitParallelism(sharding.make_mesh(**layout), min_sharded_size=1024)
+    mesh, groups = sharding.make_mesh(layout["data"], layout["fsdp"]), layout.get("groups", 16)
+    return sharding.JitParallelism(mesh, min_sharded_size=1024, max_shards=groups)
 
 
-def losses(layout, num_steps):
-    config = shrunk_config()
+def losses(layout, num_steps, dtype="float32"):
+    config = shrunk_config(dtype)
     parallelism = make_parallelism(layout)
     optimizer = steps.make_optimizer(config)
     train_step = steps.make_train_step(config, optimizer, parallelism)
@@ -108,6 +110,10 @@ def main():
             continue
         found[name] = losses(layout, int(num_steps))
         found[f"distillation, {name}"] = distillation_losses(layout, int(num_steps))
+    if not cluster:
+        layouts = {"one device": None, GROUPS: dict(data=8, fsdp=1, groups=4), "(4, 2)": LAYOUTS["(4, 2)"]}
+        for name, layout in layouts.items():
+            found[f"bfloat16, {name}"] = losses(layout, int(num_steps), "bfloat16")
     if jax.process_index() == 0:
         print(json.dumps(found))
 
