@@ -215,7 +215,7 @@ def test_a_collective_that_is_cut_up_and_fused_with_products_counts_once():
 
 
 def test_spellings_of_gpus():
-    """A text written by hand, in the form that XLA for GPUs prints"""
+    """A text written by hand, in the form that XLA for GPUs prints."""
     module = _program(
         """
   %x = bf16[8,64]{1,0} parameter(0)
