@@ -39,7 +39,7 @@ def estimate(config, parallelism: sharding.Parallelism, state: Any, compiled: An
     memory = compiled.memory_analysis() if isinstance(compiled, jax.stages.Compiled) else None
     if memory is not None:
         lines.append(f"A step needs {_gigabytes(memory.temp_size_in_bytes)} more on each device.")
-    flops = _flops_per_image(config)
+    flops = flops_per_image(config)
     if flops:
         step = flops * config.batch_size
         passes = _forward_passes(config)
@@ -57,12 +57,13 @@ def _memory(tree: Any) -> str:
 
 def peak_images_per_second(config, parallelism: sharding.Parallelism) -> float | None:
     """Return the speed at a model FLOPs utilisation (MFU) of 1, or None if it is not known."""
-    flops = _flops_per_image(config)
+    flops = flops_per_image(config)
     peak = models.peak_flops(parallelism.mesh.devices.flat[0].device_kind)
     return peak * parallelism.mesh.size / flops if flops and peak else None
 
 
-def _flops_per_image(config) -> float | None:
+def flops_per_image(config) -> float | None:
+    """Return the operations of a training step for one image, without recomputation; None for points."""
     if config.network.kind != "gm_dit":
         return None
     return _forward_passes(config) * models.forward_flops(networks.network_config(config))

@@ -1,0 +1,287 @@
+"""The programs that are compiled: shapes and shardings of a training step, a sampler and two networks.
+
+Nothing is loaded or run. Parameters are shapes, and so are batches.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from experiments.common import solver_choices
+from experiments.compiler import collectives
+from experiments.compiler.targets import Target
+from experiments.runs import networks, teachers
+from experiments.tasks.fake import FakeTask
+from experiments.tasks.make import make_task
+from experiments.training import checks, costs, distillation, steps
+from gmflow_jax import interop, models, pipeline, sharding, solvers
+from gmflow_jax.pipeline._compiled import CompiledSampler
+from gmflow_jax.pipeline._usual import usual_options
+
+NAMES = ("train", "sample", "decode", "inception")
+_PER_DEVICE = {"sample": 16, "decode": 16, "inception": 32}  # as Pipeline and FeatureExtractor
+_DECODED_AT_A_TIME = 4  # as Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Options of the program 'sample'; None is the usual value of the network.
+
+    Attributes:
+      solver: a name in `solvers.NAMES`.
+      num_steps: steps of the solver.
+      order: order of gm_ode and gm_sde.
+      num_substeps: sub-steps in each step, for gm_ode and gm_pc.
+      guided: whether guidance is used.
+    """
+
+    solver: str = "gm_ode"
+    num_steps: int | None = None
+    order: int | None = None
+    num_substeps: int | None = None
+    guided: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program for a batch size, ready to be compiled.
+
+    Attributes:
+      mesh: its devices.
+      held: the arguments by name, as trees of shapes with shardings.
+      compile: compiles it.
+      model_flops: operations of the networks for the whole batch, without recomputation; None if unknown.
+      ideal: bytes that each device must send, by kind of collective; None if the layout needs none.
+    """
+
+    mesh: Mesh
+    held: dict[str, Any]
+    compile: Callable[[], jax.stages.Compiled]
+    model_flops: float | None = None
+    ideal: dict[str, int] | None = None
+
+
+def check(name: str, config: ml_collections.ConfigDict, sampling: Sampling) -> None:
+    """Raise ValueError if a program cannot be made of a configuration. It needs no compiler."""
+    network = networks.network_config(config)
+    if name == "train":
+        checks.check_numbers(config)
+        if "teacher" in config:
+            checks.check_distillation(config)
+        if config.parallel != "jit":
+            raise ValueError(
+                f"config.parallel is {config.parallel!r}, whose step is compiled on the devices themselves; "
+                "only 'jit' can be compiled without them."
+            )
+        _task(config)
+        return
+    if not isinstance(network, models.GMDiTConfig):
+        raise ValueError(
+            f"--program={name} is for networks of images, but network.kind is {config.network.kind!r}; give "
+            "a configuration with 'gm_dit', or --program=train."
+        )
+    if name != "sample" and config.task not in ("latents", "fake"):
+        raise ValueError(
+            f"--program={name} is for latents of an autoencoder, but the task of this configuration is "
+            f"{config.task}; give one with latents, such as experiments/configs/imagenet256_gmdit_s_k8.py."
+        )
+    if name == "sample":
+        _recipe(_bundle(config), sampling)
+
+
+def batch_unit(name: str, config: ml_collections.ConfigDict, target: Target) -> int:
+    """Return the number of which a batch must be a multiple; raise ValueError if there is none."""
+    if name != "train":
+        return target.num_devices
+    if config.num_microbatches < 1:
+        raise ValueError(f"num_microbatches is {config.num_microbatches}, but must be at least 1.")
+    return target.num_devices * config.num_microbatches
+
+
+def batch_size(
+    name: str, config: ml_collections.ConfigDict, target: Target, given: int | None
+) -> int:
+    """Return the batch size of a program: the given one, or else the usual one.
+
+    Raises:
+      ValueError: if the batch cannot be split over the devices, and for training over the microbatches.
+    """
+    usual = config.batch_size if name == "train" else _PER_DEVICE[name] * target.num_devices
+    size, unit = usual if given is None else given, batch_unit(name, config, target)
+    if size < 1 or size % unit:
+        many = f"{target.num_devices} devices" if target.num_devices > 1 else "device"
+        parts = f" in {config.num_microbatches} microbatches" if unit != target.num_devices else ""
+        raise ValueError(
+            f"A batch of {size} cannot be split over the {many} of {target.name}{parts}; give --batch_size as "
+            f"a multiple of {unit}, or --batch_size=auto for the largest that fits."
+        )
+    return size
+
+
+def make(
+    name: str, config: ml_collections.ConfigDict, devices: list[Any], size: int, sampling: Sampling
+) -> Program:
+    """Make a program.
+
+    Args:
+      name: one of `NAMES`.
+      config: configuration of the run.
+      devices: devices of a `Target`.
+      size: batch size.
+      sampling: options of 'sample'.
+
+    Returns:
+      The program.
+
+    Raises:
+      ValueError: if an option of the configuration cannot work.
+    """
+    if name == "train":
+        return _train(config, devices, size)
+    mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    if name == "inception":
+        return _inception(networks.network_config(config), mesh, size)
+    bundle = _bundle(config)
+    return _decode(bundle, mesh, size) if name == "decode" else _sample(bundle, mesh, size, sampling)
+
+
+def _train(config: ml_collections.ConfigDict, devices: list[Any], size: int) -> Program:
+    config = ml_collections.ConfigDict(config)
+    config.batch_size = size
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    # As on the real devices, the mesh is laid out along their connections.
+    mesh = jax.make_mesh(mesh.devices.shape, mesh.axis_names, mesh.axis_types, devices=devices)
+    parallelism = sharding.JitParallelism(mesh)
+    optimizer = steps.make_optimizer(config)
+    task = _task(config)
+    rows = task.batches(size, config.seed)(0, rows=np.arange(1))
+    batch = {
+        key: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=_split(parallelism.mesh))
+        for key, x in rows.items()
+    }
+    distilled = _distillation(config, parallelism) if "teacher" in config else None
+    constants = () if distilled is None else (distilled.teacher.params,)
+    state = parallelism.abstract(steps.make_init(config, optimizer, distilled), *constants)
+    step = steps.make_train_step(config, optimizer, parallelism, distilled)
+    held = {"state": state, "batch": batch}
+    if constants:
+        held["teacher"] = constants[0]
+    flops = costs.flops_per_image(config)
+    return Program(
+        parallelism.mesh,
+        held,
+        lambda: parallelism.compile(step, state, batch, *constants),
+        model_flops=flops and flops * size,
+        ideal=collectives.ideal_bytes(state.params, parallelism.mesh, config.network.get("dtype", "float32")),
+    )
+
+
+def _distillation(config, parallelism: sharding.JitParallelism) -> distillation.Distillation:
+    """Return a distillation whose teacher has the student's network."""
+    network, shapes = networks.network_config(config), networks.abstract_network(config)[1]
+    params = parallelism.abstract(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+    apply = teachers.make_apply(network)
+    teacher = teachers.Teacher(apply, params, network, None, None, None, "of the student's network")
+    return distillation.Distillation(teacher, "")
+
+
+def _task(config: ml_collections.ConfigDict) -> Any:
+    """Return the run's task, but random latents in place of stored ones."""
+    network = networks.network_config(config)
+    if config.task == "latents" and isinstance(network, models.GMDiTConfig):
+        return FakeTask(config, network)
+    return make_task(config, network)
+
+
+def _bundle(config: ml_collections.ConfigDict) -> interop.Bundle:
+    """Return the run's networks and the usual autoencoder, without arrays."""
+    built = networks.build_networks(config, networks.abstract_network(config)[1])
+    outline = models.AutoencoderKLConfig(latent_channels=config.network.in_channels)
+    _, params = models.abstract(models.AutoencoderKL, outline)
+    autoencoder = models.from_params(models.AutoencoderKL, outline, params)
+    shift = config.distillation.shift if config.get("num_calls") else 1.0
+    return interop.Bundle(**built, autoencoder=autoencoder, shift=shift, num_calls=config.get("num_calls"))
+
+
+def _recipe(bundle: interop.Bundle, sampling: Sampling) -> tuple[pipeline.Recipe, int]:
+    """Return the recipe of a sampler and its number of steps; raise ValueError if an option cannot work."""
+    if sampling.solver not in solvers.NAMES:
+        raise ValueError(
+            f"There is no solver {sampling.solver!r}. Give --solver one of {', '.join(solvers.NAMES)}."
+        )
+    given = {"order": sampling.order, "num_substeps": sampling.num_substeps, "guided": sampling.guided}
+    num_steps = usual_options(bundle.num_calls, sampling.num_steps).num_steps
+    recipe = pipeline.usual_recipe(bundle, num_steps, solver=sampling.solver, **given)
+    if recipe.guided and not bundle.config.num_classes:
+        raise ValueError("Guidance needs classes, but network.num_classes is 0; give --noguided.")
+    pipeline.Sampler(bundle, recipe)  # raises here if an option does not fit the solver
+    return recipe, num_steps
+
+
+def _sample(bundle: interop.Bundle, mesh: Mesh, size: int, sampling: Sampling) -> Program:
+    recipe, num_steps = _recipe(bundle, sampling)
+    whole, split = _whole(mesh), _split(mesh)
+    bundle = dataclasses.replace(bundle, autoencoder=None)
+    params = _placed({n: models.functional(net)[1] for n, net in bundle.networks.items()}, whole)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)).update(sharding=split)
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split)
+    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    times = jax.ShapeDtypeStruct((num_steps + 1,), jnp.float32, sharding=whole)
+    sampler = CompiledSampler(pipeline.Sampler(bundle, recipe), mesh)
+    calls = solver_choices.num_calls(sampling.solver, num_steps) * (1 + recipe.guided)
+    return Program(
+        mesh,
+        {"parameters": params, "batch": (keys, labels)},
+        lambda: sampler.sample.lower(params, keys, labels, scale, times).compile(),
+        model_flops=calls * models.forward_flops(bundle.config) * size,
+    )
+
+
+def _decode(bundle: interop.Bundle, mesh: Mesh, size: int) -> Program:
+    recipe = pipeline.Recipe(guided=False)
+    params = {"autoencoder": models.functional(bundle.autoencoder)[1]}
+    params = _placed(params, _whole(mesh))
+    shape = (size, *bundle.config.input_height_width, bundle.config.in_channels)
+    latents = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=_split(mesh))
+    sampler = CompiledSampler(pipeline.Sampler(bundle, recipe, _DECODED_AT_A_TIME), mesh)
+    return Program(
+        mesh,
+        {"parameters": params, "batch": latents},
+        lambda: sampler.images.lower(params, latents).compile(),
+    )
+
+
+def _inception(network: models.GMDiTConfig, mesh: Mesh, size: int) -> Program:
+    """Return Inception for the images that the usual autoencoder decodes, as `FeatureExtractor` runs it."""
+    # InceptionV3 has no configuration.
+    apply, shapes = models.abstract(lambda config, rngs: models.InceptionV3(rngs), None)
+    params = _placed(shapes, _whole(mesh))
+    factor = 2 ** (len(models.AutoencoderKLConfig().block_channels) - 1)
+    height, width = (factor * n for n in network.input_height_width)
+    images = jax.ShapeDtypeStruct((size, height, width, 3), jnp.uint8, sharding=_split(mesh))
+
+    def compile_it() -> jax.stages.Compiled:
+        with jax.default_matmul_precision("highest"):
+            return jax.jit(apply, out_shardings=_split(mesh)).lower(params, images).compile()
+
+    return Program(mesh, {"parameters": params, "batch": images}, compile_it)
+
+
+def _placed(tree: Any, placement: NamedSharding) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement), tree
+    )
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _split(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
