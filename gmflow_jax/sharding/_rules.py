@@ -162,8 +162,11 @@ def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> A
         split = functools.partial(partition_spec, leaf.shape, stacked=stacked, min_size=min_size)
         stored = split(sizes)
         working = split({"fsdp": sizes["fsdp"]}) if stacked else PartitionSpec()
-        specs = working, _first_part(stored, sizes), stored
-        return _gather(leaf, *(NamedSharding(mesh, spec) for spec in specs))
+        part = _first_part(stored, sizes)
+        # A gather along two axes of the mesh would be one over all devices, see `split_into_groups`.
+        there, back = (working,) if stacked else (part, working), (part, stored)
+        there, back = (tuple(NamedSharding(mesh, spec) for spec in specs) for specs in (there, back))
+        return _gather(leaf, there, back)
 
     return jax.tree_util.tree_map_with_path(gather, params)
 
@@ -176,25 +179,27 @@ def _first_part(spec: PartitionSpec, sizes: Mapping[str, int]) -> PartitionSpec:
     return PartitionSpec(*(name if several or name == larger else None for name in names))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(x: jax.Array, working: NamedSharding, first: NamedSharding, stored: NamedSharding) -> jax.Array:
-    """Gather a parameter; sum its gradient into the shards.
+Shardings = tuple[NamedSharding, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: jax.Array, there: Shardings, back: Shardings) -> jax.Array:
+    """Gather a parameter by shardings in order; sum its gradient into the shards by those of `back`.
 
     The gradient is split along one axis of the mesh first: XLA for TPUs sums it into parts along one axis,
     but over all devices if it is to be split along two.
     """
-    del first, stored
-    return jax.lax.with_sharding_constraint(x, working)
+    del back
+    return functools.reduce(jax.lax.with_sharding_constraint, there, x)
 
 
-def _gather_forward(x, working, first, stored):
-    return _gather(x, working, first, stored), None
+def _gather_forward(x, there, back):
+    return _gather(x, there, back), None
 
 
-def _gather_backward(working, first, stored, _, cotangent):
-    del working
-    cotangent = jax.lax.with_sharding_constraint(cotangent, first)
-    return (jax.lax.with_sharding_constraint(cotangent, stored),)
+def _gather_backward(there, back, _, cotangent):
+    del there
+    return (functools.reduce(jax.lax.with_sharding_constraint, back, cotangent),)
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
