@@ -14,8 +14,9 @@ from experiments.compiler.targets import Target
 # Operations whose result is no memory of its own.
 _NOT_ALLOCATED = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_MAX_COMPILATIONS = 8
+_MAX_COMPILATIONS = 10
 _FIRST_BATCH = 8  # for each device
+_FULL = 0.97  # share of the memory from which on no larger batch is tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +146,18 @@ def _next(points: dict[int, int], fits: int, too_large: float, usable: int) -> i
     """Return the size to try next, or `fits` if none is between what fits and what does not."""
     if not fits:
         return int(too_large) // 2
-    if len(points) < 2:
-        return 2 * fits if too_large == math.inf else (fits + int(too_large)) // 2
-    # The line through the two sizes that are nearest to the limit.
-    (a, bytes_a), (b, bytes_b) = sorted(sorted(points.items(), key=lambda p: abs(p[1] - usable))[:2])
-    slope = max((bytes_b - bytes_a) / (b - a), 1)
-    guess = _rounded_down(b + math.floor((usable - bytes_b) / slope))
+    if points[fits] >= _FULL * usable:
+        return fits
+    # The line through the sizes around the limit, or the two largest if all fit.
+    *_, a, b = [0, *sorted(n for n in points if n <= fits)]
+    if too_large in points:
+        a, b = b, int(too_large)
+    elif too_large < math.inf:
+        return (fits + int(too_large)) // 2
+    elif not a:
+        return 2 * fits
+    slope = max((points[b] - points[a]) / (b - a), 1)
+    guess = _rounded_down(b + math.floor((usable - points[b]) / slope))
     if too_large == math.inf:
         return guess
     step = _granule(int(too_large))

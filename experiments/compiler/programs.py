@@ -115,11 +115,11 @@ def batch_size(
     usual = config.batch_size if name == "train" else _PER_DEVICE[name] * target.num_devices
     size, unit = usual if given is None else given, batch_unit(name, config, target)
     if size < 1 or size % unit:
-        many = f"{target.num_devices} devices" if target.num_devices > 1 else "device"
+        many = f"{target.num_devices} devices of {target.name}"
         parts = f" in {config.num_microbatches} microbatches" if unit != target.num_devices else ""
         raise ValueError(
-            f"A batch of {size} cannot be split over the {many} of {target.name}{parts}; give --batch_size as "
-            f"a multiple of {unit}, or --batch_size=auto for the largest that fits."
+            f"A batch of {size} cannot be split over {many}{parts}; give --batch_size as a multiple of "
+            f"{unit}, or --batch_size=auto for the largest that fits."
         )
     return size
 
@@ -147,8 +147,9 @@ def make(
     mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
     if name == "inception":
         return _inception(networks.network_config(config), mesh, size)
-    bundle = _bundle(config)
-    return _decode(bundle, mesh, size) if name == "decode" else _sample(bundle, mesh, size, sampling)
+    if name == "decode":
+        return _decode(_bundle(config), mesh, size)
+    return _sample(_bundle(config), mesh, size, sampling)
 
 
 def _train(config: ml_collections.ConfigDict, devices: list[Any], size: int) -> Program:
@@ -200,13 +201,10 @@ def _task(config: ml_collections.ConfigDict) -> Any:
 
 
 def _bundle(config: ml_collections.ConfigDict) -> interop.Bundle:
-    """Return the run's networks and the usual autoencoder, without arrays."""
+    """Return the run's networks without arrays."""
     built = networks.build_networks(config, networks.abstract_network(config)[1])
-    outline = models.AutoencoderKLConfig(latent_channels=config.network.in_channels)
-    _, params = models.abstract(models.AutoencoderKL, outline)
-    autoencoder = models.from_params(models.AutoencoderKL, outline, params)
     shift = config.distillation.shift if config.get("num_calls") else 1.0
-    return interop.Bundle(**built, autoencoder=autoencoder, shift=shift, num_calls=config.get("num_calls"))
+    return interop.Bundle(**built, shift=shift, num_calls=config.get("num_calls"))
 
 
 def _recipe(bundle: interop.Bundle, sampling: Sampling) -> tuple[pipeline.Recipe, int]:
@@ -227,7 +225,6 @@ def _recipe(bundle: interop.Bundle, sampling: Sampling) -> tuple[pipeline.Recipe
 def _sample(bundle: interop.Bundle, mesh: Mesh, size: int, sampling: Sampling) -> Program:
     recipe, num_steps = _recipe(bundle, sampling)
     whole, split = _whole(mesh), _split(mesh)
-    bundle = dataclasses.replace(bundle, autoencoder=None)
     params = _placed({n: models.functional(net)[1] for n, net in bundle.networks.items()}, whole)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)).update(sharding=split)
     labels = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split)
@@ -244,11 +241,16 @@ def _sample(bundle: interop.Bundle, mesh: Mesh, size: int, sampling: Sampling) -
 
 
 def _decode(bundle: interop.Bundle, mesh: Mesh, size: int) -> Program:
-    recipe = pipeline.Recipe(guided=False)
-    params = {"autoencoder": models.functional(bundle.autoencoder)[1]}
-    params = _placed(params, _whole(mesh))
+    """Return the decoder of the usual autoencoder, as `Pipeline` runs it."""
+    outline = models.AutoencoderKLConfig(latent_channels=bundle.config.in_channels)
+    _, shapes = models.abstract(models.AutoencoderKL, outline)
+    bundle = dataclasses.replace(
+        bundle, autoencoder=models.from_params(models.AutoencoderKL, outline, shapes)
+    )
+    params = _placed({"autoencoder": shapes}, _whole(mesh))
     shape = (size, *bundle.config.input_height_width, bundle.config.in_channels)
     latents = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=_split(mesh))
+    recipe = pipeline.Recipe(guided=False)
     sampler = CompiledSampler(pipeline.Sampler(bundle, recipe, _DECODED_AT_A_TIME), mesh)
     return Program(
         mesh,

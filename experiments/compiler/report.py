@@ -32,7 +32,7 @@ def describe(target: Target, program: Program, size: int, compiled: jax.stages.C
     found = collectives.find(module, program.mesh)
     count = flops.count(module)
     return _start(target, program, size) | {
-        "fits": used.total <= target.usable,
+        "fits": target.platform == "tpu" or used.total <= target.usable,  # TPUs' compiler would refuse it
         "memory_per_device": {
             "device": target.memory,
             "usable": target.usable,
@@ -149,20 +149,20 @@ def _memory_lines(report: dict[str, Any]) -> list[str]:
     )
     if not report["fits"]:
         advice = _ADVICE.get(report["program"], _ADVICE["other"])
-        total = "more" if m["total"] is None else gib(m["total"])
-        of = gib(m["device"] if m["usable"] is None else m["usable"])
-        who = "The compiler refuses it: it" if "compiler_message" in report else "It"
-        return [
-            f"Does not fit. {who} needs {total} on each device, of which {of} can be used ({held}). {advice}"
-        ]
+        if m["total"] is None:
+            reason = f"The compiler refuses it: {report['compiler_message'].splitlines()[0].rstrip('.')}"
+        else:
+            who = "The compiler refuses it, because it" if "compiler_message" in report else "It"
+            reason = f"{who} needs {gib(m['total'])} on each device, where {gib(m['usable'])} can be used"
+        return [f"Does not fit. {reason} ({held}). {advice}"]
     lines = [
         f"Fits: {gib(m['total'])} of the {gib(m['device'])} of a device, by the compiler: arguments "
         f"{gib(m['arguments'])} ({held}), outputs {gib(m['outputs'])}, working memory {gib(m['working'])}, "
         f"code {gib(m['code'])}.",
     ]
-    if m["usable"] < m["device"]:
+    if "cudnn_calls" in report:
         lines.append(
-            f"JAX takes {gib(m['usable'])} of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set."
+            f"JAX takes {gib(m['usable'])} of it, unless XLA_PYTHON_CLIENT_MEM_FRACTION gives another share."
         )
     lines.append("Largest arrays that it makes, without padding:")
     for array in report["largest_arrays"]:

@@ -86,6 +86,8 @@ _EVERY_GPU = dict(
 _GPUS_OF_A_HOST = 8
 # JAX takes this share of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION gives another.
 _GPU_MEMORY_SHARE = 0.75
+# What the compiler for v5e keeps of a TPU's memory. It refuses programs itself, so this only starts a search.
+_TPU_RESERVED = _GIB // 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Target:
       device_kind: JAX's name of a device.
       num_devices: number of devices as JAX counts them; a chip of v4 or v5p is one.
       memory: bytes of a device.
-      usable: bytes that a program may take; the compiler for TPUs decides within `memory`.
+      usable: bytes that a program may take.
       clock: cycles per second, in which the TPU's compiler estimates; None for GPUs.
       topology: arguments of `topologies.get_topology_desc`.
     """
@@ -173,7 +175,8 @@ def _slice(name: str, tpu: _Tpu, shape: str) -> Target:
         options = {}
     options |= {"chips_per_host_bounds": host, "num_slices": 1, "wrap": wrap}
     topology = {"topology_name": f"{tpu.topology}:{shape}", "platform": "tpu", **options}
-    return Target(name, "tpu", tpu.device_kind, count, tpu.memory, tpu.memory, tpu.clock, topology)
+    usable = tpu.memory - _TPU_RESERVED
+    return Target(name, "tpu", tpu.device_kind, count, tpu.memory, usable, tpu.clock, topology)
 
 
 def _gpu(name: str, count: int) -> Target:

@@ -1,0 +1,153 @@
+"""The program that compiles for devices that are not here, as far as it needs no compiler for them."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from experiments.common import cli
+from experiments.compiler import memory, programs, report, targets
+
+_DIGITS, _LATENTS = (f"experiments/configs/{name}.py" for name in ("digits", "imagenet256_gmdit_s_k8"))
+_REFUSED = [
+    ((), "--config and --target are needed"),
+    (("--target=v4-9",), r"no slice v4-9\. Those of v4 are v4-8, v4-16, .*TensorCores"),
+    (("--target=v5litepod-7",), r"no slice v5litepod-7\. Those of v5e are v5e-1, v5e-4, v5e-8, .*chips"),
+    (("--target=v7-8",), r"no target 'v7-8'\. Give v4-N, v5e-N, v5p-N, v6e-N, .*h200, h100, a100"),
+    (("--target=v4-8", "--num_devices=4"), "--num_devices is for GPUs"),
+    (("--target=a100", "--num_devices=0"), "--num_devices is 0.*give 1 to 8"),
+    (("--target=h100", "--num_devices=9"), "--num_devices is 9.*give 1 to 8"),
+    (("--target=v5e-8", "--program=run"), "no program 'run'.*train, sample, decode, inception"),
+    (("--target=v5e-256",), "batch of 64 cannot be split over 256 devices of v5e-256; .*multiple of 256"),
+    (("--target=v5e-8", "--batch_size=12"), "batch of 12 cannot be split over 8 devices"),
+    (("--target=v5e-8", "--batch_size=0"), "batch of 0 cannot be split"),
+    (("--target=v5e-8", "--batch_size=many"), "--batch_size is 'many'; give a whole number or auto"),
+    (("--target=h100", "--num_devices=3", "--program=sample", "--batch_size=8"), "8 cannot be split over 3"),
+    (("--target=v5e-8", "--config.num_microbatches=3"), "in 3 microbatches; .*multiple of 24"),
+    (("--target=v5e-8", "--config.num_microbatches=0", "--batch_size=auto"), "num_microbatches is 0"),
+    (("--target=v5e-8", "--config.parallel=pmap"), "config.parallel is 'pmap'"),
+    (("--target=v5e-8", "--config.task=cats"), "no task 'cats'"),
+    (("--target=v5e-8", "--config.network.num_heads=5"), "must be divisible by num_heads 5"),
+    (("--target=v5e-8", "--program=sample", "--solver=rk4"), "no solver 'rk4'"),
+    (("--target=v5e-8", "--program=sample", "--order=3"), "order"),
+    (("--target=v5e-8", "--program=sample", "--num_steps=0"), "--num_steps must be at least 1"),
+    (("--target=v5e-8", "--solver=ab2"), "--solver is for --program=sample, but train was given"),
+    (("--target=v5e-8", "--program=decode"), "the task of this configuration is digits"),
+    (("--target=v5e-8", "--program=inception"), "the task of this configuration is digits"),
+    (("--target=v5e-8", "--out=/no/such/folder/x.json"), "The folder of .* does not exist"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), _REFUSED)
+def test_refused_before_anything_is_compiled(run_main, arguments, message):
+    with pytest.raises(cli.UserError, match=message):
+        run_main("compile", *((f"--config={_DIGITS}", *arguments) if arguments else ()))
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "extra"), [("v5e-8", "libtpu", "tpu"), ("h200", "jax_plugins", "cuda12")]
+)
+def test_missing_compiler_is_named_with_its_command(run_main, target, module, extra):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(cli.UserError, match=rf"pip install 'gmflow-jax\[train,{extra}\]'"):
+        run_main("compile", f"--config={_LATENTS}", f"--target={target}", "--batch_size=auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "topology", "wrap"),
+    [
+        ("v4-8", 4, "v4:2x2x1", False),
+        ("v4-128", 64, "v4:4x4x4", True),
+        ("v5p-64", 32, "v5:2x4x4", False),
+        ("v5e-8", 8, "v5e:2x4", False),
+        ("v5litepod-16", 16, "v5e:4x4", False),
+        ("v6e-256", 256, "v6e:16x16", True),
+    ],
+)
+def test_slices(name, devices, topology, wrap):
+    target = targets.find(name)
+    assert (target.num_devices, target.topology["topology_name"]) == (devices, topology)
+    assert all(target.topology["wrap"][:2]) == wrap
+
+
+def test_clocks_agree_with_peaks():
+    """Each matrix unit of 128 x 128 makes 2 x 128 x 128 operations in a cycle."""
+    units = {"v4-8": 8, "v5p-8": 8, "v5e-8": 4, "v6e-8": 16}
+    for name, count in units.items():
+        target = targets.find(name)
+        assert target.clock * count * 2 * 128**2 == pytest.approx(target.peak_flops, rel=3e-3)
+
+
+@pytest.mark.parametrize("bend", [0.0, -0.7, 0.7])
+@pytest.mark.parametrize("limit", [0, 1, 5, 37, 1000, 1216])
+def test_largest_batch_that_fits(limit, bend):
+    """About `limit` images fit on each device; memory grows by another law where batches are small."""
+    target = targets.find("v5e-4")
+
+    def needed(size):
+        images = size // 4
+        used = round(target.usable * (images + bend * min(images, 32)) / max(limit, 0.5))
+        return used <= target.usable, used
+
+    size, compilations = memory.largest_batch(needed, target, 4, lambda line: None)
+    most = max(n for n in range(2000) if needed(4 * n)[0])
+    assert most - max(0, most // 10) <= size // 4 <= most
+    assert compilations <= 8
+
+
+def test_refusal_of_the_tpus_compiler():
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 21.50G of 15.75G hbm. Exceeded"
+    refusal = memory.refusal(RuntimeError(message))
+    assert (refusal.needed, refusal.available) == (21.5 * 2**30, 15.75 * 2**30)
+    assert memory.refusal(RuntimeError("RESOURCE_EXHAUSTED")).needed is None
+
+
+def _compiled(name, config, size, **sampling):
+    target = dataclasses.replace(targets.find("v5e-4"), platform="cpu")
+    program = programs.make(name, config, jax.devices()[:4], size, programs.Sampling(**sampling))
+    described = report.describe(target, program, size, program.compile())
+    described |= {"program": name, "compilations": 1, "seconds_to_compile": 1.0}
+    return json.loads(json.dumps(described)), report.text(described)
+
+
+def test_report_of_a_training_step(fast_compile):
+    config = importlib.import_module("experiments.configs.checkerboard").get_config()
+    config.batch_size = 64
+    config.network.update(dict(width=256, depth=2))
+    values, text = _compiled("train", config, 64)
+    used = values["memory_per_device"]
+    assert values["fits"] and used["held_batch"] == 64 * 2 * 4 // 4
+    assert used["held_state"] <= used["arguments"] <= used["total"]
+    assert values["ideal_per_device"]["reduce-scatter"] > 0 and values["sent_per_device"]
+    assert values["estimated_by_the_compiler"] is None
+    assert "Fits: " in text and "mesh data 4 x fsdp 1" in text
+
+
+def test_report_of_a_sampler(fast_compile):
+    config = importlib.import_module("experiments.configs.digits").get_config()
+    config.network.update(dict(hidden_size=16, depth=1, num_heads=1))
+    values, text = _compiled("sample", config, 8, solver="euler", num_steps=2, guided=False)
+    assert values["flops_per_device"] * 4 == pytest.approx(values["model_flops"], rel=0.2)
+    assert values["memory_per_device"]["held_parameters"] > 0
+    assert "Collectives: none." in text
+
+
+def test_report_of_a_tpu(tmp_path):
+    pytest.importorskip("libtpu")
+    out = tmp_path / "report.json"
+    command = [
+        sys.executable, "-m", "experiments.compile", f"--config={_DIGITS}", "--target=v5e-4", f"--out={out}",
+        "--config.network.depth=2", "--config.network.scan_layers=True",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "Estimated by the compiler, not measured" in done.stdout
+    values = json.loads(out.read_text())
+    estimate = values["estimated_by_the_compiler"]
+    assert values["fits"] and sum(estimate["cycles_by_part"].values()) == estimate["cycles"] > 0
