@@ -13,6 +13,7 @@ layout needs, and for TPUs the compiler's own estimate of cycles by part of the 
 measurement. What was compiled is not kept: JAX's compilation cache cannot be read without the devices.
 """
 
+import json
 import pathlib
 import time
 from typing import Any
@@ -63,6 +64,7 @@ def main() -> None:
         target, sampling, size = _check()
         targets.require_compiler(target)
         devices = target.devices()
+        print(f"Compiling for {target.name}; a large program takes minutes.", flush=True)
         compiler = _Compiler(target, devices, sampling)
         result = compiler.largest() if size is None else compiler.compile(size)
     print(report.text(result))
@@ -130,6 +132,8 @@ class _Compiler:
             "compilations": self._compilations,
             "seconds_to_compile": time.perf_counter() - self._start,
             **result,
+            "compiler": self._devices[0].client.platform_version,
+            "config": json.loads(_CONFIG.value.to_json_best_effort()),
         }
 
     def largest(self) -> dict[str, Any]:

@@ -138,6 +138,21 @@ def test_report_of_a_sampler(fast_compile):
     assert "Collectives: none." in text
 
 
+def test_report_of_a_refused_program():
+    config = importlib.import_module("experiments.configs.checkerboard").get_config()
+    program = programs.make("train", config, jax.devices()[:4], 64, programs.Sampling())
+    start = {"program": "train", "compilations": 1, "seconds_to_compile": 1.0}
+    for used, reason in (
+        (" Used 21.50G of 15.75G hbm.", "needs 21.50 GiB on each device, where 15.75 GiB can be used"),
+        ("", "refuses it: RESOURCE_EXHAUSTED: Ran out of memory"),
+    ):
+        refusal = memory.refusal(RuntimeError(f"RESOURCE_EXHAUSTED: Ran out of memory.{used}"))
+        values = report.describe_refusal(targets.find("v5e-4"), program, 64, refusal)
+        text = report.text(start | values)
+        assert not values["fits"] and values["memory_per_device"]["held_state"] > 0
+        assert "Does not fit. " in text and reason in text and "--config.network.remat=full" in text
+
+
 def test_report_of_a_tpu(tmp_path):
     pytest.importorskip("libtpu")
     out = tmp_path / "report.json"
