@@ -20,11 +20,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp")
 # Arrays of fewer numbers stay whole: gathering them would cost latency and save no memory.
 MIN_SHARDED_SIZE = 2**16
-# The largest number of parts of the state along 'data'.
-MAX_SHARDS = 16
-# TPUs store the last two axes of an array in tiles. Parts of large arrays should be whole tiles, because
-# others are padded, in memory and when they are sent.
-_TILE, _MIN_TILED_SIZE = (8, 128), 2**20
+# The largest number of parts of the state along 'data'. The GPUs of a host are 8, and the widths of S/2, B/2 and
+# XL/2 divided by 8 are multiples of 16.
+MAX_SHARDS = 8
+# TPUs store the last two axes of an array in tiles (of this size in 16 bits). Parts of large arrays should be
+# whole tiles, because others are padded, in memory and when they are sent.
+_TILE, _MIN_TILED_SIZE = (16, 128), 2**20
 
 
 def make_mesh(
@@ -67,9 +68,9 @@ def make_mesh(
 def split_into_groups(mesh: Mesh, max_shards: int = MAX_SHARDS) -> Mesh:
     """Split the axis 'data' of a large mesh in two: 'replica', and 'data' with at most `max_shards` devices.
 
-    The state is the same in all replicas. The memory of a 16th is small. On TPUs of three dimensions XLA
-    replaces a gather over all devices by a sum of padded arrays, which sends twice the bytes, and sums
-    gradients over all devices before it splits them. It does neither for groups of devices.
+    The state is the same in all replicas: an eighth of it is small. On TPUs of three dimensions XLA replaces a
+    gather over all devices by a sum of padded arrays, which sends twice the bytes, and sums gradients over
+    all devices before it splits them. It does neither for groups of devices.
 
     Args:
       mesh: mesh of `make_mesh`.

@@ -48,7 +48,7 @@ def make_parallelism(layout):
     if "parallel" in layout:
         return sharding.make_parallelism(**layout)
     # A small network has small leaves: the limit is lowered, so that they are sharded.
-    mesh, groups = sharding.make_mesh(layout["data"], layout["fsdp"]), layout.get("groups", 16)
+    mesh, groups = sharding.make_mesh(layout["data"], layout["fsdp"]), layout.get("groups", 8)
     return sharding.JitParallelism(mesh, min_sharded_size=1024, max_shards=groups)
 
 
