@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tqdm.auto import tqdm
 
 from experiments.common import solver_choices
 from experiments.compiler import collectives
@@ -231,11 +232,16 @@ def _sample(bundle: interop.Bundle, mesh: Mesh, size: int, sampling: Sampling) -
     scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
     times = jax.ShapeDtypeStruct((num_steps + 1,), jnp.float32, sharding=whole)
     sampler = CompiledSampler(pipeline.Sampler(bundle, recipe), mesh)
+
+    @jax.jit
+    def sample(params, keys, labels, scale, times):
+        return sampler.latents((params, keys, labels, scale), times, tqdm(disable=True))
+
     calls = solver_choices.num_calls(sampling.solver, num_steps) * (1 + recipe.guided)
     return Program(
         mesh,
         {"parameters": params, "batch": (keys, labels)},
-        lambda: sampler.sample.lower(params, keys, labels, scale, times).compile(),
+        lambda: sample.lower(params, keys, labels, scale, times).compile(),
         model_flops=calls * models.forward_flops(bundle.config) * size,
     )
 

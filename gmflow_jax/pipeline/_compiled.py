@@ -36,7 +36,7 @@ class CompiledSampler:
         step_inputs = (*inputs, replicated, replicated, split, split)
         self._start = over_devices(sampler.start, inputs)
         self._step = over_devices(sampler.step, step_inputs, (replicated, split, split))
-        self.sample = over_devices(sampler.sample, (*inputs, replicated))
+        self._sample = over_devices(sampler.sample, (*inputs, replicated))
         self.images = over_devices(sampler.images, (replicated, split))
 
     def latents(self, inputs: tuple[Any, ...], times: jax.Array, bar: Any) -> jax.Array:
@@ -54,7 +54,7 @@ class CompiledSampler:
           [B, H, W, C].
         """
         if bar.disable:
-            return self.sample(*inputs, times)
+            return self._sample(*inputs, times)
         index = jax.device_put(jnp.int32(0), times.sharding)
         x, state = self._start(*inputs)
         for _ in range(times.size - 1):
