@@ -21,7 +21,8 @@ def predict(scale):
     """Return a denoiser with four components at multiples of the state."""
 
     def denoise(x, t):
-        means = x[..., None, :] * jnp.cos(scale * jnp.arange(1.0, 5.0, dtype=x.dtype))[:, None]
+        factors = jnp.cos(scale * jnp.arange(1.0, 5.0)).reshape(1, 1, 1, 4, 1)
+        means = x[..., None, :] * factors
         log_weights = jax.nn.log_softmax(jnp.sum(means, axis=-1) * t, axis=-1)
         return gm.GaussianMixture(means, log_weights, jnp.zeros((SHAPE[0], 1, 1)) - t)
 

@@ -49,16 +49,17 @@ def in_groups(request):
     return compile_step(request.param, data=-1, fsdp=1, batch_size=128)
 
 
-def check(step, working_mib):
+def check(step):
     """Check what holds for every layout.
 
-    Measured: arguments 1.02 to 1.03 times the state and the batch, 8.7 to 12.4 MiB of working memory, 1.01 to
-    1.1 times the ideal bytes, of which a part is gathered in float32.
+    Seen: arguments 1.01 to 1.03 times the state and the batch; up to 12.4 MiB of working memory, and 0 where all
+    of it lies in the memory of the cores; 1.03 to 1.1 times the ideal bytes, as some parameters are gathered in
+    float32.
     """
     held = sum(step.memory.held.values())
     assert held <= step.memory.arguments <= 1.1 * held, step.memory
     assert step.memory.outputs <= 2**16, step.memory  # the new state replaces the old one
-    assert 0 < step.memory.working <= working_mib * 2**20, step.memory
+    assert step.memory.working <= 16 * 2**20, step.memory
     totals, ideal = collectives.totals(step.found), step.program.ideal
     assert sum(totals.values()) <= 1.2 * sum(ideal.values()), (totals, ideal)
     assert not step.sent(collectives.ZERO_PADDED)
@@ -71,7 +72,7 @@ def check(step, working_mib):
 
 def test_data_and_fsdp(split):
     assert dict(split.program.mesh.shape) == {"data": 2, "fsdp": 4}
-    check(split, working_mib=16)
+    check(split)
     gathers = split.sent("all-gather")
     assert {axes for _, axes in gathers} == {("data",), ("fsdp",)}
     # Blocks gather their parameters when they are computed, in the type of the computation.
@@ -82,7 +83,7 @@ def test_data_and_fsdp(split):
 def test_groups_of_a_large_mesh(in_groups):
     sizes = dict(in_groups.program.mesh.shape)
     assert sizes["data"] == MAX_SHARDS and sizes["fsdp"] == 1
-    check(in_groups, working_mib=16)
+    check(in_groups)
     assert {axes for _, axes in in_groups.sent("all-gather")} == {("data",)}
     assert ("bf16", ("data",)) in in_groups.sent("all-gather")
     assert in_groups.sent("reduce-scatter") == {("f32", ("data",))}
