@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from tqdm import tqdm
 
 from gmflow_jax import gm, guidance, interop, models, pipeline, solvers
 from gmflow_jax.pipeline._compiled import CompiledSampler
@@ -85,7 +86,12 @@ def test_the_pipeline_with_its_autoencoder():
         (jax.random.split(jax.random.key(0), 16), jnp.zeros(16, jnp.int32), jnp.zeros((16, 8, 8, 4))),
         mesh, "data",
     )  # fmt: skip
-    sample = sampler.sample.lower(params, keys, labels, scale, times).compile()
+
+    @jax.jit
+    def latents_of(*inputs, times):
+        return sampler.latents(inputs, times, tqdm(disable=True))
+
+    sample = latents_of.lower(params, keys, labels, scale, times=times).compile()
     count, rounded = compiled.products(sample)
     assert len(rounded) < count and set(rounded) <= BLOCKS, rounded
     images = sampler.images.lower(params, latents).compile()

@@ -52,9 +52,9 @@ def in_groups(request):
 def check(step):
     """Check what holds for every layout.
 
-    Seen: arguments 1.01 to 1.03 times the state and the batch; up to 12.4 MiB of working memory, and 0 where all
-    of it lies in the memory of the cores; 1.03 to 1.1 times the ideal bytes, as some parameters are gathered in
-    float32.
+    Seen: arguments 1.01 to 1.03 times the state and the batch; up to 12.4 MiB of working memory, and 0 where
+    all of it lies in the memory of the cores; 1.03 to 1.1 times the ideal bytes, as some parameters are
+    gathered in float32.
     """
     held = sum(step.memory.held.values())
     assert held <= step.memory.arguments <= 1.1 * held, step.memory
@@ -62,7 +62,9 @@ def check(step):
     assert step.memory.working <= 16 * 2**20, step.memory
     totals, ideal = collectives.totals(step.found), step.program.ideal
     assert sum(totals.values()) <= 1.2 * sum(ideal.values()), (totals, ideal)
-    assert not step.sent(collectives.ZERO_PADDED)
+    # XLA does not split the decomposition of the spectral loss's small matrices, and gathers them.
+    padded = {c.part for c in step.found if c.kind == collectives.ZERO_PADDED}
+    assert padded <= {"spectrum"}, padded
     # Gradients are summed in float32, also over the copies of a part.
     for kind in ("reduce-scatter", "all-reduce"):
         assert {dtype for dtype, _ in step.sent(kind)} == {"f32"}, step.sent(kind)
