@@ -102,7 +102,7 @@ def test_the_pipeline_with_its_autoencoder():
 
 
 def test_inception():
-    """With 8 images on a device and little effort: 34 s of CPU time, and 174 s with one image and usual effort."""
+    """With 8 images and little effort: 34 s of CPU time, but 174 s with one image on each of 8 devices."""
     from experiments.compiler import programs
     from experiments.configs import imagenet256_gmdit_s_k8
 
