@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from experiments.compiler import collectives, cycles, flops, hlo, memory
+from experiments.compiler import collectives, cycles, flops, hlo, loops, memory
 from experiments.compiler.memory import gib
 from experiments.compiler.programs import Program
 from experiments.compiler.targets import Target
@@ -47,6 +47,7 @@ def describe(target: Target, program: Program, size: int, compiled: jax.stages.C
         "flops_per_device": count,
         "model_flops": program.model_flops,
         "seconds_at_peak": count / target.peak_flops,
+        "loops_of_unknown_length": loops.of_unknown_length(module),
         "collectives": _grouped(found),
         "sent_per_device": collectives.totals(found),
         "ideal_per_device": program.ideal,
@@ -183,6 +184,9 @@ def _flops_lines(report: dict[str, Any]) -> list[str]:
     if report["model_flops"]:
         line += f"; model FLOPs, without recomputation: {_operations(report['model_flops'] / devices)}"
     lines = [line + "."]
+    if many := len(report["loops_of_unknown_length"]):
+        loop = "1 loop of unknown length counts" if many == 1 else f"{many} loops of unknown length count"
+        lines.append(f"{loop} once, here and below; such are the transport's, which run until they converge.")
     if "cudnn_calls" in report:
         calls = ", ".join(f"{name} x{n}" for name, n in report["cudnn_calls"].items())
         lines.append(f"cuDNN's kernels in the program: {calls or 'none'}.")

@@ -8,7 +8,10 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from experiments.common import cli
 from experiments.compiler import memory, programs, report, targets
@@ -136,6 +139,22 @@ def test_report_of_a_sampler(fast_compile):
     assert values["flops_per_device"] * 4 == pytest.approx(values["model_flops"], rel=0.2)
     assert values["memory_per_device"]["held_parameters"] > 0
     assert "Collectives: none." in text
+    assert values["loops_of_unknown_length"] == [] and "unknown length" not in text
+
+
+def test_loops_of_unknown_length_are_reported():
+    @jax.jit
+    def search(x):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: x @ x, x)
+
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    compiled = search.lower(jax.ShapeDtypeStruct((8, 8), jnp.float32)).compile()
+    program = programs.Program(mesh, {}, lambda: compiled)
+    target = dataclasses.replace(targets.find("v5e-1"), platform="cpu")
+    values = report.describe(target, program, 1, compiled)
+    assert len(values["loops_of_unknown_length"]) == 1 and values["flops_per_device"] == 2 * 8**3
+    text = report.text({"program": "train", "compilations": 1, "seconds_to_compile": 1.0} | values)
+    assert "1 loop of unknown length counts once" in text
 
 
 def test_report_of_a_refused_program():
