@@ -1,12 +1,13 @@
 """The TPU compiler's estimate of cycles, by part of the model.
 
 An estimate of the compiler's cost model, which is never a measurement. Waiting for collectives is not in it.
+Of a conditional, the most expensive branch counts.
 """
 
 from collections import Counter
 
 from experiments.compiler import places
-from experiments.compiler.hlo import Module
+from experiments.compiler.hlo import Instruction, Module
 
 
 def by_part(module: Module) -> dict[str, int]:
@@ -35,7 +36,7 @@ def by_phase(module: Module) -> dict[str, int]:
 def table(module: Module) -> dict[tuple[str, str], int]:
     """Return the estimated cycles of one run by part and phase."""
     cycles: Counter[tuple[str, str]] = Counter()
-    for instruction, times, _ in module.walk():
+    for instruction, times, _ in module.walk(_estimate):
         if instruction.estimated_cycles:
             name = places.name_of(module, instruction)
             cycles[places.part(name), places.phase(name)] += times * instruction.estimated_cycles
@@ -44,4 +45,8 @@ def table(module: Module) -> dict[tuple[str, str], int]:
 
 def total(module: Module) -> int:
     """Return the estimated cycles of one run."""
-    return sum(times * instruction.estimated_cycles for instruction, times, _ in module.walk())
+    return sum(times * _estimate(instruction) for instruction, times, _ in module.walk(_estimate))
+
+
+def _estimate(instruction: Instruction) -> int:
+    return instruction.estimated_cycles

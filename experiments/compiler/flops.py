@@ -15,7 +15,8 @@ def count(module: Module) -> int:
     """Return the operations of all products that one run of a program computes on each device.
 
     Products along padded or dilated axes count only where the operands have entries: compilers for TPUs write
-    products with batch axes as such convolutions. Kernels of Pallas are not counted.
+    products with batch axes as such convolutions. Of a conditional, the
+    most expensive branch counts. Kernels of Pallas are not counted.
     """
     fused: dict[str, int] = {}
 
@@ -25,7 +26,10 @@ def count(module: Module) -> int:
             fused[name] = sum(_of(computation, x, inside) for x in computation.instructions.values())
         return fused[name]
 
-    return sum(times * _of(module.of(x), x, inside) for x, times, _ in module.walk())
+    def cost(instruction: Instruction) -> int:
+        return _of(module.of(instruction), instruction, inside)
+
+    return sum(times * cost(x) for x, times, _ in module.walk(cost))
 
 
 def _of(computation: Computation, instruction: Instruction, inside) -> int:

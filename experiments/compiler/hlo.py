@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from experiments.compiler import loops
 
@@ -161,14 +161,17 @@ class Module:
         self.entry = computations[entry]
         self.num_partitions = num_partitions
 
-    def walk(self) -> Iterator[tuple[Instruction, int, tuple[str, ...]]]:
+    def walk(
+        self, cost: Callable[[Instruction], int] | None = None
+    ) -> Iterator[tuple[Instruction, int, tuple[str, ...]]]:
         """Yield each instruction that runs, with how often it runs and the names of the enclosing calls.
 
-        Fusions are not entered. All branches of a conditional are. Loops of unknown length count once.
+        Fusions are not entered. Loops of unknown length count once. All branches of a conditional are
+        entered, or only the most expensive one if the cost of an instruction is given.
         """
-        yield from self._walk(self.entry, 1, ())
+        yield from self._walk(self.entry, 1, (), cost)
 
-    def _walk(self, computation: Computation, times: int, path: tuple[str, ...]):
+    def _walk(self, computation: Computation, times: int, path: tuple[str, ...], cost):
         for instruction in computation.instructions.values():
             yield instruction, times, path
             called = instruction.called
@@ -178,8 +181,14 @@ class Module:
                 called = (self.attribute(instruction, "body"),)
             elif instruction.operation not in ("conditional", "call", "async"):
                 continue
+            if instruction.operation == "conditional" and cost is not None and called:
+                called = (max(called, key=lambda name: self._cost(name, cost)),)
             for name in called:
-                yield from self._walk(self.computations[name], count, (*path, instruction.name))
+                yield from self._walk(self.computations[name], count, (*path, instruction.name), cost)
+
+    def _cost(self, name: str, cost: Callable[[Instruction], int]) -> int:
+        """Return the cost of one run of a computation."""
+        return sum(n * cost(x) for x, n, _ in self._walk(self.computations[name], 1, (), cost))
 
     def of(self, instruction: Instruction) -> Computation:
         """Return the computation that contains an instruction."""

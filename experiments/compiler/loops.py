@@ -40,22 +40,25 @@ def _count(module: Module, loop: Instruction, condition: Computation) -> int | N
         return None
     computation = module.of(loop)
     initial = computation.operand(loop, 0)
-    start = None
-    if initial.opcode == "tuple":
-        start = _constant(computation, computation.operand(initial, int(index[1])))
+    if initial.opcode != "tuple":
+        return None
+    start = _constant(computation, computation.operand(initial, int(index[1])))
     step = _step(module, module.computations[module.attribute(loop, "body")], int(index[1]))
-    return max(0, -(-(limit + (direction[1] == "LE") - (start or 0)) // step))
+    if start is None or step is None:
+        return None
+    return max(0, -(-(limit + (direction[1] == "LE") - start) // step))
 
 
-def _step(module: Module, body: Computation, index: int) -> int:
-    """Return by how much a loop's counter grows, 1 unless the text says otherwise."""
+def _step(module: Module, body: Computation, index: int) -> int | None:
+    """Return by how much a loop's counter grows; None if the text does not say, or it does not grow."""
     if body.root.opcode != "tuple":
-        return 1
-    add, computation = _inlined(module, body, body.operand(body.root, index))
+        return None
+    result = body.operand(body.root, index)
+    add, computation = _inlined(module, body, result)
     if add.opcode != "add":
-        return 1
+        return None
     steps = [_constant(computation, computation.operand(add, i)) for i in (0, 1)]
-    return next((step for step in steps if step), 1)
+    return next((step for step in steps if step is not None and step > 0), None)
 
 
 def _inlined(module: Module, computation: Computation, instruction: Instruction):

@@ -159,6 +159,9 @@ def test_a_product_that_sends_in_a_loop_runs_as_often_as_the_counter_says():
         ("%two = u32[]{:T(128)} constant(2)", "%two = u32[]{:T(128)} constant(1)", 4),
         ("direction=LT", "direction=NE", None),
         ("constant(4)", "get-tuple-element(%p), index=1", None),
+        ("%zero = u32[]{:T(128)} constant(0)", "%zero = u32[]{:T(128)} parameter(1)", None),
+        ("%two = u32[]{:T(128)} constant(2)", "%two = u32[]{:T(128)} get-tuple-element(%q), index=1", None),
+        ("%next = u32[]{:T(128)} add", "%next = u32[]{:T(128)} multiply", None),
         ("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"28"}}', 28),
     ],
 )
@@ -168,6 +171,26 @@ def test_trip_counts(old, new, times):
     assert loops.trip_count(module, loop) == times
     assert loops.of_unknown_length(module) == ([] if times else ["while.1"])
     assert [n for _, n, path in module.walk() if path == ("while.1",)] == [times or 1] * 8
+
+
+def test_of_a_conditional_the_most_expensive_branch_counts():
+    branch = """
+%{0} (x: f32[8,{1}]) -> f32[8,8] {{
+  %x = f32[8,{1}]{{1,0}} parameter(0)
+  ROOT %dot = f32[8,8]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}, rhs_contracting_dims={{1}}, backend_config={{"estimated_cycles":"{1}"}}
+}}
+"""  # noqa: E501
+    module = _program(
+        """
+  %p = pred[] parameter(0)
+  %x = f32[8,4]{1,0} parameter(1)
+  %y = f32[8,64]{1,0} parameter(2)
+  ROOT %c = f32[8,8]{1,0} conditional(%p, %x, %y), true_computation=%one, false_computation=%two""",
+        branch.format("one", 4) + branch.format("two", 64),
+    )
+    assert flops.count(module) == 2 * 8 * 8 * 64
+    assert cycles.total(module) == sum(cycles.by_part(module).values()) == 64
+    assert [x.computation for x, _, path in module.walk() if path] == ["one"] * 2 + ["two"] * 2
 
 
 def test_gathers_that_are_written_as_sums_of_zero_padded_arrays():
