@@ -18,12 +18,12 @@ import pathlib
 import time
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 from experiments.common import cli, files
 from experiments.compiler import memory, programs, report, targets
+from experiments.compiler.program import compile_program
 from gmflow_jax import solvers
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -95,7 +95,7 @@ def _check() -> tuple[targets.Target, programs.Sampling, int | None]:
         if pathlib.Path(_OUT.value).is_dir():
             raise ValueError(f"{_OUT.value} is a folder, but --out must be a file; give another path.")
     sampling = programs.Sampling(*(flag.value for flag in _SAMPLE_FLAGS))
-    programs.check(name, _CONFIG.value, sampling)
+    programs.check(name, _CONFIG.value, target, sampling)
     return target, sampling, _batch_size(target)
 
 
@@ -122,7 +122,7 @@ class _Compiler:
         """Compile the program for a batch size; return its report."""
         self._compilations += 1
         program = programs.make(_PROGRAM.value, _CONFIG.value, self._devices, size, self._sampling)
-        compiled = _compile(program)
+        compiled = compile_program(program)
         if isinstance(compiled, memory.Refusal):
             result = report.describe_refusal(self._target, program, size, compiled)
         else:
@@ -152,14 +152,6 @@ class _Compiler:
         return reports[size or min(reports)] | totals
 
 
-def _compile(program: programs.Program) -> jax.stages.Compiled | memory.Refusal:
-    try:
-        return program.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if not cli.out_of_memory(error):
-            raise
-        return memory.refusal(error)
-
-
 if __name__ == "__main__":
+    targets.prepare()  # before the checks, which trace on CPUs
     cli.run(main, devices=False)

@@ -11,11 +11,13 @@ import jax
 from experiments.compiler.hlo import Module
 from experiments.compiler.targets import Target
 
+MAX_BATCH = 2**31 - 1
 # Operations whose result is no memory of its own.
 _NOT_ALLOCATED = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _MAX_COMPILATIONS = 10
 _FIRST_BATCH = 8  # for each device
+_MAX_GROWTH = 8  # from a batch to the next, because small ones may take memory that does not grow
 _FULL = 0.97  # share of the memory from which on no larger batch is tried
 
 
@@ -125,7 +127,8 @@ def largest_batch(
       The batch size, 0 if not even `unit` fits; and the number of compilations.
     """
     points: dict[int, int] = {}
-    fits, too_large, size = 0, math.inf, _FIRST_BATCH
+    fits, too_large, most = 0, math.inf, MAX_BATCH // unit
+    size = min(_FIRST_BATCH, most)
     for compilations in range(1, _MAX_COMPILATIONS + 1):
         log(f"Compilation {compilations}: a batch of {size * unit:,} ...")
         does_fit, used = needed(size * unit)
@@ -136,7 +139,7 @@ def largest_batch(
             fits = max(fits, size)
         else:
             too_large = min(too_large, size)
-        size = _next(points, fits, too_large, target.usable)
+        size = min(_next(points, fits, too_large, target.usable), most)
         if not fits < size < too_large:
             break
     return fits * unit, compilations
@@ -159,7 +162,7 @@ def _next(points: dict[int, int], fits: int, too_large: float, usable: int) -> i
     slope = max((points[b] - points[a]) / (b - a), 1)
     guess = _rounded_down(b + math.floor((usable - points[b]) / slope))
     if too_large == math.inf:
-        return guess
+        return min(guess, _MAX_GROWTH * b)
     step = _granule(int(too_large))
     return min(max(guess, fits + step), int(too_large) - step)
 

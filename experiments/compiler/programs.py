@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 
 from experiments.common import solver_choices
 from experiments.compiler import collectives
+from experiments.compiler.memory import MAX_BATCH
+from experiments.compiler.program import Program, Sampling
 from experiments.compiler.targets import Target
 from experiments.runs import networks, teachers
 from experiments.tasks.fake import FakeTask
@@ -30,47 +32,15 @@ _PER_DEVICE = {"sample": 16, "decode": 16, "inception": 32}  # as Pipeline and F
 _DECODED_AT_A_TIME = 4  # as Pipeline
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """Options of the program 'sample'; None is the usual value of the network.
-
-    Attributes:
-      solver: a name in `solvers.NAMES`.
-      num_steps: steps of the solver.
-      order: order of gm_ode and gm_sde.
-      num_substeps: sub-steps in each step, for gm_ode and gm_pc.
-      guided: whether guidance is used.
-    """
-
-    solver: str = "gm_ode"
-    num_steps: int | None = None
-    order: int | None = None
-    num_substeps: int | None = None
-    guided: bool | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A program for a batch size, ready to be compiled.
-
-    Attributes:
-      mesh: its devices.
-      held: the arguments by name, as trees of shapes with shardings.
-      compile: compiles it.
-      model_flops: operations of the networks for the whole batch, without recomputation; None if unknown.
-      ideal: bytes that each device must send, by kind of collective; None if the layout needs none.
-    """
-
-    mesh: Mesh
-    held: dict[str, Any]
-    compile: Callable[[], jax.stages.Compiled]
-    model_flops: float | None = None
-    ideal: dict[str, int] | None = None
-
-
-def check(name: str, config: ml_collections.ConfigDict, sampling: Sampling) -> None:
+def check(name: str, config: ml_collections.ConfigDict, target: Target, sampling: Sampling) -> None:
     """Raise ValueError if a program cannot be made of a configuration. It needs no compiler."""
     network = networks.network_config(config)
+    uses_cudnn = name in ("train", "sample") and getattr(network, "attention", "xla") == "cudnn"
+    if uses_cudnn and target.platform != "cuda":
+        raise ValueError(
+            f"network.attention is 'cudnn', a kernel of NVIDIA GPUs, but the target is {target.name}; give "
+            "--config.network.attention=auto or xla."
+        )
     if name == "train":
         checks.check_numbers(config)
         if "teacher" in config:
@@ -81,6 +51,7 @@ def check(name: str, config: ml_collections.ConfigDict, sampling: Sampling) -> N
                 "only 'jit' can be compiled without them."
             )
         _task(config)
+        _check_step(config, target)
         return
     if not isinstance(network, models.GMDiTConfig):
         raise ValueError(
@@ -96,12 +67,26 @@ def check(name: str, config: ml_collections.ConfigDict, sampling: Sampling) -> N
         _recipe(_bundle(config), sampling)
 
 
+def _check_step(config: ml_collections.ConfigDict, target: Target) -> None:
+    """Make all of a training step that needs no devices; numbers stand for them."""
+    mesh = sharding.make_mesh(**config.mesh, devices=range(target.num_devices))
+    parallelism = sharding.JitParallelism(mesh)
+    optimizer = steps.make_optimizer(config)
+    distilled = _distillation(config) if "teacher" in config else None
+    constants = () if distilled is None else (distilled.teacher.params,)
+    steps.make_train_step(config, optimizer, parallelism, distilled)
+    jax.eval_shape(steps.make_init(config, optimizer, distilled), *constants)
+
+
 def batch_unit(name: str, config: ml_collections.ConfigDict, target: Target) -> int:
     """Return the number of which a batch must be a multiple; raise ValueError if there is none."""
     if name != "train":
         return target.num_devices
-    if config.num_microbatches < 1:
-        raise ValueError(f"num_microbatches is {config.num_microbatches}, but must be at least 1.")
+    if not 1 <= config.num_microbatches <= MAX_BATCH // target.num_devices:
+        raise ValueError(
+            f"num_microbatches is {config.num_microbatches}, but must be at least 1, and with "
+            f"{target.num_devices} devices at most {MAX_BATCH // target.num_devices}."
+        )
     return target.num_devices * config.num_microbatches
 
 
@@ -111,10 +96,13 @@ def batch_size(
     """Return the batch size of a program: the given one, or else the usual one.
 
     Raises:
-      ValueError: if the batch cannot be split over the devices, and for training over the microbatches.
+      ValueError: if the batch is above 2**31 - 1, or cannot be split over the devices, and for training over
+        the microbatches.
     """
     usual = config.batch_size if name == "train" else _PER_DEVICE[name] * target.num_devices
     size, unit = usual if given is None else given, batch_unit(name, config, target)
+    if size > MAX_BATCH:
+        raise ValueError(f"A batch of {size} is too large for a compiler; give at most {MAX_BATCH}.")
     if size < 1 or size % unit:
         many = f"{target.num_devices} devices of {target.name}"
         parts = f" in {config.num_microbatches} microbatches" if unit != target.num_devices else ""
@@ -167,7 +155,7 @@ def _train(config: ml_collections.ConfigDict, devices: list[Any], size: int) -> 
         key: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=_split(parallelism.mesh))
         for key, x in rows.items()
     }
-    distilled = _distillation(config, parallelism) if "teacher" in config else None
+    distilled = _distillation(config, parallelism.abstract) if "teacher" in config else None
     constants = () if distilled is None else (distilled.teacher.params,)
     state = parallelism.abstract(steps.make_init(config, optimizer, distilled), *constants)
     step = steps.make_train_step(config, optimizer, parallelism, distilled)
@@ -184,10 +172,10 @@ def _train(config: ml_collections.ConfigDict, devices: list[Any], size: int) -> 
     )
 
 
-def _distillation(config, parallelism: sharding.JitParallelism) -> distillation.Distillation:
-    """Return a distillation whose teacher has the student's network."""
+def _distillation(config, abstract: Callable = jax.eval_shape) -> distillation.Distillation:
+    """Return a distillation whose teacher has the student's network; `abstract` gives shapes of arrays."""
     network, shapes = networks.network_config(config), networks.abstract_network(config)[1]
-    params = parallelism.abstract(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+    params = abstract(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
     apply = teachers.make_apply(network)
     teacher = teachers.Teacher(apply, params, network, None, None, None, "of the student's network")
     return distillation.Distillation(teacher, "")

@@ -7,7 +7,7 @@ import jax
 
 from experiments.compiler import collectives, cycles, flops, hlo, loops, memory
 from experiments.compiler.memory import gib
-from experiments.compiler.programs import Program
+from experiments.compiler.program import Program
 from experiments.compiler.targets import Target
 
 _MAX_LINES = 12

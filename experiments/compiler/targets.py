@@ -120,9 +120,19 @@ class Target:
         return models.PEAK_FLOPS[self.device_kind]
 
     def devices(self) -> list[Any]:
-        """Return devices that programs can be compiled for, but that cannot run."""
+        """Return devices that programs can be compiled for, but that cannot run.
+
+        Raises:
+          ValueError: if the compiler cannot be started.
+        """
         prepare()
-        return list(topologies.get_topology_desc(**self.topology).devices)
+        try:
+            return list(topologies.get_topology_desc(**self.topology).devices)
+        except RuntimeError as error:
+            raise ValueError(
+                f"The compiler for {self.name} does not start: {first_line(error)} Reinstall it, or choose "
+                "another target."
+            ) from error
 
 
 def find(name: str, num_devices: int | None = None) -> Target:
@@ -201,6 +211,12 @@ def _gpu(name: str, count: int) -> Target:
     memory = fields["device_memory_size"]
     usable = int(_GPU_MEMORY_SHARE * memory)
     return Target(name, "cuda", device_kind, count, memory, usable, None, topology)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of a compiler, as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0].rstrip('.')}."
 
 
 def require_compiler(target: Target) -> None:

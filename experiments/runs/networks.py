@@ -57,9 +57,14 @@ def network_config(config: ml_collections.ConfigDict) -> models.GMDiTConfig | mo
 
 
 def _network(config):
-    if config.network.kind not in _NETWORKS:
+    if "network" not in config:
         raise ValueError(
-            f"network.kind is {config.network.kind!r}. Choose one of {', '.join(_NETWORKS)}."
+            "The file of --config describes no network; give that of a run, such as "
+            "experiments/configs/digits.py."
+        )
+    if config.network.get("kind") not in _NETWORKS:
+        raise ValueError(
+            f"network.kind is {config.network.get('kind')!r}. Choose one of {', '.join(_NETWORKS)}."
         )
     network, config_class = _NETWORKS[config.network.kind]
     return network, _fill(config_class, config.network, excluded="kind")

@@ -113,13 +113,14 @@ def _check(
 ) -> tuple[_Plan, Any, dict[str, Any]]:
     """Check a run; return its plan, the shapes of the training state, and notes for `checks`."""
     with cluster.fail_together() as common:
+        network = networks.network_config(config)
         _expand_home(config)
         if "teacher" in config:
             checks.check_distillation(config)
             checks.check_teacher_folder(config, workdir)
             teachers.find_teacher(config)
         checks.check_numbers(config)
-        task = make_task(config, networks.network_config(config))
+        task = make_task(config, network)
         common["teacher"] = config.get("teacher")
     with cluster.fail_together():  # all processes together load a teacher's checkpoint
         distilled = distillation.prepare(config, task)

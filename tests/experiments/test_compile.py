@@ -3,7 +3,9 @@
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import json
+import os
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ from jax.sharding import Mesh
 
 from experiments.common import cli
 from experiments.compiler import memory, programs, report, targets
+from experiments.compiler.program import compile_program
 
 _DIGITS, _LATENTS = (f"experiments/configs/{name}.py" for name in ("digits", "imagenet256_gmdit_s_k8"))
 _REFUSED = [
@@ -29,6 +32,10 @@ _REFUSED = [
     (("--target=v5e-256",), "batch of 64 cannot be split over 256 devices of v5e-256; .*multiple of 256"),
     (("--target=v5e-8", "--batch_size=12"), "batch of 12 cannot be split over 8 devices"),
     (("--target=v5e-8", "--batch_size=0"), "batch of 0 cannot be split"),
+    (("--target=v5e-8", "--batch_size=2147483648"), "2147483648 is too large .* at most 2147483647"),
+    (("--target=v5e-8", "--config.num_microbatches=1000000000", "--batch_size=auto"), "at most 268435455"),
+    (("--target=v5e-8", "--config.mesh.fsdp=3"), "fsdp = 3 was asked for, but there are 8 devices"),
+    (("--target=v5e-8", "--config.ema.kind=moving"), "ema.kind is 'moving'"),
     (("--target=v5e-8", "--batch_size=many"), "--batch_size is 'many'; give a whole number or auto"),
     (("--target=h100", "--num_devices=3", "--program=sample", "--batch_size=8"), "8 cannot be split over 3"),
     (("--target=v5e-8", "--config.num_microbatches=3"), "in 3 microbatches; .*multiple of 24"),
@@ -50,6 +57,49 @@ _REFUSED = [
 def test_refused_before_anything_is_compiled(run_main, arguments, message):
     with pytest.raises(cli.UserError, match=message):
         run_main("compile", *((f"--config={_DIGITS}", *arguments) if arguments else ()))
+
+
+@pytest.mark.parametrize("name", ["base", "sweep_base", "sweep_digits"])
+def test_a_configuration_without_network_is_refused(run_main, tmp_path, name):
+    config = f"--config=experiments/configs/{name}.py"
+    with pytest.raises(cli.UserError, match="describes no network"):
+        run_main("compile", config, "--target=v5e-8")
+    with pytest.raises(cli.UserError, match="describes no network"):
+        run_main("train", config, f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_errors_of_compilers_become_sentences(monkeypatch):
+    def attend(x):
+        return jax.nn.dot_product_attention(x, x, x, implementation="cudnn")
+
+    def fail(x):
+        return jax.pure_callback(lambda x: 1 / 0, x, x)
+
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    heads = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"cuDNN is not detected\. .* install the extra cuda12"):
+        compile_program(programs.Program(mesh, {}, lambda: jax.jit(attend).lower(heads).compile()))
+    with pytest.raises(ValueError, match=r"^The compiler fails: .*\.$"):
+        compile_program(programs.Program(mesh, {}, lambda: jax.jit(fail)(jnp.ones(())).block_until_ready()))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    target = dataclasses.replace(targets.find("h200"), topology={"platform": "cuda", "topology_name": "none"})
+    with pytest.raises(ValueError, match=r"The compiler for h200 does not start: .*another target"):
+        target.devices()
+
+
+def test_cudnn_is_refused_for_tpus():
+    config = importlib.import_module("experiments.configs.imagenet256_gmdit_s_k8").get_config()
+    config.network.attention = "cudnn"
+    for name in ("train", "sample"):
+        with pytest.raises(ValueError, match=r"NVIDIA GPUs, but the target is v5e-8; give .*=auto"):
+            programs.check(name, config, targets.find("v5e-8"), programs.Sampling())
+    programs.check("train", config, targets.find("h200"), programs.Sampling())
+
+
+def test_a_distilled_step_is_checked_without_devices():
+    config = importlib.import_module("experiments.configs.imagenet256_gmdit_xl_k8_distilled").get_config()
+    programs.check("train", config, targets.find("v5e-8"), programs.Sampling())
 
 
 @pytest.mark.parametrize(
@@ -102,6 +152,19 @@ def test_largest_batch_that_fits(limit, bend):
     most = max(n for n in range(2000) if needed(4 * n)[0])
     assert most - max(0, most // 10) <= size // 4 <= most
     assert compilations <= 8
+
+
+def test_memory_that_hardly_grows_gives_no_absurd_batches():
+    target, tried = targets.find("v5e-4"), []
+
+    def needed(size):
+        tried.append(size)
+        return True, 10**6
+
+    size, compilations = memory.largest_batch(needed, target, 4, lambda line: None)
+    assert size == tried[-1] <= memory.MAX_BATCH and compilations == len(tried) <= 10
+    assert all(b <= 8 * a for a, b in itertools.pairwise(tried))
+    assert memory.largest_batch(needed, target, 2**29, lambda line: None)[0] == 3 * 2**29
 
 
 def test_refusal_of_the_tpus_compiler():
