@@ -68,8 +68,28 @@ def where(condition: jax.Array, a: ArrayLike, b: ArrayLike) -> jax.Array:
     return jnp.where(split(condition), split(a), split(b))
 
 
+def varying_axes(x: ArrayLike) -> frozenset:
+    """Return the axes of `jax.shard_map` over which x varies; their attribute depends on JAX's release."""
+    kind = jax.typeof(x)
+    return getattr(getattr(kind, "manual_axis_type", None), "varying", getattr(kind, "vma", frozenset()))
+
+
+def vary_alike(tree: _Tree) -> _Tree:
+    """Let all arrays of a tree vary over the axes of `jax.shard_map` over which any of them varies.
+
+    Elementwise operations do this by themselves; loops, conditionals and primitives of our own do not.
+    """
+    axes = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
+
+    def vary(x: jax.Array) -> jax.Array:
+        lacking = tuple(axes - varying_axes(x))
+        return jax.lax.pcast(x, lacking, to="varying") if lacking else x
+
+    return jax.tree.map(vary, tree)
+
+
 def _is_split(x: ArrayLike) -> bool:
     """Whether an array is split over Explicit axes, or varies over the Manual axes of `jax.shard_map`."""
     kind = jax.typeof(x)
     spec = getattr(kind.sharding, "spec", ())
-    return any(entry is not None for entry in spec) or bool(getattr(kind, "vma", ()))
+    return any(entry is not None for entry in spec) or bool(varying_axes(x))

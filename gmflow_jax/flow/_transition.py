@@ -198,4 +198,4 @@ def _transition_ratio(
     s_, r_ = append_axes(s, 1), append_axes(jnp.square(safe_divide(s, t)), 1)
     pull = (1 - s_) * ((x_s - center) + s_ * center)
     precision = safe_divide((t - s) * (t + s - 2 * t * s), jnp.square(t))
-    return stored(pull - r_ * prepared.push), precision, jnp.square(s)
+    return pull - r_ * prepared.push, precision, jnp.square(s)

@@ -133,9 +133,7 @@ def _moved(
     return GaussianMixture(q.center[..., None, :] + moved, log_softmax(logits), log_std)
 
 
-def tilted_mean_unchecked(
-    q: Centered, linear: jax.Array, precision: jax.Array, scale: jax.Array
-) -> jax.Array:
+def tilted_mean_unchecked(q: Centered, linear: jax.Array, precision: jax.Array, scale: jax.Array) -> jax.Array:
     """Compute the mean of `tilt_unchecked` without forming the mixture.
 
     Args:

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._meshes import broadcast_like, reshard_like, rows_like
+from gmflow_jax._meshes import broadcast_like, reshard_like, rows_like, vary_alike
 from gmflow_jax._reductions import fold_slices, log_softmax, sum_slices
 from gmflow_jax.gm._moments import covariance_of_means, mean_of_component
 from gmflow_jax.gm._quantile import MAX_ITERATIONS, from_normal, guess_quantile, to_normal
@@ -76,6 +76,7 @@ def from_standard_normal(
     q = rows_like(q, z)
     likely = mean_of_component(q, jnp.argmax(q.log_weights, axis=-1))
     z = broadcast_like(z, likely)
+    q, z, axes, likely = vary_alike((q, z, axes, likely))
 
     def solve(x, stage):
         return reshard_like(_transport(q, z, axes, x, *stage), x), None

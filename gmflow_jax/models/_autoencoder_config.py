@@ -25,9 +25,9 @@ class AutoencoderKLConfig:
         blocks and the outputs are float32.
       param_dtype: type of the parameters.
       precision: precision of float32 products on accelerators, see `jax.default_matmul_precision`. 'highest'
-        is float32. 'high' changes a decoded pixel by under .01 of 255 levels on a TPU (.5 on an NVIDIA GPU),
-        and 'default' by up to 3 (with simulated rounding). The TPU's compiler estimates .6 and .35 of the
-        time for a convolution. It does not affect a `dtype` of 16 bits.
+        is float32. With simulated rounding, 'high' changes a decoded pixel by under .01 of 255 levels as on a
+        TPU, and by .5 as on an NVIDIA GPU; 'default' by up to 3. The TPU's compiler estimates .6 and .35 of
+        the time for a convolution. It does not affect a `dtype` of 16 bits. Checkpoints do not store it.
     """
 
     in_channels: int = 3

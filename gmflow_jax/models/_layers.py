@@ -60,7 +60,8 @@ def gather_block(params: ParamsT) -> ParamsT:
     """Gather a block's sharded parameters if the mesh of `jax.set_mesh` has an axis 'fsdp'.
 
     Without such a mesh the parameters are returned as they are. Without this constraint XLA would move
-    the activations to the shards instead. The gradient is not gathered. See `gmflow_jax.sharding`.
+    the activations to the shards instead. The gradient is not gathered. With such a mesh, `jax.jvp` is
+    not defined. See `gmflow_jax.sharding`.
     """
     return params if _fsdp_axes() is None else _gather(params)
 

@@ -10,7 +10,8 @@ from gmflow_jax.models._product import product
 class Linear(nnx.Linear):
     """`nnx.Linear` by `product`, with which gradients of the parameters have the type of the parameters.
 
-    The constructor, the parameters and the results are those of `nnx.Linear`.
+    The parameters and the results are those of `nnx.Linear` with a bias and a `dtype`. Of its other options,
+    `param_dtype`, `precision` and the initialisers are used.
     """
 
     def __call__(self, x: jax.Array, num_heads: int | None = None) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride] no out_sharding

@@ -17,6 +17,8 @@ from jax.extend.core import Primitive
 from jax.extend.core.primitives import dot_general_p
 from jax.interpreters import ad, batching, mlir, partial_eval
 
+from gmflow_jax._meshes import vary_alike
+
 Dimensions = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 _product_p = Primitive("product")
@@ -27,35 +29,24 @@ def product(
 ) -> jax.Array:
     """Compute `jax.lax.dot_general` in the type of x; sum 16-bit products in float32 and round once.
 
-    It transforms as `jax.lax.dot_general` does, also under the policies of `jax.checkpoint`, except that
-    policies which move values to another memory compute it again instead. The gradient of y is not rounded to
-    the type of x, so that devices sum their parts of it in the type of y, or in float32.
+    It transforms as `jax.lax.dot_general` does, also under the policies of `jax.checkpoint`, with two
+    exceptions: policies which move values to another memory compute it again instead, and arrays that are
+    split over the Explicit axes of a mesh have no gradient (networks make these axes Auto). The gradient of y
+    is not rounded to the type of x, so that devices sum their parts of it in the type of y, or in float32.
 
     Args:
       x: an array of a float type, such as activations.
-      y: an array of a float type that is not narrower, such as parameters; it is rounded to the type of x.
+      y: an array of a float type, such as parameters; it is converted to the type of x.
       dimension_numbers: contracted axes of x and y, and batch axes of x and y.
       precision: precision of float32 products on accelerators; None is JAX's default.
 
     Returns:
       The product, in the type of x.
     """
-    axes_x, axes_y = _varying_axes(x), _varying_axes(y)
-    if axes_x != axes_y:  # inside jax.shard_map; JAX's own operations do this by themselves
-        x, y = _vary(x, axes_y - axes_x), _vary(y, axes_x - axes_y)
+    x, y = vary_alike((x, y))
     if precision is None:  # of the context in which the product is traced, not lowered
         precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009  # not in its type
     return _product_p.bind(x, y, dimension_numbers=dimension_numbers, precision=precision)
-
-
-def _varying_axes(x: jax.Array) -> frozenset:
-    """Return the axes of `jax.shard_map` over which x varies; their attribute depends on the release."""
-    kind = jax.typeof(x)
-    return getattr(getattr(kind, "manual_axis_type", None), "varying", getattr(kind, "vma", frozenset()))
-
-
-def _vary(x: jax.Array, axes: frozenset) -> jax.Array:
-    return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
 
 
 @functools.partial(jax.jit, static_argnames=("dimension_numbers", "precision"))

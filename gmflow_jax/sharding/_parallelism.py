@@ -105,16 +105,14 @@ class JitParallelism:
       mesh: mesh with the axes 'data' and 'fsdp', such as that of `make_mesh`. Explicit axes become Auto, and
         a large axis 'data' is split, see `split_into_groups`.
       min_sharded_size: arrays of fewer numbers are not sharded.
-      max_shards: largest number of parts of the state along 'data'.
+      max_shards: see `split_into_groups`.
     """
 
     axis_name = None
 
-    def __init__(
-        self, mesh: Mesh, min_sharded_size: int = MIN_SHARDED_SIZE, max_shards: int = MAX_SHARDS
-    ):
-        auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
-        self.mesh = split_into_groups(auto, max_shards)
+    def __init__(self, mesh: Mesh, min_sharded_size=MIN_SHARDED_SIZE, max_shards=MAX_SHARDS):
+        types = (AxisType.Auto,) * len(mesh.axis_names)
+        self.mesh = split_into_groups(Mesh(mesh.devices, mesh.axis_names, axis_types=types), max_shards)
         self._min_size = min_sharded_size
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self._by_rows = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
@@ -232,8 +230,7 @@ class PmapParallelism:
 
     def compile(self, train_step: Callable, state: Any, batch: Any, *constants: Any) -> Callable:
         """See `Parallelism.compile`. It compiles at the first call of the step."""
-        # Ahead of time, pmap would not accept the rows of one process.
-        del state, batch
+        del state, batch  # ahead of time, pmap would not accept the rows of one process
         in_axes = (None, 0, None, *(None for _ in constants))
         pmapped = jax.pmap(train_step, self.axis_name, in_axes=in_axes, out_axes=None, donate_argnums=0)
 

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp")
 # Arrays of fewer numbers stay whole: gathering them would cost latency and save no memory.
 MIN_SHARDED_SIZE = 2**16
-# The largest number of parts of the state along 'data'. The GPUs of a host are 8, and the widths of S/2, B/2 and
+# The largest number of parts of the state along 'data'. A host has 8 GPUs, and the widths of S/2, B/2 and
 # XL/2 divided by 8 are multiples of 16.
 MAX_SHARDS = 8
 # TPUs store the last two axes of an array in tiles (of this size in 16 bits). Parts of large arrays should be
@@ -66,22 +66,25 @@ def make_mesh(
 
 
 def split_into_groups(mesh: Mesh, max_shards: int = MAX_SHARDS) -> Mesh:
-    """Split the axis 'data' of a large mesh in two: 'replica', and 'data' with at most `max_shards` devices.
+    """Split the axis 'data' of a large mesh in two: 'replica', and 'data' of at most `max_shards` devices.
 
-    The state is the same in all replicas: an eighth of it is small. On TPUs of three dimensions XLA replaces a
-    gather over all devices by a sum of padded arrays, which sends twice the bytes, and sums gradients over
-    all devices before it splits them. It does neither for groups of devices.
+    The state is the same in all replicas. On TPUs of three dimensions XLA replaces a gather over all devices
+    by a sum of padded arrays, which sends twice the bytes, and sums gradients over all devices before it
+    splits them. It does neither for groups of devices.
 
     Args:
-      mesh: mesh of `make_mesh`.
+      mesh: mesh of `make_mesh`. Others are returned as they are.
       max_shards: largest size of the new axis 'data'.
 
     Returns:
-      The mesh, with three axes if 'data' is larger than `max_shards` and has a suitable divisor.
+      The mesh, with three axes if 'data' is larger than `max_shards` and has a divisor that is at most that and
+      above half of it.
     """
+    if mesh.axis_names != AXES:
+        return mesh
     data, fsdp = mesh.devices.shape
     size = max(n for n in range(1, min(data, max_shards) + 1) if data % n == 0)
-    if size in (1, data):
+    if size == data or 2 * size <= max_shards:
         return mesh
     devices = mesh.devices.reshape(data // size, size, fsdp)
     return Mesh(devices, ("replica", *AXES), axis_types=(AxisType.Auto,) * 3)
@@ -146,7 +149,8 @@ def state_shardings(tree: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> 
 def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> Any:
     """Return the parameters as a step works on them, within jit; their gradients come back in shards.
 
-    Parameters are whole on each device, except those of blocks, which stay split along 'fsdp'.
+    Parameters are whole on each device, except those of blocks, which stay split along 'fsdp'. `jax.grad` is
+    defined, `jax.jvp` is not.
 
     Args:
       params: stored parameters.
@@ -174,10 +178,9 @@ def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> A
 
 def _first_part(spec: PartitionSpec, sizes: Mapping[str, int]) -> PartitionSpec:
     """Return the partition along the larger axis of the mesh only, or along the first of one array axis."""
-    larger = max(sizes, key=lambda name: sizes[name])
-    names = (entry[0] if isinstance(entry, tuple) else entry for entry in spec)
-    several = any(isinstance(entry, tuple) for entry in spec)
-    return PartitionSpec(*(name if several or name == larger else None for name in names))
+    names = [entry[0] if isinstance(entry, tuple) else entry for entry in spec]
+    first = max((name for name in names if name), key=lambda name: sizes[name], default=None)
+    return PartitionSpec(*(name if name == first else None for name in names))
 
 
 Shardings = tuple[NamedSharding, ...]

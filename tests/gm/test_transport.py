@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from scipy import special, stats
 
 from gmflow_jax import gm
@@ -203,6 +205,29 @@ def test_component_order_batching_and_vmap_do_not_matter(random_mixture, functio
     # Under vmap a pixel has no batch axes, and its own axes.
     pixel = jax.tree.map(lambda leaf: leaf[0, 0, 0], (q, p))
     np.testing.assert_allclose(function(*pixel), filled(0, 0, 0)[0, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["mixture", "z", "axes"])
+def test_any_argument_may_vary_over_a_mesh(which):
+    """One argument is split over four devices, and the others have one sample that all devices share."""
+    rng = np.random.default_rng(0)
+    means = jnp.asarray(rng.normal(size=(4, 3, 2)), jnp.float32)
+    mixture = gm.GaussianMixture(means, jnp.log(jnp.full((4, 3), 1 / 3)), jnp.zeros((4,)))
+    z, axes = jnp.linspace(-2, 2, 8).reshape(4, 2), jnp.broadcast_to(jnp.eye(2), (4, 2, 2))
+
+    def cut(name, tree):
+        return tree if name == which else jax.tree.map(lambda x: x[:1], tree)
+
+    given = cut("mixture", mixture), cut("z", z), cut("axes", axes)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    specs = jax.tree.map(lambda x: P("data") if x.shape[0] == 4 else P(), given)
+    found = jax.jit(jax.shard_map(gm.from_standard_normal, mesh=mesh, in_specs=specs, out_specs=P("data")))
+
+    def sample(i):
+        return from_normal(*jax.tree.map(lambda x: x[i % x.shape[0]][None], given))
+
+    alone = [sample(i) for i in range(4)]
+    np.testing.assert_allclose(found(*given), np.concatenate(alone), rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_refused(random_mixture):

@@ -79,6 +79,32 @@ def test_small_arrays_stay_whole():
     assert sharding.partition_spec((256, 256), {"fsdp": 4}) == P(None, "fsdp")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "max_shards", "shape"),
+    [
+        ((4, 1), 2, {"replica": 2, "data": 2, "fsdp": 1}),
+        ((2, 2), 1, {"replica": 2, "data": 1, "fsdp": 2}),
+        ((4, 1), 4, {"data": 4, "fsdp": 1}),
+        ((4, 1), 3, {"replica": 2, "data": 2, "fsdp": 1}),
+        ((1, 4), 2, {"data": 1, "fsdp": 4}),
+    ],
+)
+def test_large_meshes_are_split_into_groups_of_neighbours(sizes, max_shards, shape):
+    mesh = sharding.make_mesh(*sizes)
+    parallelism = sharding.JitParallelism(mesh, max_shards=max_shards)
+    assert dict(parallelism.mesh.shape) == shape
+    assert parallelism.mesh.devices.ravel().tolist() == mesh.devices.ravel().tolist()
+    again = sharding.JitParallelism(parallelism.mesh, max_shards=max_shards)  # as evaluation makes one
+    assert again.mesh == parallelism.mesh
+
+
+def test_other_meshes_are_not_split():
+    swapped = jax.make_mesh((1, 4), ("fsdp", "data"), axis_types=(AxisType.Auto,) * 2)
+    assert sharding.JitParallelism(swapped, max_shards=2).mesh == swapped
+    three = sharding.make_mesh(3, 1, jax.devices()[:3])
+    assert sharding.JitParallelism(three, max_shards=2).mesh == three  # groups of one would hold all
+
+
 def abstract_state(**sizes):
     """Shapes and dtypes of the training state of a network."""
     config = models.GMDiTConfig(**sizes)
