@@ -133,17 +133,16 @@ def _moved(
     return GaussianMixture(q.center[..., None, :] + moved, log_softmax(logits), log_std)
 
 
-def tilted_mean_unchecked(q: Centered, linear: jax.Array, precision: jax.Array, scale: jax.Array) -> jax.Array:
-    """Compute the mean of `tilt_unchecked` without forming the mixture.
+def tilted_mean_unchecked(
+    q: Centered, linear: jax.Array, precision: jax.Array, scale: jax.Array
+) -> jax.Array:
+    """Compute the mean of `tilt_unchecked`, [*batch, D], without forming the mixture.
 
     Args:
       q: mixture over [*batch, D], with the center.
       linear: [*batch, D].
       precision: a scalar or an array of the rank of `*batch`.
       scale: a scalar or an array of the rank of `*batch`.
-
-    Returns:
-      [*batch, D].
     """
     keep, pull, logits = _tilt(q, linear, precision, scale)
     weights, _ = shifted_exp(logits)

@@ -77,8 +77,8 @@ def split_into_groups(mesh: Mesh, max_shards: int = MAX_SHARDS) -> Mesh:
       max_shards: largest size of the new axis 'data'.
 
     Returns:
-      The mesh, with three axes if 'data' is larger than `max_shards` and has a divisor that is at most that and
-      above half of it.
+      The mesh, with three axes if 'data' is larger than `max_shards` and has a divisor that is at most that
+      and above half of it.
     """
     if mesh.axis_names != AXES:
         return mesh
