@@ -3,7 +3,7 @@
 Command, on every host: python -m experiments.train --config=experiments/configs/fake_data_benchmark.py
   --workdir=DIR --config.batch_size=N
 The default batch of 64 is one device's share of 4096 on 64 devices; on a pod, give 64 for each device.
-Cost, estimated: half a second a step on TPU v4 at 40 % of its peak, after compilation.
+Cost, estimated: 0.4 s a step on a TPU v4-128, after compilation.
 """
 
 import ml_collections
