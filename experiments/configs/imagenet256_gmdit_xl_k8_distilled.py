@@ -7,7 +7,7 @@ Command, on every host: python -m experiments.train
   (python -m experiments.download), or the folder of a run of imagenet256_gmdit_xl_k8.py.
 For 2 calls: --config.num_calls=2 --config.num_steps=24000.
 Cost, estimated: 7 forward passes of 0.237 TFLOP an image with the guided teacher; at the 41 % of the peak of
-  a TPU v4-128 that its compiler estimates for the usual training 0.94 s a step, 37 hours for 1 call and 6 for 2.
+  a TPU v4-128 that its compiler estimates for usual training 0.94 s a step, 37 hours for 1 call and 6 for 2.
 Scores that pi-Flow publishes for a plain flow teacher: FID 3.34 with 1 call, 1.97 with 2. The teacher here is
   another network, with another guidance scale, so expect other numbers. It has not been run at this size.
 """
