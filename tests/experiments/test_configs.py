@@ -27,7 +27,7 @@ def test_configurations_make_their_networks(name, num_params):
     config = load(name)
     assert models.num_params(networks.abstract_network(config)[1]) == num_params
     steps.make_optimizer(config)
-    assert networks.network_config(config).remat == "full"
+    assert networks.network_config(config).remat == "dots"
 
 
 def test_the_average_counts_images_of_any_batch_size():
