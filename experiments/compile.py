@@ -14,6 +14,10 @@ measurement. What was compiled is not kept: JAX's compilation cache cannot be re
 """
 
 import json
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the compilers' warnings; read when jax is imported
+
 import pathlib
 import time
 from typing import Any

@@ -254,7 +254,6 @@ def prepare() -> None:
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v4-8",
         "TPU_STDERR_LOG_LEVEL": "3",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
