@@ -177,6 +177,7 @@ def _default_rotation(q: GaussianMixture) -> jax.Array:
         shares = jnp.full_like(cov[..., 0, 0], 1 / math.prod(batch[1:]))
         cov = jnp.einsum("b...,b...ij->bij", shares, cov, precision="highest")
         cov = jnp.expand_dims(cov, tuple(range(1, len(batch))))
+    cov = (cov + jnp.swapaxes(cov, -1, -2)) / 2  # between the barriers, not by eigh
     return principal_axes(jax.lax.optimization_barrier(cov))
 
 
