@@ -19,18 +19,20 @@ def by_part(module: Module) -> dict[str, int]:
     Returns:
       Cycles by the names of `places.PARTS` and 'other'; empty if the compiler gives no estimates.
     """
-    parts: Counter[str] = Counter()
-    for (part, _), cycles in table(module).items():
-        parts[part] += cycles
-    return dict(parts.most_common())
+    return _summed(module, 0)
 
 
 def by_phase(module: Module) -> dict[str, int]:
     """Return the estimated cycles of one run by phase, see `places.phase`."""
-    phases: Counter[str] = Counter()
-    for (_, phase), cycles in table(module).items():
-        phases[phase] += cycles
-    return dict(phases.most_common())
+    return _summed(module, 1)
+
+
+def _summed(module: Module, index: int) -> dict[str, int]:
+    """Add up the entries of `table` that have the same name at a position of their key, largest first."""
+    names: Counter[str] = Counter()
+    for key, cycles in table(module).items():
+        names[key[index]] += cycles
+    return dict(names.most_common())
 
 
 def table(module: Module) -> dict[tuple[str, str], int]:
@@ -45,7 +47,7 @@ def table(module: Module) -> dict[tuple[str, str], int]:
 
 def total(module: Module) -> int:
     """Return the estimated cycles of one run."""
-    return sum(times * _estimate(instruction) for instruction, times, _ in module.walk(_estimate))
+    return sum(table(module).values())
 
 
 def _estimate(instruction: Instruction) -> int:

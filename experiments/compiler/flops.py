@@ -15,8 +15,8 @@ def count(module: Module) -> int:
     """Return the operations of all products that one run of a program computes on each device.
 
     Products along padded or dilated axes count only where the operands have entries: compilers for TPUs write
-    products with batch axes as such convolutions. Of a conditional, the
-    most expensive branch counts. Kernels of Pallas are not counted.
+    products with batch axes as such convolutions. Of a conditional, the most expensive branch counts. Kernels
+    of Pallas are not counted.
     """
     fused: dict[str, int] = {}
 

@@ -160,20 +160,17 @@ def working_copy(params: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> A
     Returns:
       The parameters with sharding constraints.
     """
-    sizes = {name: mesh.shape[name] for name in ("fsdp", "data")}
+    sizes = {"fsdp": mesh.shape["fsdp"]}
 
-    def gather(path, leaf):
+    def gather(path, leaf, stored):
         stacked = _is_stacked(path)
-        split = functools.partial(partition_spec, leaf.shape, stacked=stacked, min_size=min_size)
-        stored = split(sizes)
-        working = split({"fsdp": sizes["fsdp"]}) if stacked else PartitionSpec()
-        part = _first_part(stored, sizes)
+        spec = partition_spec(leaf.shape, sizes, stacked, min_size) if stacked else PartitionSpec()
+        working = NamedSharding(mesh, spec)
+        part = NamedSharding(mesh, _first_part(stored.spec, mesh.shape))
         # A gather along two axes of the mesh would be one over all devices, see `split_into_groups`.
-        there, back = (working,) if stacked else (part, working), (part, stored)
-        there, back = (tuple(NamedSharding(mesh, spec) for spec in specs) for specs in (there, back))
-        return _gather(leaf, there, back)
+        return _gather(leaf, (working,) if stacked else (part, working), (part, stored))
 
-    return jax.tree_util.tree_map_with_path(gather, params)
+    return jax.tree_util.tree_map_with_path(gather, params, state_shardings(params, mesh, min_size))
 
 
 def _first_part(spec: PartitionSpec, sizes: Mapping[str, int]) -> PartitionSpec:
