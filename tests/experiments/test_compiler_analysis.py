@@ -1,6 +1,5 @@
 """What is read from compiled programs, with counts that are known by hand."""
 
-import types
 from pathlib import Path
 
 import jax
@@ -10,26 +9,10 @@ import pytest
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.compiler import collectives, cycles, flops, groups, hlo, loops, places
+from experiments.compiler import collectives, cycles, flops, hlo, loops, places
+from tests.experiments import hlo_texts as texts
 
 _TPU = Path(__file__).parents[1] / "golden" / "compiler" / "tpu_v5e_2x4.hlo"
-_OP = 'metadata={op_name="jit(f)/transpose(jvp(mlp))/dot_general"}'
-
-
-def _mesh(**sizes):
-    return types.SimpleNamespace(shape=sizes)
-
-
-def _program(entry, computations=""):
-    return hlo.parse(
-        f"HloModule f, num_partitions=8\n\n{computations}\nENTRY %main () -> f32[] {{\n{entry}\n}}\n"
-    )
-
-
-def _summary(found):
-    return [(c.kind, c.dtype, c.sent, c.axes, c.times) for c in found]
-
-
 @pytest.fixture(scope="module")
 def tpu():
     return hlo.parse(_TPU.read_text())
@@ -40,7 +23,7 @@ def test_collectives_of_a_tpus_training_step(tpu):
     mesh = AbstractMesh((2, 4), ("replica", "data"))
     found = collectives.find(tpu, mesh)
     assert tpu.num_partitions == 8
-    assert _summary(found) == [
+    assert texts.summary(found) == [
         ("all-gather", "bf16", size * 2 * 3 // 4, ("data",), 1),
         ("reduce-scatter", "f32", size // 3 * 4 * 3 // 4, ("data",), 3),
         # The compiler sums the parts over the replicas in the type of the computation.
@@ -83,40 +66,12 @@ def test_collectives_and_products_of_a_cpu_program():
     module = hlo.parse(jax.jit(jax.grad(loss), out_shardings=stored).lower(weights, x).compile().as_text())
     found = collectives.find(module, mesh)
     # Each layer is gathered forward, kept for the way back, and its gradient is summed over all devices.
-    assert {c for c in _summary(found) if c[2] > 6} == {
+    assert {c for c in texts.summary(found) if c[2] > 6} == {
         ("all-gather", "f32", 64 * 64 * 4 // 2, ("fsdp",), 3),
         ("all-reduce", "f32", 64 * 64 * 4 * 2 * 3 // 4, ("data", "fsdp"), 3),
     }
     assert flops.count(module) == 3 * 3 * 2 * 2 * 64 * 64
     assert cycles.by_part(module) == {}
-
-
-def test_a_scattered_sum_includes_padding_and_the_permutations_that_align_its_parts():
-    fused = """
-%all-reduce-scatter.1 (a: f32[1152,64], b: f32[128,64]) -> (f32[80,64], f32[8,64]) {
-  %a = f32[1152,64]{1,0:T(8,128)S(3)} parameter(0)
-  %zero = f32[] constant(0)
-  %pad = f32[1280,64]{1,0:T(8,128)} pad(%a, %zero), padding=0_128x0_0
-  %b = f32[128,64]{1,0:T(8,128)S(3)} parameter(1)
-  %all-reduce.1 = (f32[1280,64]{1,0:T(8,128)}, f32[128,64]{1,0}) all-reduce(%pad, %b), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
-  ROOT %t = (f32[80,64]{1,0}, f32[8,64]{1,0}) tuple(%a, %b)
-}
-"""  # noqa: E501
-    module = _program(
-        f"""
-  %x = f32[1152,64]{{1,0}} parameter(0)
-  %y = f32[128,64]{{1,0}} parameter(1)
-  %fusion.1 = (f32[320,64]{{1,0:T(8,128)}}, f32[32,64]{{1,0}}) fusion(%x, %y), kind=kCustom, calls=%all-reduce-scatter.1, {_OP}
-  %part = f32[320,64]{{1,0:T(8,128)}} get-tuple-element(%fusion.1), index=0
-  %rows = f32[40,64]{{1,0:T(8,128)}} slice(%part), slice={{[40:80], [0:64]}}
-  %collective-permute-start.8 = (f32[40,64]{{1,0:T(8,128)}}, f32[40,64]{{1,0}}, u32[]{{:S(2)}}, u32[]{{:S(2)}}) collective-permute-start(%rows), source_target_pairs={{{{0,2}},{{1,3}}}}
-  ROOT %r = f32[40,64]{{1,0}} collective-permute-done(%collective-permute-start.8)""",  # noqa: E501
-        fused,
-    )
-    (found,) = collectives.find(module, _mesh(replica=2, data=4))
-    assert found.sent == (1280 + 128) * 64 * 4 * 3 // 4 + 40 * 64 * 4
-    assert (found.kind, found.arrays, found.payload) == ("reduce-scatter", 2, (1152 + 128) * 64 * 4)
-    assert (found.axes, found.group_size, found.part, found.phase) == (("data",), 4, "mlp", "backward")
 
 
 _LOOP = """
@@ -146,8 +101,8 @@ _WHILE = """
 
 
 def test_a_product_that_sends_in_a_loop_runs_as_often_as_the_counter_says():
-    (found,) = collectives.find(_program(_WHILE, _LOOP), _mesh(replica=1, data=8))
-    assert _summary([found]) == [("collective-permute", "f32", 144 * 64 * 4, ("data",), 2)]
+    (found,) = collectives.find(texts.program(_WHILE, _LOOP), texts.mesh(replica=1, data=8))
+    assert texts.summary([found]) == [("collective-permute", "f32", 144 * 64 * 4, ("data",), 2)]
     assert (found.group_size, found.total_sent) == (8, 2 * 144 * 64 * 4)
 
 
@@ -166,7 +121,7 @@ def test_a_product_that_sends_in_a_loop_runs_as_often_as_the_counter_says():
     ],
 )
 def test_trip_counts(old, new, times):
-    module = _program(_WHILE.replace(old, new), _LOOP.replace(old, new))
+    module = texts.program(_WHILE.replace(old, new), _LOOP.replace(old, new))
     loop = module.entry.instructions["while.1"]
     assert loops.trip_count(module, loop) == times
     assert loops.of_unknown_length(module) == ([] if times else ["while.1"])
@@ -180,7 +135,7 @@ def test_of_a_conditional_the_most_expensive_branch_counts():
   ROOT %dot = f32[8,8]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}, rhs_contracting_dims={{1}}, backend_config={{"estimated_cycles":"{1}"}}
 }}
 """  # noqa: E501
-    module = _program(
+    module = texts.program(
         """
   %p = pred[] parameter(0)
   %x = f32[8,4]{1,0} parameter(1)
@@ -193,53 +148,9 @@ def test_of_a_conditional_the_most_expensive_branch_counts():
     assert [x.computation for x, _, path in module.walk() if path] == ["one"] * 2 + ["two"] * 2
 
 
-def test_gathers_that_are_written_as_sums_of_zero_padded_arrays():
-    fused = """
-%write (into: f32[64,16], part: f32[8,16], at: s32[]) -> f32[64,16] {
-  %into = f32[64,16]{1,0} parameter(0)
-  %part = f32[8,16]{1,0} parameter(1)
-  %at = s32[] parameter(2)
-  ROOT %dynamic-update-slice.2 = f32[64,16]{1,0} dynamic-update-slice(%into, %part, %at, %at)
-}
-"""
-    module = _program(
-        """
-  %part = f32[8,16]{1,0} parameter(0)
-  %at = s32[] parameter(1)
-  %c = f32[] constant(0)
-  %zeros = f32[64,16]{1,0} broadcast(%c), dimensions={}
-  %first = f32[64,16]{1,0} dynamic-update-slice(%zeros, %part, %at, %at)
-  %second = f32[64,16]{1,0} fusion(%zeros, %part, %at), kind=kLoop, calls=%write
-  %third = f32[64,16]{1,0} dynamic-update-slice(%second, %part, %at, %at)
-  ROOT %all-reduce.110 = (bf16[64,16]{1,0}, f32[64,16]{1,0}, f32[64,16]{1,0}) all-reduce(%first, %second, %third), replica_groups={}, to_apply=%add""",  # noqa: E501
-        fused,
-    )
-    padded, summed = collectives.ZERO_PADDED, "all-reduce"
-    assert [(c.kind, c.dtype, c.payload, c.sent) for c in collectives.find(module)] == [
-        (padded, "bf16", 64 * 16 * 2, 64 * 16 * 2 * 2 * 7 // 8),
-        (padded, "f32", 64 * 16 * 4, 64 * 16 * 4 * 2 * 7 // 8),
-        (summed, "f32", 64 * 16 * 4, 64 * 16 * 4 * 2 * 7 // 8),
-    ]
-
-
-def test_a_collective_that_is_cut_up_and_fused_with_products_counts_once():
-    piece = """
-%{0} (a: f32[72,128]) -> f32[1152,128] {{
-  %a = f32[72,128]{{1,0}} parameter(0)
-  ROOT %all-gather.{0} = f32[1152,128]{{1,0}} all-gather(%a), channel_id=50, replica_groups=[4,16]<=[64], dimensions={{0}}, frontend_attributes={{chain_id="0"}}
-}}
-"""  # noqa: E501
-    entry = """
-  %x = f32[72,128]{1,0} parameter(0)
-  %async-collective-start = f32[1152,128]{1,0} fusion(%x), kind=kCustom, calls=%one
-  ROOT %async-collective-done = f32[1152,128]{1,0} fusion(%x), kind=kCustom, calls=%two"""
-    found = collectives.find(_program(entry, piece.format("one") + piece.format("two")))
-    assert [(c.name, c.sent) for c in found] == [("async-collective-start", 72 * 15 * 128 * 4)]
-
-
 def test_spellings_of_gpus():
     """A text written by hand, in the form that XLA for GPUs prints."""
-    module = _program(
+    module = texts.program(
         """
   %x = bf16[8,64]{1,0} parameter(0)
   %y = bf16[4,256,16,72]{3,2,1,0} parameter(1)
@@ -255,29 +166,12 @@ def test_spellings_of_gpus():
 }
 """,  # noqa: E501
     )
-    assert _summary(collectives.find(module, _mesh(data=2, fsdp=4))) == [
+    assert texts.summary(collectives.find(module, texts.mesh(data=2, fsdp=4))) == [
         ("all-gather", "bf16", 3 * 8 * 64 * 2, ("fsdp",), 1),
         ("reduce-scatter", "bf16", 8 * 64 * 2 * 3 // 4, ("fsdp",), 1),
         ("all-reduce", "bf16", 8 * 64 * 2 * 2 * 3 // 4, ("data", "part of fsdp"), 1),
     ]
     assert flops.count(module) == 2 * 8 * 8 * 64 + 2 * 2 * 4 * 16 * 256 * 256 * 72
-
-
-def test_groups_of_devices():
-    columns = np.arange(8).reshape(2, 4).T
-    for text in (
-        "{{0,4},{1,5},{2,6},{3,7}}",
-        "[4,2]<=[2,4]T(1,0)",
-        "mesh['axis_0'=2,'axis_1'=4] {'axis_0'}",
-        "mesh['axis_0'=1,'axis_1'=4,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_2'}",
-        "mesh['axis_0'=8] {'axis_0':(1)2}",
-    ):
-        members = groups.members(text, 8)
-        assert members.tolist() == columns.tolist(), text
-        assert groups.axes(members, {"data": 2, "fsdp": 4}) == ("data",)
-    assert groups.size(groups.members("{{0,1},{1,2},{3,3}}", 4), "collective-permute") == 3
-    assert groups.size(groups.members("{}", 4), "collective-permute") == 0
-    assert groups.members("", 4).tolist() == groups.members("{}", 4).tolist() == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +201,7 @@ def test_products_and_convolutions(output, left, right, attributes, count):
     text = (
         "  %a = f32[{}] parameter(0)\n  %b = f32[{}] parameter(1)\n  ROOT %c = f32[{}] convolution(%a, %b), "
     )
-    assert flops.count(_program(text.format(*shapes) + attributes)) == 2 * count
+    assert flops.count(texts.program(text.format(*shapes) + attributes)) == 2 * count
 
 
 def test_places():
