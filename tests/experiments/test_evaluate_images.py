@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments.common import cli
-from gmflow_jax import evaluation
+from gmflow_jax import evaluation, pipeline
 from tests.experiments.training_process import finish, joined, start_program
 
 _NUM = 10
@@ -16,11 +16,22 @@ _QUICK = "--metrics=inception_score,precision_recall,kid,colours"
 
 @pytest.fixture(scope="module")
 def drawn(checkpoint, run_main, tmp_path_factory):
-    """The pictures of `experiments.sample`, ten classes in turn: as an .npz and as a folder."""
+    """Pictures, ten classes in turn: as an .npz and as a folder, and those of `experiments.sample`.
+
+    The evaluation draws without a progress bar, in one program. `experiments.sample` has a bar, so it draws
+    step by step, and single values are rounded to their neighbour.
+    """
     folder = tmp_path_factory.mktemp("drawn")
+    pipe = pipeline.load(checkpoint)
+    labels = np.resize(np.arange(pipe.bundle.config.num_classes), _NUM).tolist()
+    images = pipe(labels, num_steps=1, num_substeps=2, progress=False)
+    np.savez(folder / "pictures.npz", arr_0=images)
+    (folder / "pictures").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / "pictures" / f"{i}.png")
     run_main(
         "sample", f"--checkpoint={checkpoint}", f"--num_samples={_NUM}", "--num_steps=1", "--num_substeps=2",
-        f"--out={folder / 'pictures.png'}", f"--samples_out={folder / 'pictures.npz'}",
+        f"--out={folder / 'sampled.png'}", f"--samples_out={folder / 'sampled.npz'}",
     )  # fmt: skip
     return folder
 
@@ -68,10 +79,19 @@ def test_a_checkpoint_scores_as_its_pictures_in_a_file_and_in_a_folder(
     assert row["cell"]["guidance_scale"] == 0.45
     capsys.readouterr()  # of the fixtures
     scores = evaluate(f"--samples={drawn / samples}", f"--reference={kept}", _QUICK)["scores"]
-    assert scores == pytest.approx(row["scores"], rel=1e-5)
+    assert scores == pytest.approx(row["scores"], rel=1e-9)
     assert "reference" not in capsys.readouterr().err  # its images were not looked at again
     images = np.load(drawn / "pictures.npz")["arr_0"]
     assert scores["saturation"] == pytest.approx(evaluation.saturation(images).mean(), rel=1e-12)
+
+
+@pytest.mark.slow
+def test_sample_draws_the_pictures_that_are_scored(drawn):
+    scored, sampled = (np.load(drawn / f"{name}.npz")["arr_0"] for name in ("pictures", "sampled"))
+    levels = np.abs(sampled.astype(int) - scored)
+    assert levels.max() <= 1 and (levels > 0).mean() < 1e-3
+    written = np.stack([np.asarray(Image.open(path)) for path in sorted((drawn / "sampled").glob("*.png"))])
+    np.testing.assert_array_equal(written, sampled)
 
 
 @pytest.mark.slow
