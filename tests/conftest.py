@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import secrets
 import shutil
 import tempfile
 
@@ -19,6 +20,8 @@ import numpy as np
 import pytest
 
 from gmflow_jax import gm
+from gmflow_jax._files import to_path
+from tests import bucket_server
 from tests.helpers import fast_compilation
 
 jax.config.update("jax_platforms", "cpu")
@@ -65,6 +68,19 @@ def fast_compile_module():
     """Compile with few optimisations during a module, its fixtures included."""
     with fast_compilation():
         yield
+
+
+@pytest.fixture(scope="session")
+def bucket_url():
+    """The URL of a server of buckets on loopback, which this process uses."""
+    with bucket_server.serve() as url, bucket_server.using(url):
+        yield url
+
+
+@pytest.fixture
+def bucket(bucket_url, request):
+    """The address of an empty folder in a bucket: a path with the methods of `pathlib.Path`."""
+    return to_path(f"gs://{bucket_server.BUCKET}/{secrets.token_hex(4)}-{request.node.name[:20]}")
 
 
 @pytest.fixture

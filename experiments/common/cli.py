@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments.common import files
+from gmflow_jax._files import bucket_problem
 
 _NO_MEMORY = (
     "A device ran out of memory ({}). Make the batch smaller; in training, --config.num_microbatches, "
@@ -51,17 +52,27 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def report_user_errors():
-    """Turn ValueError and OSError of the block into `UserError`: a message and exit code 2, no traceback."""
+    """Turn errors of input, files and buckets in the block into `UserError`: a message, no traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_reported(error):
+            raise
         raise UserError(describe(error)) from error
 
 
+def is_reported(error: Exception) -> bool:
+    """Return whether users are told an error as a sentence: a ValueError, an OSError, or one of a bucket."""
+    return isinstance(error, (ValueError, OSError)) or bucket_problem(error) is not None
+
+
 def describe(error: Exception) -> str:
-    """Return the message of an error; if a disk is full, with what to do."""
-    if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
+    """Return the message of an error; if a disk is full or a bucket cannot be used, with what to do."""
+    problem = bucket_problem(error)
+    if problem is not None or not isinstance(error, OSError) or error.strerror is None:
+        return problem or str(error)
     reason = (f"{error.filename}: " if error.filename else "") + error.strerror.rstrip(".") + "."
     if not is_full(error):
         return reason
@@ -120,15 +131,15 @@ def run(main: Callable[[], None], devices: bool = True) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            print(f"error: {describe(error)}", file=sys.stderr)
-            sys.exit(2)
         except jax.errors.JaxRuntimeError as error:
             if not out_of_memory(error):
                 raise
             print(f"error: {_NO_MEMORY.format(str(error).splitlines()[0])}", file=sys.stderr)
+            sys.exit(2)
+        except Exception as error:
+            if not is_full(error) and bucket_problem(error) is None:
+                raise
+            print(f"error: {describe(error)}", file=sys.stderr)
             sys.exit(2)
 
     def parse(argv):
@@ -165,7 +176,8 @@ def _leave_out_what_savers_print() -> None:
     """Leave out each step of a checkpoint, and pages about errors that Orbax and TensorStore also raise."""
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
-    stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
+    for name in ("asyncio", "gcsfs", "google"):
+        stdlib_logging.getLogger(name).setLevel(stdlib_logging.CRITICAL)
 
     def report(unraisable):
         if str(unraisable.exc_value) != "Event loop is closed":  # the end of a write that was abandoned

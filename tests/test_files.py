@@ -1,0 +1,112 @@
+"""Files in a bucket, on a real server on loopback; local files are tested where they are used."""
+
+import pathlib
+import threading
+import time
+
+import pytest
+
+from gmflow_jax._files import (
+    bucket_problem,
+    create,
+    is_address,
+    local_copy,
+    read_bytes,
+    remove_tree,
+    to_path,
+    write_whole,
+)
+from tests import bucket_server
+
+pytest.importorskip("gcsfs")
+
+
+@pytest.mark.parametrize("path", ["gs://a/b", "s3://a", pathlib.Path("gs://a/b"), "GS://a/b"])
+def test_addresses_are_known_by_their_scheme(path):
+    assert is_address(path)
+
+
+@pytest.mark.parametrize("path", ["a/b", "/a", "C:/a", "a:b", "tfds:mnist:train", pathlib.Path("x")])
+def test_other_paths_are_local(path):
+    assert not is_address(path) and isinstance(to_path(path), pathlib.Path)
+
+
+def test_an_address_keeps_its_slashes():
+    assert str(to_path(pathlib.Path("gs://a/b"))) == "gs://a/b" == str(to_path(to_path("gs://a/b")))
+
+
+@pytest.mark.parametrize(("path", "said"), [("nowhere://a", "nowhere"), ("abfs://a/b", "adlfs")])
+def test_a_scheme_that_cannot_be_opened_is_refused(path, said):
+    with pytest.raises(ValueError, match=said):
+        to_path(path)
+
+
+def test_a_file_is_written_and_read(bucket):
+    assert not bucket.exists() and not bucket.is_dir()
+    path = bucket / "folder" / "file.bin"
+    write_whole(path, lambda temporary: temporary.write_bytes(b"old"))
+    write_whole(path, lambda temporary: temporary.write_bytes(b"content"))
+    assert path.read_bytes() == read_bytes(path) == b"content" and read_bytes(path, 1, 2) == b"on"
+    assert [str(child) for child in bucket.iterdir()] == [f"{bucket}/folder"] and bucket.is_dir()
+    with local_copy(path) as copy:
+        assert isinstance(copy, pathlib.Path) and copy.read_bytes() == b"content" and copy.name == path.name
+    assert not copy.exists()
+    remove_tree(bucket)
+    remove_tree(bucket)
+    assert not bucket.exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file(bucket):
+    path = bucket / "file"
+    write_whole(path, lambda temporary: temporary.write_bytes(b"old"))
+
+    def fail(temporary):
+        temporary.write_bytes(b"half")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"old" and len(list(bucket.iterdir())) == 1
+
+
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_one_of_several_creates_a_file(where, bucket, tmp_path):
+    path = (tmp_path if where == "local" else bucket) / "lock"
+    made = []
+    threads = [threading.Thread(target=lambda i=i: made.append((create(path, f"{i}"), i))) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [i for won, i in made if won]
+    assert path.read_text() == f"{winner}" and len(made) == 8
+
+
+def test_what_another_process_writes_is_seen_at_once(bucket):
+    first, second = bucket / "a", to_path(str(bucket))
+    assert not second.exists()
+    write_whole(first, lambda temporary: temporary.write_bytes(b"1"))
+    assert [path.name for path in second.iterdir()] == ["a"]
+
+
+def test_a_bucket_that_is_missing_is_named(bucket_url):
+    path = to_path("gs://missing/file")
+    with pytest.raises(OSError, match="gs://missing/file: there is no such bucket"):
+        write_whole(path, lambda temporary: temporary.write_bytes(b"1"))
+    with pytest.raises(OSError, match="there is no such bucket or file"):
+        read_bytes(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["refuse", "drop"])
+def test_a_server_that_fails_for_a_while_is_asked_again(mode):
+    with bucket_server.serve_behind_proxy() as proxy, bucket_server.using(proxy.url):
+        path = to_path(f"gs://{bucket_server.BUCKET}/file")
+        proxy.mode = mode
+        threading.Thread(target=lambda: (time.sleep(4), setattr(proxy, "mode", "pass"))).start()
+        write_whole(path, lambda temporary: temporary.write_bytes(b"1"))
+        assert path.read_bytes() == b"1" and proxy.num_failed > 1
+
+
+def test_other_errors_are_not_of_a_bucket():
+    assert bucket_problem(ValueError("no")) is None and bucket_problem(FileNotFoundError("no")) is None
