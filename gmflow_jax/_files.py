@@ -1,85 +1,29 @@
-"""Files and folders, local or in a bucket. Files appear under their name only when they are complete.
-
-A path with a scheme, such as gs://bucket/folder, is an address: universal_pathlib gives it the methods of
-`pathlib.Path`, and fsspec does the work. A bucket has no folders: one exists as long as there is a file below
-it. A file in a bucket cannot be appended to, and is replaced as a whole.
-"""
+"""Files and folders, local or in a bucket. Files appear under their name only when they are complete."""
 
 import contextlib
-import errno
 import os
 import pathlib
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-_ADDRESS = re.compile(r"([a-zA-Z][\w+.-]+):/+(.*)", re.DOTALL)  # pathlib turns // into /
-# Packages whose errors mean that a bucket could not be used.
-_CLIENTS = {"aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3"}
-_NO_CREDENTIALS = (
-    "this machine has no valid credentials for it. On Google Cloud, give the service account of the machine "
-    "access to the bucket; elsewhere run gcloud auth application-default login"
-)
-_FORBIDDEN = (
-    "the credentials of this machine do not allow this. Give its account the right to read, write, list and "
-    "delete, on Google Cloud the role roles/storage.objectAdmin on the bucket"
-)
-_MISSING = "there is no such bucket or file. Check the name; the programs create no bucket"
-_UNREACHABLE = "it could not be reached. Check the network and the bucket; the same command continues"
-_ADVICE = (  # by what an error says, in this order
-    (r"\b401\b|[Cc]redentials|UNAUTHENTICATED|RefreshError", _NO_CREDENTIALS),
-    (r"\b403\b|Forbidden|PermissionError|PERMISSION_DENIED", _FORBIDDEN),
-    (r"\b404\b|FileNotFoundError|NOT_FOUND|NoSuchBucket", _MISSING),
-    ("", _UNREACHABLE),
+from gmflow_jax._addresses import (
+    BucketError,
+    bucket_problem,
+    describe_bucket_error,
+    error_number,
+    is_address,
+    naming,
+    to_path,
 )
 
-
-class BucketError(OSError):
-    """An error of a bucket, with a message for the user."""
-
-
-def is_address(path: Any) -> bool:
-    """Return whether a path has a scheme, such as gs://bucket/folder."""
-    return _ADDRESS.match(str(path)) is not None
-
-
-def to_path(path: Any) -> pathlib.Path:
-    """Return a path for a local file or folder, or for an address.
-
-    Args:
-      path: a string or a path. An address may also be a `pathlib.Path`.
-
-    Returns:
-      A `pathlib.Path`, or for an address a path of universal_pathlib, which has the same methods.
-
-    Raises:
-      ValueError: if a package that the address needs is not installed, or the scheme is not known.
-    """
-    match = _ADDRESS.match(str(path))
-    if match is None:
-        return pathlib.Path(path)
-    scheme, rest = match.groups()
-    address = f"{scheme.lower()}://{rest}"
-    try:
-        import fsspec.config
-        import upath
-    except ImportError as error:
-        raise ValueError(
-            f"{address} is the address of a bucket, which needs packages that are not installed "
-            f"({error.name}). Install this package with its extra buckets, for instance pip install -e "
-            "'.[train,buckets]', or give a path of the file system."
-        ) from error
-    try:
-        protocols = fsspec.get_filesystem_class(scheme.lower()).protocol
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{address} cannot be opened: {str(error).rstrip('.')}.") from error
-    for protocol in (protocols,) if isinstance(protocols, str) else protocols:
-        # Other hosts write to the bucket too, so listings must not be kept. Orbax shares this setting.
-        fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
-    return upath.UPath(address)  # pyright: ignore[reportReturnType]  # its methods are those of pathlib.Path
+__all__ = [
+    "BucketError", "bucket_problem", "create", "describe_bucket_error", "download", "error_number",
+    "is_address", "local_copy", "naming", "read_bytes", "remove_tree", "to_path", "upload", "write_arrays",
+    "write_whole",
+]  # fmt: skip
 
 
 def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any], writer: int | None = None) -> None:
@@ -171,74 +115,6 @@ def remove_tree(path: Any) -> None:
         return
     with contextlib.suppress(Exception):
         path.fs.rm(path.path, recursive=True)
-
-
-@contextlib.contextmanager
-def naming(path: Any) -> Iterator[None]:
-    """Add the path to an OSError that names no file, and turn errors of a bucket into such errors."""
-    try:
-        yield
-    except Exception as error:
-        if is_address(path) and not isinstance(error, FileExistsError):
-            problem = bucket_problem(error, str(path))
-            if problem is not None:
-                raise BucketError(problem) from error
-        if not isinstance(error, OSError):
-            raise
-        number, reason = error.errno, error.strerror
-        if number is None and "requested and" in str(error):  # NumPy's, if a write is cut short
-            number, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
-        if error.filename is not None or number is None:
-            raise
-        raise OSError(number, reason, str(path)) from error
-
-
-def bucket_problem(error: BaseException, path: str = "A bucket") -> str | None:
-    """Return a sentence that says why a bucket could not be used, or None if an error has another cause.
-
-    Args:
-      error: the error, of whatever type the client of the bucket raises.
-      path: the address, if it is known.
-    """
-    if isinstance(error, BucketError):
-        return str(error)
-    return describe_bucket_error(error, path) if _of_a_bucket(error) else None
-
-
-def describe_bucket_error(error: BaseException, path: str) -> str:
-    """Return a sentence for an error of a bucket: why, and what to do."""
-    text = " ".join(f"{type(part).__name__} {part}" for part in _chain(error))
-    advice = next(advice for pattern, advice in _ADVICE if re.search(pattern, text))
-    return f"{path}: {advice}. ({' '.join(str(error).split())[:300]})"
-
-
-def _of_a_bucket(error: BaseException) -> bool:
-    """Return whether an error comes from the client of a bucket."""
-    if type(error).__module__.partition(".")[0] in _CLIENTS:
-        return True
-    frames, innermost = error.__traceback__, ""
-    while frames is not None:  # these packages also raise errors of Python's types
-        innermost, frames = frames.tb_frame.f_globals.get("__name__", ""), frames.tb_next
-    return innermost.partition(".")[0] in _CLIENTS
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that caused it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def error_number(error: BaseException | None) -> int | None:
-    """Return the number of the system's error that caused an error of any type, or None if there is none."""
-    for part in _chain(error):
-        if isinstance(part, OSError) and part.errno is not None:
-            return part.errno
-        found = re.search(r"os_error_code='(\d+)'", str(part))  # TensorStore raises ValueError
-        if found:
-            return int(found[1])
-    return None
-
 
 def write_arrays(path: pathlib.Path, /, **arrays: Any) -> None:
     """Write named arrays as an .npz file, by `write_whole`."""

@@ -1,12 +1,14 @@
 """Files in a bucket, on a real server on loopback; local files are tested where they are used."""
 
 import pathlib
+import pickle
 import threading
 import time
 
 import pytest
 
 from gmflow_jax._files import (
+    BucketError,
     bucket_problem,
     create,
     is_address,
@@ -17,6 +19,7 @@ from gmflow_jax._files import (
     write_whole,
 )
 from tests import bucket_server
+from tests.refusing_server import SENTENCES, refusing
 
 pytest.importorskip("gcsfs")
 
@@ -95,6 +98,28 @@ def test_a_bucket_that_is_missing_is_named(bucket_url):
         write_whole(path, lambda temporary: temporary.write_bytes(b"1"))
     with pytest.raises(OSError, match="there is no such bucket or file"):
         read_bytes(path)
+
+
+@pytest.mark.parametrize("path", ["gs://a/b/", "gs://a//b", "gs:/a/./b", "gs://a/c/../b"])
+def test_addresses_are_normalised(path):
+    assert str(to_path(path)) == "gs://a/b" and pickle.loads(pickle.dumps(to_path(path))) == to_path(path)
+
+
+def test_no_bucket_is_created(bucket_url):
+    with pytest.raises(ValueError, match="names no bucket"):
+        to_path("gs://")
+    path = to_path("gs://missing/folder")
+    path.mkdir(parents=True, exist_ok=True)
+    assert not path.is_dir() and not path.parent.exists()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_questions_to_a_bucket_without_access_are_not_answered_by_no(status):
+    with refusing(status):
+        path = to_path("gs://bucket/file")
+        for ask in (path.exists, path.is_file, path.is_dir, path.iterdir, lambda: read_bytes(path)):
+            with pytest.raises(BucketError, match=SENTENCES[status]):
+                ask()
 
 
 @pytest.mark.slow
