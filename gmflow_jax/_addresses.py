@@ -68,15 +68,15 @@ def to_path(path: Any) -> pathlib.Path:
     try:
         import fsspec.config
         import upath
+
+        protocols = fsspec.get_filesystem_class(scheme.lower()).protocol
     except ImportError as error:
         raise ValueError(
             f"{address} is the address of a bucket, which needs packages that are not installed "
-            f"({error.name}). Install this package with its extra buckets, for instance pip install -e "
-            "'.[train,buckets]', or give a path of the file system."
+            f"({str(error).rstrip('.')}). Install this package with its extra buckets, for instance pip install "
+            "-e '.[train,buckets]', for s3:// also pip install s3fs; or give a path of the file system."
         ) from error
-    try:
-        protocols = fsspec.get_filesystem_class(scheme.lower()).protocol
-    except (ImportError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{address} cannot be opened: {str(error).rstrip('.')}.") from error
     for protocol in (protocols,) if isinstance(protocols, str) else protocols:
         # Other hosts write to the bucket too, so listings must not be kept. Orbax shares this setting.

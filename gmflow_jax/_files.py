@@ -22,7 +22,7 @@ from gmflow_jax._addresses import (
 __all__ = [
     "BucketError", "bucket_problem", "create", "describe_bucket_error", "download", "error_number",
     "is_address", "local_copy", "naming", "read_bytes", "remove_tree", "to_path", "upload", "write_arrays",
-    "write_whole",
+    "write_folder", "write_whole",
 ]  # fmt: skip
 
 
@@ -51,6 +51,30 @@ def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any], writer
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(folder: pathlib.Path, write: Callable[[pathlib.Path], Any], last: str) -> None:
+    """Write a folder so that a crash at any moment leaves none, or in a bucket one without the file `last`.
+
+    Args:
+      folder: the folder, new or empty.
+      write: write(temporary) makes a folder under a temporary name, see `write_whole`.
+      last: name of the file without which nobody reads the folder.
+    """
+    if is_address(folder):
+        with tempfile.TemporaryDirectory(prefix="gmflow-") as name:
+            temporary = pathlib.Path(name)
+            write(temporary)
+            written = sorted(path for path in temporary.rglob("*") if path.is_file())
+            for path in sorted(written, key=lambda path: path == temporary / last):
+                upload(path, folder / path.relative_to(temporary).as_posix())
+        return
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(folder)
+    finally:
+        remove_tree(temporary)
 
 
 def upload(source: pathlib.Path, path: Any) -> None:
@@ -115,6 +139,7 @@ def remove_tree(path: Any) -> None:
         return
     with contextlib.suppress(Exception):
         path.fs.rm(path.path, recursive=True)
+
 
 def write_arrays(path: pathlib.Path, /, **arrays: Any) -> None:
     """Write named arrays as an .npz file, by `write_whole`."""

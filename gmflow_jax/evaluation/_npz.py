@@ -1,7 +1,7 @@
 """Arrays in .npz files that are read in batches, since they are too large for memory."""
 
+import contextlib
 import io
-import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -9,6 +9,8 @@ from os import PathLike
 from typing import NamedTuple, cast
 
 import numpy as np
+
+from gmflow_jax._files import naming, to_path
 
 _PIECE = 2**20  # bytes
 
@@ -90,15 +92,21 @@ def _read(file: io.BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype) -> n
     return array
 
 
-def _open(path: str | PathLike[str]) -> zipfile.ZipFile:
-    if not pathlib.Path(path).is_file():
+@contextlib.contextmanager
+def _open(path: str | PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    path = to_path(path)
+    if not path.is_file():
         raise ValueError(f"There is no file {path}; give the path of an .npz file.")
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"{path} is no .npz file, or it is damaged ({error}); make it with np.savez or fetch it again."
-        ) from error
+    with naming(path), path.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except zipfile.BadZipFile as error:
+            raise ValueError(
+                f"{path} is no .npz file, or it is damaged ({error}); make it with np.savez or fetch it "
+                "again."
+            ) from error
+        with archive:
+            yield archive
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:

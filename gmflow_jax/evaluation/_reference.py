@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gmflow_jax._files import write_arrays
+from gmflow_jax._files import naming, to_path, write_arrays
 from gmflow_jax.evaluation._checks import finite
 from gmflow_jax.evaluation._frechet import check_covariance
 from gmflow_jax.evaluation._image_features import COLORS, ImageFeatures, image_features
@@ -94,7 +94,7 @@ def load_reference(
       ValueError: if the file has no such arrays, is damaged, or has features of another width or of another
         Inception network, or `image_size` is missing for a folder.
     """
-    path = pathlib.Path(path)
+    path = to_path(path)
     if path.suffix == ".npz":
         return _from_file(path, extractor, progress)
     from gmflow_jax import data
@@ -126,7 +126,7 @@ def save_reference(
     Raises:
       ValueError: if `path` does not end in .npz.
     """
-    path = pathlib.Path(path)
+    path = to_path(path)
     if path.suffix != ".npz":
         raise ValueError(f"A reference is an .npz file, but {path} was given.")
     arrays = {"pool3": reference.rows, **(reference.colors or {}), _EXTRACTOR: extractor.fingerprint}
@@ -142,7 +142,7 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
     names = {part: next((n for n in known if n in shapes), None) for part, known in _NAMES.items()}
     if not any(names[part] for part in ("mean", "rows", "images")):
         raise ValueError(f"{path} holds {', '.join(shapes) or 'nothing'}, but a reference is {_FORMS}.")
-    with open(path, "rb") as file:
+    with naming(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     wanted = {*names.values(), _EXTRACTOR, _COUNT, *COLORS} & shapes.keys()
     arrays = _read(path, wanted - {names["images"]})
@@ -171,7 +171,7 @@ def _from_file(path: pathlib.Path, extractor: "FeatureExtractor", progress) -> R
 
 def _read(path: pathlib.Path, names: Collection[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with naming(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); make it or fetch it again.") from error

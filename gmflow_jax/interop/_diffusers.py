@@ -3,13 +3,13 @@
 import dataclasses
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
+from gmflow_jax._files import to_path, write_folder
 from gmflow_jax.interop import _diffusers_config as configs
 from gmflow_jax.interop import _torch_params as names
 from gmflow_jax.interop._bundle import Bundle, Network
@@ -117,7 +117,7 @@ def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
       >>> bundle.config.num_heads, bundle.spectrum, bundle.params["class_embed"]["embedding"].shape
       (2, None, (3, 16))
     """
-    folder, param_dtype = pathlib.Path(folder), checked_dtype(dtype)
+    folder, param_dtype = to_path(folder), checked_dtype(dtype)
     if not folder.is_dir():
         raise ValueError(
             f"There is no folder {folder}. Download one (python -m experiments.download --help) "
@@ -152,14 +152,15 @@ def read_num_calls(folder: str | os.PathLike[str]) -> int | None:
     Raises:
       ValueError: if scheduler_config.json cannot be used.
     """
-    return _scheduler(pathlib.Path(folder) / "scheduler")["num_calls"]
+    return _scheduler(to_path(folder) / "scheduler")["num_calls"]
 
 
 def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
     """Write a folder that the authors' PyTorch pipeline and `load_diffusers` can read.
 
     Names, shapes and types of the tensors are the authors'. bfloat16 parameters are written to `.bf16.`
-    files, as diffusers names this variant. The folder appears under its name when it is complete.
+    files, as diffusers names this variant. The folder appears under its name when it is complete; in a bucket
+    model_index.json, without which it cannot be loaded, is written last.
 
     Args:
       folder: the folder to write, new or empty.
@@ -169,7 +170,7 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
       ValueError: if the folder exists and is not empty, the authors' code has no such network, or shift or
         num_calls is out of range.
     """
-    folder = pathlib.Path(folder)
+    folder = to_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; give a new folder; nothing is overwritten.")
     networks = {n: bundle.networks[p.field] for n, p in _PARTS.items() if p.field in bundle.networks}
@@ -177,8 +178,8 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
         raise ValueError("The bundle holds no network, so there is nothing to save.")
     files = {name: _PARTS[name].write(network.config) for name, network in networks.items()}
     scheduler = configs.write_scheduler(bundle.shift, bundle.num_calls)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+
+    def write(temporary: pathlib.Path) -> None:
         for name, config in files.items():
             (temporary / name).mkdir(parents=True)
             write_json(temporary / name / "config.json", config)
@@ -186,9 +187,8 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
         (temporary / "scheduler").mkdir(parents=True)
         write_json(temporary / "scheduler" / "scheduler_config.json", scheduler)
         write_json(temporary / "model_index.json", _index(files, bundle))
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    write_folder(folder, write, last="model_index.json")
 
 
 def _index(files: Mapping[str, configs.Json], bundle: Bundle) -> configs.Json:

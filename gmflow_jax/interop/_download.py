@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from gmflow_jax._files import is_address
 from gmflow_jax.interop._diffusers_files import VARIANTS
 
 
@@ -18,7 +19,7 @@ def download(
 
     Args:
       repo_id: name of the repository, such as 'Lakonik/gmflow_imagenet_k8_ema'.
-      folder: the folder to download to; by default one in the cache of huggingface-hub.
+      folder: the local folder to download to; by default one in the cache of huggingface-hub.
       revision: branch, tag or commit; by default the main branch.
       dtype: variant of the weights to download: 'float32', 'bfloat16' or 'float16'; None for all.
 
@@ -26,8 +27,13 @@ def download(
       The folder that holds the files.
 
     Raises:
-      ValueError: if there is no such repository or variant, or the download fails.
+      ValueError: if there is no such repository or variant, `folder` is not local, or the download fails.
     """
+    if folder is not None and is_address(folder):
+        raise ValueError(
+            f"{folder} is the address of a bucket, but the hub's files are downloaded to a local folder. "
+            f"Download them to one, and copy it: gcloud storage cp -r FOLDER {folder}"
+        )
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:

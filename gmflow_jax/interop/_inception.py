@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from flax import nnx
 
+from gmflow_jax._files import BucketError, local_copy, to_path
 from gmflow_jax.interop._convert import (
     CONV,
     MATRIX,
@@ -46,7 +47,7 @@ def load_inception(path: str | os.PathLike[str]) -> InceptionV3:
       ValueError: if the file is missing, incomplete, of another format or a pickle, or if a tensor is
         missing, left over or of a wrong shape.
     """
-    path = pathlib.Path(path)
+    path = to_path(path)
     state = _read(path)
     used = [n for n in state if n != "fc.bias" and not n.endswith(".num_batches_tracked")]
     graph, shapes = _outline()
@@ -89,8 +90,10 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}; check the path.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with local_copy(path) as copy, np.load(copy, allow_pickle=False) as file:
             return dict(file)
+    except BucketError:
+        raise
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} cannot be read as arrays by name ({error}); it is incomplete, has another format "

@@ -1,11 +1,15 @@
 """Reading and writing of safetensors files as numpy arrays."""
 
+import contextlib
 import os
 import pathlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors relies on
 import numpy as np
+
+from gmflow_jax._files import is_address, local_copy, to_path, write_whole
 
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
 
@@ -14,7 +18,8 @@ class TensorFiles(Mapping[str, np.ndarray]):
     """Mapping of the tensors of one or several safetensors files, which reads a tensor at each access.
 
     Args:
-      paths: the files.
+      paths: the files. Those in a bucket are copied to the system's temporary folder as long as the mapping
+        lives.
 
     Raises:
       ValueError: if a file is missing, incomplete or not a safetensors file, or two files hold the same
@@ -23,8 +28,13 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]):
         self._file_of: dict[str, pathlib.Path] = {}
-        for path in map(pathlib.Path, paths):
-            with _open(path) as file:
+        self._copy_of: dict[pathlib.Path, pathlib.Path] = {}
+        copies = contextlib.ExitStack()
+        weakref.finalize(self, copies.close)
+        for path in map(to_path, paths):
+            _check(path)
+            self._copy_of[path] = copies.enter_context(local_copy(path))
+            with self._open(path) as file:
                 names = set(file.keys())
             twice = sorted(names & self._file_of.keys())
             if twice:
@@ -36,7 +46,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         # An open file keeps the pages that were read, which doubles the memory of the tensors.
-        with _open(self._file_of[name]) as file:
+        with self._open(self._file_of[name]) as file:
             return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -49,9 +59,20 @@ class TensorFiles(Mapping[str, np.ndarray]):
         """Collect the stored types of the tensors, as safetensors names them: F32, BF16, ..."""
         found = set()
         for path in set(self._file_of.values()):
-            with _open(path) as file:
+            with self._open(path) as file:
                 found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
         return found
+
+    def _open(self, path: pathlib.Path):
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            return safe_open(self._copy_of[path], "np")
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a readable safetensors file ({error}); it is incomplete or has another "
+                "format. Download it again."
+            ) from error
 
 
 class Renamed(Mapping[str, np.ndarray]):
@@ -90,12 +111,17 @@ def save_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
 
     # safetensors writes the raw buffer, which is wrong for a transposed view.
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt"})
+
+    def write(target: pathlib.Path) -> None:
+        save_file(contiguous, target, metadata={"format": "pt"})
+
+    if is_address(path):
+        write_whole(to_path(path), write)
+    else:
+        write(pathlib.Path(path))
 
 
-def _open(path: pathlib.Path):
-    from safetensors import SafetensorError, safe_open
-
+def _check(path: pathlib.Path) -> None:
     if path.suffix in _PICKLES:
         raise ValueError(
             f"{path} is a pickle, which may run any code when it is read, and is not loaded. Convert it "
@@ -104,10 +130,3 @@ def _open(path: pathlib.Path):
         )
     if not path.is_file():
         raise ValueError(f"There is no file {path}; check the path, or download the folder again.")
-    try:
-        return safe_open(path, "np")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file ({error}); it is incomplete or has another format. "
-            "Download it again."
-        ) from error

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import whole_number
-from gmflow_jax._files import write_whole
+from gmflow_jax._files import to_path, write_whole
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
@@ -58,7 +58,7 @@ def export_sampler(
     Raises:
       ValueError: if a network is missing, or an option cannot work.
     """
-    path = pathlib.Path(path)
+    path = to_path(path)
     if bundle.model is None or bundle.autoencoder is None:
         raise ValueError("A sampler of images needs a transformer and an autoencoder; load both.")
     num_steps = None if num_steps is None else whole_number("num_steps", num_steps, 1)
