@@ -18,7 +18,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the compilers' warnings; read when jax is imported
 
-import pathlib
 import time
 from typing import Any
 
@@ -29,6 +28,7 @@ from experiments.common import cli, files
 from experiments.compiler import memory, programs, report, targets
 from experiments.compiler.program import compile_program
 from gmflow_jax import solvers
+from gmflow_jax._files import to_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, for example experiments/configs/digits.py.", lock_config=True
@@ -73,7 +73,7 @@ def main() -> None:
         result = compiler.largest() if size is None else compiler.compile(size)
     print(report.text(result))
     if _OUT.value:
-        files.write_json(pathlib.Path(_OUT.value), result, sort_keys=False)
+        files.write_json(to_path(_OUT.value), result, sort_keys=False)
         print(f"Wrote {_OUT.value}.")
 
 
@@ -96,7 +96,7 @@ def _check() -> tuple[targets.Target, programs.Sampling, int | None]:
             raise ValueError(f"--{flag.name} must be at least 1, but {flag.value} was given.")
     if _OUT.value:
         files.check_parent(_OUT.value)
-        if pathlib.Path(_OUT.value).is_dir():
+        if to_path(_OUT.value).is_dir():
             raise ValueError(f"{_OUT.value} is a folder, but --out must be a file; give another path.")
     sampling = programs.Sampling(*(flag.value for flag in _SAMPLE_FLAGS))
     programs.check(name, _CONFIG.value, target, sampling)

@@ -34,6 +34,7 @@ from experiments.scoring.likelihood import report_nll
 from experiments.scoring.run_report import report, report_samples
 from experiments.tasks.make import SCORED
 from gmflow_jax import evaluation, solvers
+from gmflow_jax._files import to_path
 from gmflow_jax.pipeline._usual import usual_options
 
 _WORKDIRS = cli.define_paths(
@@ -103,8 +104,8 @@ def main() -> None:
         if likelihood and not workdirs:
             raise ValueError("--metrics=nll needs a run, but --workdir is missing; give it.")
         draws_images = not samples and not likelihood and options.draws_images(flag_values)
-        default_out = pathlib.Path(workdirs[0] if workdirs else "") / _default_name(likelihood)
-        out = pathlib.Path(_OUT.value or default_out)
+        default_out = to_path(workdirs[0] if workdirs else "") / _default_name(likelihood)
+        out = to_path(_OUT.value or default_out)
         if jax.process_index() == 0:
             check_out(out)
         if not draws_images:

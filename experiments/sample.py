@@ -10,7 +10,6 @@ Runs on digits and points are sampled on a uniform time grid, without the shift 
 applies (config.report.shift, 0.8 for digits).
 """
 
-import pathlib
 import re
 import time
 
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from experiments.common import cli, figures, files, solver_choices
 from experiments.runs import bundles, folder, trained
 from gmflow_jax import flow, pipeline, solvers
-from gmflow_jax._files import write_arrays
+from gmflow_jax._files import to_path, write_arrays
 from gmflow_jax.guidance import check_guidance_scale
 from gmflow_jax.pipeline._usual import warn_of_steps
 
@@ -202,7 +201,7 @@ def _check_flags() -> None:
         raise ValueError(f"--samples_out must end in .npz, but {_SAMPLES_OUT.value!r} was given.")
     if not 0 <= _SEED.value < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, but {_SEED.value} was given.")
-    for path in map(pathlib.Path, filter(None, (_OUT.value, _SAMPLES_OUT.value, _images_folder()))):
+    for path in map(to_path, filter(None, (_OUT.value, _SAMPLES_OUT.value, _images_folder()))):
         files.check_parent(path)
         if path.exists() and path.is_dir() == (path.suffix in (".png", ".npz")):
             kind, needed = ("folder", "file") if path.is_dir() else ("file", "folder")
@@ -225,7 +224,7 @@ def _choose_labels(id2label: dict[int, str], num_classes: int, default_num: int)
 def _save_samples(**arrays: np.ndarray) -> None:
     if not _SAMPLES_OUT.value:
         return
-    path = pathlib.Path(_SAMPLES_OUT.value)
+    path = to_path(_SAMPLES_OUT.value)
     write_arrays(path, **arrays)
     print(f"Wrote {len(arrays['labels'])} samples to {path}.")
 
@@ -235,7 +234,7 @@ def _save_images(images: np.ndarray, labels: np.ndarray, names, images_folder: s
     figures.image_grid(_OUT.value, images)
     if images_folder is None:
         return
-    pathlib.Path(images_folder).mkdir(exist_ok=True)
+    to_path(images_folder).mkdir(exist_ok=True)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         name = re.sub(r"\W+", "_", f"_{names[label]}").rstrip("_") if len(names) else ""
         figures.single_image(f"{images_folder}/{i:05d}_{label}{name}.png", image)

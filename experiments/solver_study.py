@@ -19,6 +19,7 @@ from experiments.common import cli, files, lock
 from experiments.study import board, exact, substeps, tables
 from experiments.study.base import QUICK, Settings, Study
 from experiments.study.contenders import Contender, all_contenders
+from gmflow_jax._files import check_writable, to_path
 
 _OUT = cli.define_path("out", None, "Folder of the results; it is created.")
 _TRAINING_STEPS = flags.DEFINE_integer(
@@ -79,7 +80,8 @@ def _contenders() -> list[Contender]:
 def _folder() -> pathlib.Path:
     if _OUT.value is None:
         raise ValueError("--out is needed, the folder of the results; for example --out=study.")
-    out = pathlib.Path(_OUT.value)
+    out = to_path(_OUT.value)
+    check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     return out
 

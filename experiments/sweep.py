@@ -30,6 +30,7 @@ from experiments.runs import folder, trained
 from experiments.scoring import cells, curves, measure, options, tables
 from experiments.scoring.image_evaluator import ImageEvaluator
 from experiments.scoring.run_evaluator import RunEvaluator
+from gmflow_jax._files import check_writable, to_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, for example experiments/configs/sweep_digits.py.", lock_config=True
@@ -50,8 +51,11 @@ def main() -> None:
             "--out=sweeps/digits."
         )
     _JOIN_PROCESSES()
-    config, out = _CONFIG.value, pathlib.Path(_OUT.value)
+    config = _CONFIG.value
     with cluster.fail_together() as notes:
+        out = to_path(_OUT.value)
+        if jax.process_index() == 0:
+            check_writable(out)
         if "rows" not in config:
             raise ValueError("--config is no sweep: it has no rows; see experiments/configs/sweep_*.py.")
         evaluator, grid = _make_evaluator(config)
@@ -103,9 +107,10 @@ def _make_evaluator(config) -> tuple[RunEvaluator | ImageEvaluator, list[cells.C
 def _read_cells(grid: Sequence[cells.Cell], cells_folder: pathlib.Path) -> dict[str, dict[str, float]]:
     """Read the scores of cells that an earlier call has written, by key."""
     done = {}
+    written = set(cells_folder.iterdir()) if cells_folder.is_dir() else set()  # none yet in a bucket
     for cell in grid:
         path = cells_folder / f"{cell.key}.json"
-        if path.exists():
+        if path in written:
             folder.check_unchanged(path, {"cell": cell.to_json()}, "cell of that name", "--out")
             done[cell.key] = files.read_json(path)["scores"]
     return done

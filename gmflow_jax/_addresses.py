@@ -73,8 +73,8 @@ def to_path(path: Any) -> pathlib.Path:
     except ImportError as error:
         raise ValueError(
             f"{address} is the address of a bucket, which needs packages that are not installed "
-            f"({str(error).rstrip('.')}). Install this package with its extra buckets, for instance pip install "
-            "-e '.[train,buckets]', for s3:// also pip install s3fs; or give a path of the file system."
+            f"({str(error).rstrip('.')}). Install this package with its extra buckets, for instance "
+            "pip install -e '.[train,buckets]', for s3:// also s3fs; or give a path of the file system."
         ) from error
     except ValueError as error:
         raise ValueError(f"{address} cannot be opened: {str(error).rstrip('.')}.") from error

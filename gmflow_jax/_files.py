@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,9 +21,9 @@ from gmflow_jax._addresses import (
 )
 
 __all__ = [
-    "BucketError", "bucket_problem", "create", "describe_bucket_error", "download", "error_number",
-    "is_address", "local_copy", "naming", "read_bytes", "remove_tree", "to_path", "upload", "write_arrays",
-    "write_folder", "write_whole",
+    "BucketError", "bucket_problem", "check_writable", "create", "describe_bucket_error", "download",
+    "error_number", "is_address", "local_copy", "naming", "read_bytes", "remove_tree", "to_path", "upload",
+    "write_arrays", "write_folder", "write_whole",
 ]  # fmt: skip
 
 
@@ -75,6 +76,15 @@ def write_folder(folder: pathlib.Path, write: Callable[[pathlib.Path], Any], las
         temporary.replace(folder)
     finally:
         remove_tree(temporary)
+
+
+def check_writable(path: Any) -> None:
+    """Raise `BucketError` if files beside an address cannot be written; do nothing for a local path."""
+    if is_address(path):
+        probe = path.parent / f".writable-{secrets.token_hex(8)}"
+        with naming(path):
+            probe.fs.pipe_file(probe.path, b"")
+            probe.fs.rm_file(probe.path)
 
 
 def upload(source: pathlib.Path, path: Any) -> None:

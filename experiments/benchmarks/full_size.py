@@ -10,7 +10,6 @@ the network calls.
 
 import functools
 import multiprocessing
-import pathlib
 import resource
 import sys
 import time
@@ -21,6 +20,7 @@ from absl import flags
 from experiments.benchmarks import floors, timing
 from experiments.common import cli
 from gmflow_jax import interop, models, pipeline
+from gmflow_jax._files import to_path
 
 _FOLDER = cli.define_path("folder", None, "Checkpoint; written with random weights if it does not exist.")
 _NETWORK = flags.DEFINE_string("network", "DiT-XL/2", "Backbone of the checkpoint with random weights.")
@@ -34,7 +34,7 @@ def main() -> None:
     with cli.report_user_errors():
         if _FOLDER.value is None:
             raise ValueError("--folder is needed: a checkpoint, or a new folder for one with random weights.")
-        if not pathlib.Path(_FOLDER.value).exists():
+        if not to_path(_FOLDER.value).exists():
             print(f"Writing {_NETWORK.value} with random weights to {_FOLDER.value} ...", flush=True)
             # In another process, so that its memory is not part of this one's peak.
             process = multiprocessing.get_context("spawn").Process(

@@ -13,6 +13,7 @@ from absl import flags
 
 from experiments.benchmarks.timing import Quartiles
 from experiments.common import files, provenance
+from gmflow_jax._files import to_path
 
 OUT_HELP = "A .json file for the rows with their quartiles, and for the settings, machine and versions."
 
@@ -31,7 +32,7 @@ class Report:
     """
 
     def __init__(self, name: str, out: str | None):
-        self._name, self._out = name, pathlib.Path(out) if out else None
+        self._name, self._out = name, to_path(out) if out else None
         if self._out is not None:
             provenance.check_out(self._out)
         self.rows: list[dict[str, Value]] = []

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.common import files
-from gmflow_jax._files import write_whole
+from gmflow_jax._files import to_path, write_whole
 from gmflow_jax.data import BOARD_HALF_WIDTH
 
 _INK, _FAINT_INK, _PAPER = (32, 32, 36), (120, 120, 128), (255, 255, 255)
@@ -256,6 +256,6 @@ def _as_bytes(images) -> np.ndarray:
 
 
 def _write_png(path: str | os.PathLike, image: Image.Image) -> None:
-    path = pathlib.Path(path)
+    path = to_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda temporary: image.save(temporary, format="PNG", optimize=True))

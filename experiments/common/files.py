@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from gmflow_jax._files import write_whole
+from gmflow_jax._files import check_writable, is_address, read_bytes, to_path, write_whole
 
 
 def expand_home(path: str) -> str:
@@ -23,15 +23,17 @@ def expand_home(path: str) -> str:
 
 
 def check_parent(path: str | os.PathLike) -> None:
-    """Raise ValueError if the folder in which `path` is to be written does not exist."""
-    if not pathlib.Path(path).absolute().parent.is_dir():
+    """Raise an error if the folder of `path` does not exist, or if a bucket cannot be written to."""
+    path = to_path(path)
+    check_writable(path)
+    if not is_address(path) and not path.absolute().parent.is_dir():
         raise ValueError(f"The folder of {path} does not exist. Create it, or give another path.")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Read the JSON object in a file of a run; raise ValueError if the file is damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_bytes(path).decode())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or give another --workdir.") from error
     if not isinstance(content, dict):

@@ -14,7 +14,6 @@ by -E[log t] = 1 nat in each dimension (1.443 bits/dim), for every network.
 import dataclasses
 import itertools
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,7 @@ from experiments.common import cli, files, provenance
 from experiments.common.batches import full_batches
 from experiments.runs import trained
 from gmflow_jax import evaluation, flow, gm, losses
+from gmflow_jax._files import to_path
 
 NUM_TIMES = 32
 _SEED = 0
@@ -72,7 +72,7 @@ def report_nll(
     Raises:
       cli.UserError: if the runs cannot be compared, a network diverges, or `out` cannot be written.
     """
-    out = pathlib.Path(out)
+    out = to_path(out)
     with cli.report_user_errors():
         provenance.check_out(out)
         loaded = trained.load_comparable(workdirs, scored=False)

@@ -18,6 +18,7 @@ from experiments.scoring.run_evaluator import RunEvaluator
 from experiments.tasks.make import make_scored_task
 from experiments.tasks.rows import ReportRow
 from gmflow_jax import evaluation, models
+from gmflow_jax._files import to_path
 
 _Job = tuple[RunEvaluator, Cell]
 
@@ -42,7 +43,7 @@ def report(
     Raises:
       cli.UserError: if the runs, solvers and steps do not fit, or `out` cannot be written.
     """
-    out = pathlib.Path(out)
+    out = to_path(out)
     with cli.report_user_errors():
         loaded = trained.load_comparable(workdirs)
         provenance.check_out(out)
@@ -106,7 +107,7 @@ def _teacher_jobs(workdir: str, run: trained.TrainedRun) -> list[_Job]:
 
 def _check_same_teacher(workdir: str, path: str, teacher: trained.TrainedRun) -> None:
     """Raise ValueError if a teacher is not the one that a run was distilled from."""
-    noted = files.read_json(pathlib.Path(workdir) / "teacher.json")["weights_sha256"]
+    noted = files.read_json(to_path(workdir) / "teacher.json")["weights_sha256"]
     if models.fingerprint(teachers.network_params(teacher.config, teacher.params)) != noted:
         raise ValueError(
             f"{path} holds other weights than the teacher of {workdir}. If it was trained further, keep the "
@@ -164,7 +165,7 @@ def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
         provenance.check_out(out)
         task = make_scored_task(reference)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with to_path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 missing = {"samples", "labels"} - set(archive.files)
                 if missing:
                     raise ValueError(
