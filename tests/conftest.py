@@ -8,6 +8,7 @@ import tempfile
 
 os.environ.pop("XLA_FLAGS", None)  # an inherited number of devices would override the one below
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # several would wait for each other beside other workers
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read at import: it asks the cloud for credentials
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # The workers of pytest-xdist and the programs that tests start inherit the variable and share the folder.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="jax-cache-")

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from experiments.scoring.options import RUN_FLAGS, Options, exif_orientation, lo
 from gmflow_jax import data, evaluation
 
 _BATCH = 64
+_THREADS = 16
 
 
 def report_images(
@@ -92,7 +94,8 @@ def _open_images(path: str, digest: Any, upright: bool) -> tuple[int, int, Itera
     """Return number, height and batches of images; each batch that is read also updates `digest`."""
     if not path.endswith(".npz"):
         images = data.open_images(path, need_classes=False)
-        sizes = sorted({images.open(i).size for i in range(len(images))})
+        with ThreadPoolExecutor(_THREADS) as pool:  # the images of a bucket come slowly, one after another
+            sizes = sorted(set(pool.map(lambda i: images.open(i).size, range(len(images)))))
         if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
             found = " and ".join(f"{width} x {height}" for width, height in sizes[:2])
             raise ValueError(

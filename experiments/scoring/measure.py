@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from experiments.common import files
 from gmflow_jax import evaluation, interop
+from gmflow_jax._files import to_path
 
 # Metrics of a sweep by default; the other `evaluation.IMAGE_METRICS` take minutes for 50,000 images.
 SWEPT_METRICS = ("fid", "sfid", "inception_score", "precision_recall", "colours")
@@ -90,13 +91,15 @@ def check_files(inception: str | None, reference: str | None, reference_out: str
       reference_out: path to which the features of the reference are to be written, or None.
 
     Raises:
-      ValueError: if one of the first two is missing, or the last cannot be written.
+      ValueError: if one of the first two is missing, packages for an address are, or the last cannot be written.
     """
     if not inception or not reference:
         raise ValueError(
             "Scores of images need --inception (the weights of FID's Inception network) and --reference (an "
             ".npz of ADM or of the authors, or a folder of images); see experiments/scoring/README.md."
         )
+    for path in (inception, *reference.split(",")):
+        to_path(path)  # the networks load for minutes, so an address that cannot be opened is refused here
     if reference_out and not reference_out.endswith(".npz"):
         raise ValueError(f"--reference_out must end in .npz, but {reference_out!r} was given.")
     if reference_out:
