@@ -6,6 +6,8 @@
 --images is a folder with a subfolder for each class, a tar file (ImageNet's are read without unpacking),
 several of them separated by commas, a folder of them, or tfds:NAME:SPLIT.
 
+All of them, --out and --autoencoder may be addresses of a bucket, such as gs://BUCKET/FOLDER.
+
 The command can be stopped and started again; it continues where it stopped. To share the work, start it on
 every host with --num_processes, --process_id and the same --out; the last process completes the folder.
 """
@@ -17,7 +19,7 @@ from absl import flags
 from experiments.common import cli
 from experiments.tasks.latents import load_autoencoder
 from gmflow_jax import data
-from gmflow_jax.data._files import local_path
+from gmflow_jax._files import check_writable, to_path
 from gmflow_jax.data._write import check_image_size
 
 _IMAGES = cli.define_path("images", None, "The images: a folder, tar files, or tfds:NAME:SPLIT.")
@@ -52,8 +54,9 @@ def main() -> None:
             if not flag.value:
                 raise ValueError(f"--{flag.name} is needed; see --help.")
         class_names = data.read_class_names(_NAMES.value) if _NAMES.value else None
-        out = local_path(_OUT.value)
-        autoencoder = load_autoencoder(str(local_path(_AUTOENCODER.value)))
+        out = to_path(_OUT.value)
+        check_writable(out)  # before the images are listed
+        autoencoder = load_autoencoder(_AUTOENCODER.value)
         check_image_size(_SIZE.value, autoencoder.config.downscale)
         source = data.open_images(_IMAGES.value)
         start = time.perf_counter()

@@ -28,6 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict(dict(
         folder="",  # latents, written by python -m experiments.prepare_latents
+        cache="",  # folder on the local disk for latents of a bucket; "" reads each record from the bucket
+        cache_gib=200.0,  # the largest size of that folder
         eval_folder="",  # latents of other images, for eval_every; by default the training data
         num_threads=0,  # threads that read ahead; 0 reads each batch when it is needed
         num_workers=0,  # processes that read ahead

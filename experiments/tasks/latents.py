@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 from experiments.common import figures
 from experiments.tasks.fake import FakeTask
 from gmflow_jax import data, evaluation, interop, models, pipeline
+from gmflow_jax._files import to_path
 
 _NUM_FOR_LIKELIHOOD = 1024
 _CHUNK = 32  # images in one call of the decoder, which decodes them one after the other
@@ -30,8 +30,8 @@ class LatentTask(FakeTask):
                 "This configuration trains on latents, but data.folder is empty: prepare latents with "
                 "python -m experiments.prepare_latents, and give --config.data.folder=DIR."
             )
-        self._latents = data.Latents(config.data.folder)
-        self._held_out = data.Latents(config.data.eval_folder) if config.data.eval_folder else None
+        self._latents = _open(config.data, config.data.folder)
+        self._held_out = _open(config.data, config.data.eval_folder) if config.data.eval_folder else None
         self.metadata = json.loads(json.dumps(self._latents.metadata.to_json()))
         self.class_names = tuple(self._latents.metadata.class_folders)
         self._check_network()
@@ -114,18 +114,24 @@ class LatentTask(FakeTask):
             )
 
 
+def _open(config: ml_collections.ConfigDict, folder: str) -> data.Latents:
+    """Open latents by the fields `data` of a configuration; those of older runs have no cache."""
+    return data.Latents(folder, config.get("cache", ""), config.get("cache_gib", 200.0))
+
+
 def load_autoencoder(folder: str, metadata: data.LatentMetadata | None = None) -> models.AutoencoderKL:
-    """Load the autoencoder of a diffusers folder.
+    """Load the autoencoder of a diffusers folder, which may be in a bucket.
 
     Raises ValueError if there is none, or if it did not encode the latents that `metadata` describes.
     """
-    if not pathlib.Path(folder).is_dir():
+    root = to_path(folder)
+    if not root.is_dir():
         raise ValueError(
             f"There is no folder {folder} for the autoencoder. Download one (python -m experiments.download "
             "--help) and give its path."
         )
-    vae = pathlib.Path(folder) / "vae"  # loaded alone, to skip a transformer beside it
-    autoencoder = interop.load_diffusers(vae if vae.is_dir() else folder).autoencoder
+    vae = root / "vae"  # loaded alone, to skip a transformer beside it
+    autoencoder = interop.load_diffusers(vae if vae.is_dir() else root).autoencoder
     if autoencoder is None:
         raise ValueError(f"{folder} holds no autoencoder; give a folder with the subfolder vae/.")
     if metadata is not None:

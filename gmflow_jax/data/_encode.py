@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from PIL import UnidentifiedImageError
 
+from gmflow_jax._files import BucketError
 from gmflow_jax.data._crop import center_crop
 from gmflow_jax.data._sources import ImageSource
 
@@ -97,12 +98,13 @@ def read_pixels(source: ImageSource, index: int, size: int, exif_orientation: bo
 
     Raises:
       BrokenImage: if the image cannot be opened, decoded or converted to 8 bits; its message has the
-        image's name. This is a ValueError. Other errors of the disk or the network are passed on unchanged.
+        image's name. This is a ValueError. Other errors of the disk or the network are passed on unchanged,
+        so that an image is not left out because a bucket cannot be reached.
     """
     try:
         return center_crop(source.open(index), size, exif_orientation)
     except Exception as error:  # Pillow raises many types for damaged bytes, OSError among them
-        fatal = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        fatal = isinstance(error, MemoryError | BucketError) or getattr(error, "errno", None) is not None
         if fatal and not isinstance(error, _UNREADABLE):
             raise
         unknown = isinstance(error, UnidentifiedImageError)  # its message only has an address in memory

@@ -1,31 +1,68 @@
-"""Local paths, and JSON files whose structure is checked."""
+"""Listings of folders, and JSON files whose structure is checked."""
 
 import dataclasses
 import json
-import os
 import pathlib
-import re
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from gmflow_jax._files import write_whole
+from gmflow_jax._files import is_address, naming, read_bytes, write_whole
 
 _JSON_TYPES = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
-def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Return the path, after a check that it is no address such as gs://bucket/folder.
+def children(folder: Any) -> dict[str, bool]:
+    """List a folder.
+
+    Returns:
+      By name, whether the child is a folder; nothing if there is no such folder.
 
     Raises:
-      ValueError: if it is an address.
+      OSError: if the folder, or its bucket, cannot be read.
     """
-    if re.match(r"[a-zA-Z]\w+:/", os.fspath(path)):  # pathlib turns // into /
-        raise ValueError(
-            f"{path} is an address, but files are opened by their path; mount the bucket, for instance with "
-            "gcsfuse, and give the path where it is mounted."
-        )
-    return pathlib.Path(path)
+    if is_address(folder):
+        return {name: info["type"] == "directory" for name, info in _listing(folder).items()}
+    return {child.name: child.is_dir() for child in folder.iterdir()} if folder.is_dir() else {}
+
+
+def file_sizes(folder: Any) -> dict[str, int]:
+    """Return the size of each file in a folder, by name; a bucket answers with one listing.
+
+    Raises:
+      OSError: if the folder, or its bucket, cannot be read.
+    """
+    if is_address(folder):
+        return {name: info["size"] for name, info in _listing(folder).items() if info["type"] == "file"}
+    if not folder.is_dir():
+        return {}
+    return {child.name: child.stat().st_size for child in folder.iterdir() if child.is_file()}
+
+
+def files_below(folder: Any) -> list[str]:
+    """Return the files below an address, also in subfolders, by their paths relative to it.
+
+    Raises:
+      OSError: if the bucket cannot be read.
+    """
+    prefix = folder.path.rstrip("/") + "/"
+    with naming(folder):
+        found = folder.fs.find(folder.path)
+    names = [path.removeprefix(prefix) for path in found if path.startswith(prefix)]
+    return [name for name in names if name and name[-1] != "/"]  # an empty folder may have a mark
+
+
+def _listing(folder: Any) -> dict[str, dict[str, Any]]:
+    """Return what fsspec says about each child of an address, by name."""
+    with naming(folder):
+        try:
+            found = folder.fs.ls(folder.path, detail=True)
+        except FileNotFoundError:
+            folder.fs.find(folder.path)  # raises if there is no bucket
+            return {}
+    paths = {info["name"].rstrip("/"): info for info in found}
+    paths.pop(folder.path.rstrip("/"), None)  # the mark of a folder, or the file itself
+    return {path.rpartition("/")[2]: info for path, info in paths.items()}
 
 
 def write_json(path: pathlib.Path, content: Any, process_index: int = 0) -> None:
@@ -55,7 +92,7 @@ def read_json(path: pathlib.Path, kind: Any, advice: str) -> Any:
       ValueError: if the file is no JSON or its content is not of that type.
     """
     try:
-        return typed(kind, json.loads(path.read_text(encoding="utf-8")))
+        return typed(kind, json.loads(read_bytes(path).decode()))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); {advice}.") from error
 

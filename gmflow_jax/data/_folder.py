@@ -7,15 +7,18 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from gmflow_jax._files import write_whole
-from gmflow_jax.data._files import read_json, write_json
+from gmflow_jax._files import is_address, write_whole
+from gmflow_jax.data._files import children, file_sizes, read_json, write_json
 from gmflow_jax.data._metadata import LatentMetadata, Shard
 from gmflow_jax.data._shards import write_records
 from gmflow_jax.data._sources import is_hidden
+
+_NUM_THREADS = 8  # reports read at a time; a bucket answers slowly, but many at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,8 @@ class ShardReport:
 def claim(folder: pathlib.Path, process_index: int) -> Iterator[None]:
     """Lock the folder against other processes of the same index, and make it if it does not exist.
 
-    Temporary files that a killed process of this index left are removed.
+    Temporary files that a killed process of this index left are removed. A bucket has neither locks nor
+    temporary files; there, two processes of one index waste work, but write the same whole files.
 
     Args:
       folder: the folder of latents.
@@ -52,6 +56,9 @@ def claim(folder: pathlib.Path, process_index: int) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"{folder} is a file, or lies below one; give a folder.") from error
+    if is_address(folder):
+        yield
+        return
     path = folder / f".process-{process_index}.lock"
     with open(path, "w") as file:
         try:
@@ -87,7 +94,7 @@ def agree_on_plan(folder: pathlib.Path, plan: Mapping[str, Any], process_index: 
       ValueError: if the folder has another plan, or holds other files.
     """
     path, plan = folder / "plan.json", json.loads(json.dumps(plan))
-    names = (child.name for child in folder.iterdir() if child.suffix not in (".tmp", ".lock"))
+    names = (name for name in children(folder) if not name.endswith((".tmp", ".lock")))
     present = {name for name in names if not is_hidden(name)}
     if present and path.name not in present:
         raise ValueError(f"{folder} holds other files; give a new folder, so that nothing is lost.")
@@ -124,20 +131,31 @@ def write_shard(
     write_json(_report_path(path), dataclasses.asdict(report), process_index)
 
 
-def shard_report(path: pathlib.Path) -> ShardReport | None:
-    """Read the report on a shard.
+def shard_reports(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, ShardReport | None]:
+    """Read the reports on shards of one folder.
 
     Returns:
-      The report, or None if the shard or its report is missing, or the size of the file differs.
+      By path, the report, or None if the shard or its report is missing, or the size of the file differs.
 
     Raises:
-      ValueError: if the report is damaged.
+      ValueError: if a report is damaged.
     """
-    report_path = _report_path(path)
-    if not report_path.is_file() or not path.is_file():
-        return None
-    report = read_json(report_path, ShardReport, "remove it, and the shard is made again")
-    return report if report.num_bytes == path.stat().st_size else None
+    sizes = file_sizes(paths[0].parent) if paths else {}
+
+    def report_on(path: pathlib.Path) -> ShardReport | None:
+        report_path = _report_path(path)
+        if report_path.name not in sizes or path.name not in sizes:
+            return None
+        report = read_json(report_path, ShardReport, "remove it, and the shard is made again")
+        return report if report.num_bytes == sizes[path.name] else None
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return dict(zip(paths, pool.map(report_on, paths), strict=True))
+
+
+def broken_images(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Return the names of the images that these shards lack."""
+    return [name for report in shard_reports(paths).values() if report for name in report.broken]
 
 
 def write_metadata(
@@ -160,7 +178,7 @@ def write_metadata(
     Raises:
       ValueError: if the shards hold no latent.
     """
-    reports = [report for path in paths if (report := shard_report(path)) is not None]
+    reports = [report for report in shard_reports(paths).values() if report is not None]
     if len(reports) < len(paths):
         return None
     metadata = LatentMetadata(

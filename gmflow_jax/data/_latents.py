@@ -1,43 +1,67 @@
 """Latents on disk, and the batches that networks are trained on."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from gmflow_jax._files import to_path
 from gmflow_jax.data._batches import Rows, stream_indices, stream_positions
-from gmflow_jax.data._files import local_path
+from gmflow_jax.data._cache import local_copy_of
+from gmflow_jax.data._files import file_sizes
 from gmflow_jax.data._metadata import CONTAINERS, FORMATS, LatentMetadata
 from gmflow_jax.data._random import flip, row_generators
 from gmflow_jax.data._records import record_dtype
-from gmflow_jax.data._shards import SHARDS
+from gmflow_jax.data._shards import ArrayRecordShards, NpyShards, RangeShards, open_shards
 
 
 class Latents:
-    """A folder of latents that `write_latents` made.
+    """A folder of latents that `write_latents` made, on a disk or in a bucket.
 
-    It can be pickled, and several threads may read from it.
+    It can be pickled, and several threads may read from it. Records in a bucket are read when they are
+    needed: those of the container npy by their byte ranges, from any store, and those of array_record by
+    Grain, which opens Google's buckets only. With a cache, the first read fetches all shards to the local
+    disk (all, because every batch draws from the whole folder); records are then read from there.
 
     Attributes:
       folder: the folder.
       metadata: the contents of its metadata.json.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        cache: str | os.PathLike[str] | None = None,
+        cache_gib: float = 200.0,
+        progress: bool = True,
+    ):
         """Open a folder of latents.
 
+        Args:
+          folder: a path, or an address such as gs://bucket/folder.
+          cache: folder on the local disk for copies of latents in a bucket; None or "" reads from the bucket.
+            The copy stays, for other processes and for later runs; the folder may be removed when no process
+            reads from it. Without effect on latents on a disk.
+          cache_gib: size in GiB that all latents in the cache may have together.
+          progress: whether to show a bar while shards are fetched.
+
         Raises:
-          ValueError: if the folder is not complete, is damaged or has an unknown format.
+          ValueError: if the folder is not complete, is damaged or has an unknown format, the latents do not
+            fit into the cache, or their container cannot be read from this address. The first read raises it
+            if the disk of the cache has not enough free.
+          OSError: if the bucket cannot be used.
         """
-        self.folder = local_path(folder)
+        self.folder = to_path(folder)
+        sizes = file_sizes(self.folder)
         path = self.folder / "metadata.json"
-        if not path.is_file() and (self.folder / "plan.json").is_file():
+        if path.name not in sizes and "plan.json" in sizes:
             raise ValueError(
                 f"The latents in {self.folder} are not finished; run the command that makes them again, "
                 "which continues where it stopped."
             )
-        if not path.is_file():
+        if path.name not in sizes:
             raise ValueError(
                 f"{self.folder} holds no latents, for there is no metadata.json; give a folder that "
                 "python -m experiments.prepare_latents made."
@@ -50,19 +74,23 @@ class Latents:
                 "encode the images again."
             )
         for shard in self.metadata.shards:
-            file = self.folder / shard.file
-            found = file.stat().st_size if file.is_file() else 0
+            found = sizes.get(shard.file, 0)
             if found != shard.num_bytes:
                 raise ValueError(
-                    f"{file} has {found:,} bytes in place of {shard.num_bytes:,}; run the command that made "
-                    "the latents again, which writes that file again, or copy the folder again."
+                    f"{self.folder / shard.file} has {found:,} bytes in place of {shard.num_bytes:,}; run "
+                    "the command that made the latents again, which writes that file again, or copy the "
+                    "folder again."
                 )
-        shards = [shard for shard in self.metadata.shards if shard.num_records]
-        self._shards = SHARDS[self.metadata.container](
-            [self.folder / shard.file for shard in shards],
-            [shard.num_records for shard in shards],
-            record_dtype(self.metadata.format, self.metadata.latent_shape),
-        )
+        self._copy = local_copy_of(self.folder, self.metadata, cache, cache_gib, progress)
+        if self._copy is None:
+            self._shards  # noqa: B018  # damaged files and unreadable addresses are errors at once
+
+    @functools.cached_property
+    def _shards(self) -> NpyShards | RangeShards | ArrayRecordShards:
+        folder = self.folder if self._copy is None else self._copy.fetch()
+        metadata = self.metadata
+        dtype = record_dtype(metadata.format, metadata.latent_shape)
+        return open_shards(folder, metadata.shards, metadata.container, dtype)
 
     def __len__(self) -> int:
         return self.metadata.num_images

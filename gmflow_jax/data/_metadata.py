@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
+from gmflow_jax._files import read_bytes, to_path
 from gmflow_jax.data._files import read_json, typed
 
 if TYPE_CHECKING:
@@ -123,12 +124,12 @@ class LatentMetadata:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "LatentMetadata":
-        """Read a metadata file.
+        """Read a metadata file, which may be in a bucket.
 
         Raises:
           ValueError: as `from_json`, and if there is no such file.
         """
-        path = pathlib.Path(path)
+        path = to_path(path)
         if not path.is_file():
             raise ValueError(f"There is no file {path}; {_ADVICE}.")
         return cls.from_json(read_json(path, Mapping[str, Any], _ADVICE), str(path))
@@ -176,7 +177,7 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
       ValueError: if there is no such file, it has another encoding, or a line has another form.
     """
-    path = pathlib.Path(path)
+    path = to_path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}; give a file with one line per class: folder and names.")
     lines = [line.strip() for line in _decoded(path).splitlines()]
@@ -197,7 +198,7 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _decoded(path: pathlib.Path) -> str:
-    content = path.read_bytes()
+    content = read_bytes(path)
     encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)

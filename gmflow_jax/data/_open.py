@@ -3,9 +3,11 @@
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from gmflow_jax.data._files import local_path
+from gmflow_jax._files import is_address, to_path
+from gmflow_jax.data._files import children, files_below
 from gmflow_jax.data._sources import (
     SUFFIXES,
     FileImage,
@@ -45,20 +47,21 @@ def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> Imag
       ValueError: if `spec` does not exist, holds no images or some of them twice, an image has no class,
         or a name is not UTF-8.
     """
-    spec = os.fspath(spec)
+    spec = str(spec)
     if spec.startswith("tfds:"):
         return _open_tfds(spec)
-    root = local_path(spec)
-    tars = sorted(path for path in root.glob("*.tar") if not is_hidden(path.name)) if root.is_dir() else []
+    root = to_path(spec)
+    inside = {name: is_folder for name, is_folder in children(root).items() if not is_hidden(name)}
+    folders = sorted(name for name, is_folder in inside.items() if is_folder)
+    tars = sorted(name for name in inside if name.endswith(".tar"))
     if root.is_dir() and not tars:
-        return _checked(FileSource("folder", _walk(root, need_classes)), spec)
-    folders = _folders(root) if tars else []
-    if folders:
+        return _checked(FileSource("folder", _walk(root, folders, need_classes)), spec)
+    if tars and folders:
         raise ValueError(
-            f"{root} holds tar files, such as {tars[0].name}, and folders, such as {folders[0]}, so it is "
+            f"{root} holds tar files, such as {tars[0]}, and folders, such as {folders[0]}, so it is "
             "not clear which are meant; give the tar files, separated by commas, or move them elsewhere."
         )
-    paths = tars or [local_path(part) for part in spec.split(",")]
+    paths = [root / name for name in tars] or [to_path(part) for part in spec.split(",")]
     _check_tars(paths)
     return _checked(FileSource("tar", images_of_tars(paths)), spec)
 
@@ -70,10 +73,6 @@ def _open_tfds(spec: str) -> TfdsSource:
         raise ValueError(f"{spec!r} is no name of a dataset; give tfds:NAME or tfds:NAME:SPLIT.")
     name, split = match.groups()
     return TfdsSource(name, split or "train")
-
-
-def _folders(root: pathlib.Path) -> list[str]:
-    return sorted(child.name for child in root.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
 def _check_tars(paths: Sequence[pathlib.Path]) -> None:
@@ -96,38 +95,55 @@ def _check_tars(paths: Sequence[pathlib.Path]) -> None:
         seen.add(path.resolve())
 
 
-def _walk(root: pathlib.Path, need_classes: bool) -> list[FileImage]:
+def _walk(root: pathlib.Path, folders: Sequence[str], need_classes: bool) -> list[FileImage]:
+    """List the images of a folder whose subfolders `folders` are the classes."""
     images, stray, others = [], [], []
-    classes, seen = set(_folders(root)), {}
-    for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = sorted(name for name in inner if not is_hidden(name))
-        files = sorted(name for name in files if not is_hidden(name))
-        first = seen.setdefault(os.path.realpath(folder), folder)
-        if first != folder:
-            raise ValueError(
-                f"{first} and {folder} are the same folder, so its images would come twice; remove the link."
-            )
-        parts = pathlib.Path(folder).relative_to(root).parts
+    start = os.path.join(str(root), "")
+    for parts, files in _files_by_folder(root):
         found = [file for file in files if is_image(file)]
         if not parts:
             stray = found
-        else:
-            images += [
-                FileImage(parts[0], "/".join((*parts, file)), os.path.join(folder, file)) for file in found
-            ]
+        images += [
+            FileImage(parts[0], name, start + name)
+            for name in ("/".join((*parts, file)) for file in found) if parts
+        ]
         if parts or not need_classes:
             others += ["/".join((*parts, file)) for file in files if not is_image(file)]
     warn_of_others(others, str(root))
     if not need_classes:
-        return images + [FileImage("", file, os.path.join(root, file)) for file in stray]
+        return images + [FileImage("", file, start + file) for file in stray]
     check_none_without_class(stray, str(root))
-    empty = sorted(classes - {image.class_folder for image in images})
+    empty = sorted(set(folders) - {image.class_folder for image in images})
     if images and empty:
         raise ValueError(
             f"The folder {empty[0]} in {root} holds no images, but labels count the folders; add its images, "
             "or remove it."
         )
     return images
+
+
+def _files_by_folder(root: Any) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Yield the parts of each folder's path below the root, and its files; both sorted, none hidden."""
+    if is_address(root):
+        folders: dict[tuple[str, ...], list[str]] = {}
+        for name in files_below(root):
+            *parts, file = name.split("/")
+            if {"", ".", ".."} & {*parts, file}:
+                raise ValueError(f"The name {name!r} in {root} is no path in a folder; rename that object.")
+            if not any(map(is_hidden, (*parts, file))):
+                folders.setdefault(tuple(parts), []).append(file)
+        yield from ((parts, sorted(folders[parts])) for parts in sorted(folders))
+        return
+    seen: dict[str, str] = {}
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = sorted(name for name in inner if not is_hidden(name))
+        first = seen.setdefault(os.path.realpath(folder), folder)
+        if first != folder:
+            raise ValueError(
+                f"{first} and {folder} are the same folder, so its images would come twice; remove the link."
+            )
+        parts = pathlib.Path(folder).relative_to(root).parts
+        yield parts, sorted(name for name in files if not is_hidden(name))
 
 
 def _checked(source: FileSource, spec: str) -> FileSource:

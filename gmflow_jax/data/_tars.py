@@ -4,8 +4,10 @@ import io
 import pathlib
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
+from gmflow_jax._files import naming
 from gmflow_jax.data._sources import (
     FileImage,
     check_none_without_class,
@@ -15,6 +17,7 @@ from gmflow_jax.data._sources import (
 )
 
 _BLOCK = 512  # bytes
+_NUM_THREADS = 8  # tars read at a time; a bucket answers slowly, but many at a time
 
 
 class _Part(io.RawIOBase):
@@ -55,12 +58,18 @@ def images_of_tars(paths: Sequence[pathlib.Path]) -> list[FileImage]:
     Raises:
       ValueError: if a tar is compressed, incomplete or no tar, or an image has no class.
     """
-    images, stray, others = [], [], []
-    for path in paths:
+    def images_of(path: pathlib.Path) -> tuple[list[FileImage], list[str]]:
+        others: list[str] = []
         class_folder = path.stem if len(paths) > 1 else None
-        with open(path, "rb") as file:
+        with naming(path), path.open("rb") as file:
             size = file.seek(0, io.SEEK_END)
-            for image in _images(file, 0, size, class_folder, str(path), others):
+            return list(_images(file, 0, size, class_folder, str(path), others)), others
+
+    images, stray, others = [], [], []
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for found, not_read in pool.map(images_of, paths):
+            others += not_read
+            for image in found:
                 (images if image.class_folder else stray).append(image)
     warn_of_others(others, ", ".join(map(str, paths[:3])))
     check_none_without_class([image.name for image in stray], ", ".join(map(str, paths[:3])))

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from gmflow_jax._files import to_path
 from gmflow_jax.data._encode import BrokenImage, Encoder, read_pixels, submit_ahead
-from gmflow_jax.data._files import local_path
-from gmflow_jax.data._folder import agree_on_plan, claim, shard_report, write_metadata, write_shard
+from gmflow_jax.data._folder import (
+    ShardReport,
+    agree_on_plan,
+    broken_images,
+    claim,
+    shard_reports,
+    write_metadata,
+    write_shard,
+)
 from gmflow_jax.data._metadata import (
     CONTAINERS,
     FORMAT_VERSION,
@@ -65,7 +73,7 @@ def write_latents(
     Args:
       source: the images; `open_images` makes one.
       autoencoder: the autoencoder; its blocks compute in `config.dtype`.
-      out: the folder; it is made if it does not exist.
+      out: the folder, a path or an address such as gs://bucket/folder; it is made if it does not exist.
       image_size: pixels along a side of the crop.
       format: 'moments' or 'sample', see `LatentMetadata`. Both are stored unscaled. 'sample' is the
         authors' recipe: one draw of the image or of its mirror image, decided by (seed, index).
@@ -92,7 +100,7 @@ def write_latents(
     """
     _check_choices(format=(format, FORMATS), container=(container, CONTAINERS), broken=(broken, BROKEN))
     _check_numbers(images_per_shard, batch_size, seed, process_index, num_processes)
-    folder = local_path(out)
+    folder = to_path(out)
     common = _common_fields(source, autoencoder, image_size, format, container)
     common["exif_orientation"] = exif_orientation
     read = functools.partial(read_pixels, source, size=image_size, exif_orientation=exif_orientation)
@@ -108,7 +116,8 @@ def write_latents(
     skip_broken = broken == "skip"
     with claim(folder, process_index):
         agree_on_plan(folder, plan, process_index)
-        done = [path for path in own if _is_done(path, images[path], source, read, skip_broken)]
+        reports = shard_reports(own)
+        done = [path for path in own if _is_done(reports[path], images[path], source, read, skip_broken)]
         todo = {path: images[path] for path in own if path not in done}
         total, before = (sum(len(images[path]) for path in some) for some in (own, done))
         with _bar(total, before, progress) as bar:
@@ -119,16 +128,14 @@ def write_latents(
                 job.write(todo, container, num_threads or os.cpu_count() or 1, process_index)
         metadata = write_metadata(paths, common, class_names, process_index)
     if progress:
-        own_broken = [name for report in map(shard_report, own) if report for name in report.broken]
-        _list_broken(metadata.broken if metadata else own_broken)
+        _list_broken(metadata.broken if metadata else broken_images(own))
     return metadata
 
 
 def _is_done(
-    path: pathlib.Path, indices: range, source: ImageSource, read: _Read, skip_broken: bool
+    report: ShardReport | None, indices: range, source: ImageSource, read: _Read, skip_broken: bool
 ) -> bool:
     """Tell whether a shard exists and all images that it lacks are still broken."""
-    report = shard_report(path)
     if report is None:
         return False
     for index in indices if report.broken else ():

@@ -123,16 +123,6 @@ def test_links_are_followed_once(tmp_path, files):
         link.unlink()
 
 
-@pytest.mark.parametrize("spec", ["gs://bucket/images", "s3://a/b.tar", "photos.tar,gs://bucket/b.tar"])
-def test_urls_are_refused(spec, write, source):
-    address = spec.split(",")[-1]
-    with pytest.raises(ValueError, match=f"{address} is an address, .*; mount"):
-        data.open_images(spec)
-    for call in (data.Latents, lambda out: write(source, out)):
-        with pytest.raises(ValueError, match=r"is an address, .*; mount"):
-            call(address)
-
-
 def test_names_that_are_not_utf8_are_refused(tmp_path, files):
     (tmp_path / "n01").mkdir()
     (tmp_path / "n01" / os.fsdecode(b"caf\xe9.png")).write_bytes(files["n01/photo.png"])
