@@ -25,6 +25,9 @@ from gmflow_jax.data._tfds import TfdsSource
 def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> ImageSource:
     """Open images with classes; nothing is unpacked, and no image is read yet.
 
+    All but the datasets of TensorFlow may be in a bucket. A tar file there is read once to find its images,
+    each of which is then read by its bytes.
+
     Labels number the classes in sorted order; those of a TensorFlow dataset are kept. Files and folders
     that are hidden or that systems add, such as @eaDir and __MACOSX, are ignored. A warning counts other
     files that are not read.
@@ -46,22 +49,26 @@ def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> Imag
     Raises:
       ValueError: if `spec` does not exist, holds no images or some of them twice, an image has no class,
         or a name is not UTF-8.
+      OSError: if a bucket cannot be used.
     """
     spec = str(spec)
     if spec.startswith("tfds:"):
         return _open_tfds(spec)
-    root = to_path(spec)
-    inside = {name: is_folder for name, is_folder in children(root).items() if not is_hidden(name)}
-    folders = sorted(name for name, is_folder in inside.items() if is_folder)
-    tars = sorted(name for name in inside if name.endswith(".tar"))
-    if root.is_dir() and not tars:
-        return _checked(FileSource("folder", _walk(root, folders, need_classes)), spec)
-    if tars and folders:
-        raise ValueError(
-            f"{root} holds tar files, such as {tars[0]}, and folders, such as {folders[0]}, so it is "
-            "not clear which are meant; give the tar files, separated by commas, or move them elsewhere."
-        )
-    paths = [root / name for name in tars] or [to_path(part) for part in spec.split(",")]
+    parts = spec.split(",")
+    paths = [to_path(part) for part in parts]
+    if not any(map(is_address, parts[1:])):  # a comma may belong to the name of a folder
+        root = to_path(spec)
+        inside = {name: is_folder for name, is_folder in children(root).items() if not is_hidden(name)}
+        folders = sorted(name for name, is_folder in inside.items() if is_folder)
+        tars = sorted(name for name in inside if name.endswith(".tar"))
+        if root.is_dir() and not tars:
+            return _checked(FileSource("folder", _walk(root, folders, need_classes)), spec)
+        if tars and folders:
+            raise ValueError(
+                f"{root} holds tar files, such as {tars[0]}, and folders, such as {folders[0]}, so it is "
+                "not clear which are meant; give the tar files, separated by commas, or move them elsewhere."
+            )
+        paths = [root / name for name in tars] or paths
     _check_tars(paths)
     return _checked(FileSource("tar", images_of_tars(paths)), spec)
 

@@ -79,15 +79,50 @@ def test_samples_are_written_to_arrays(prepare, tmp_path):
         ([], {"images": "absent"}, "no folder or file"),
         ([], {"autoencoder": "absent"}, "no folder .*absent"),
         (["--images="], {}, "--images is needed"),
-        (["--images=gs://bucket/images"], {}, "gs://bucket/images is an address"),
-        (["--out=gs://bucket/out"], {}, "gs://bucket/out is an address"),
-        (["--autoencoder=gs://bucket/vae"], {}, "gs://bucket/vae is an address"),
         (["--process_id=2", "--num_processes=2"], {}, "process_index is 2 of 2"),
     ],
 )
 def test_bad_input_is_refused(prepare, arguments, folders_of, reason):
     with pytest.raises(cli.UserError, match=reason):
         prepare(*arguments, **folders_of)
+
+
+@pytest.fixture
+def bucket_folders(folders, bucket):
+    """The folders and the file in a bucket."""
+    for path in folders.rglob("*"):
+        if path.is_file():
+            bucket.fs.pipe_file(f"{bucket.path}/{path.relative_to(folders)}", path.read_bytes())
+    return bucket
+
+
+def test_everything_may_be_in_a_bucket(prepare, folders, bucket_folders, tmp_path, capsys):
+    prepare(f"--class_names={folders / 'names.txt'}")
+    names = ("images", "autoencoder", "out", "class_names")
+    places = dict(zip(names, ("images", "network", "out", "names.txt"), strict=True))
+    addresses = [f"--{name}={bucket_folders}/{place}" for name, place in places.items()]
+    capsys.readouterr()
+    prepare(*addresses, "--num_processes=2", "--process_id=1")
+    prepare(*addresses, "--num_processes=2")
+    assert f"{bucket_folders}/out holds 6 latents (8, 8, 2) in 3 files" in capsys.readouterr().out
+    found = {path.name: path.read_bytes() for path in (bucket_folders / "out").iterdir()}
+    assert found == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("--images=gs://missing/images", "gs://missing/images: there is no such bucket"),
+        ("--images={}/absent", "no folder or file gs://"),
+        ("--out=gs://missing/out", "gs://missing/out: there is no such bucket"),
+        ("--autoencoder={}/vae", "no folder gs://.*/vae for the autoencoder"),
+        ("--class_names={}/names", "no file gs://.*/names"),
+    ],
+)
+def test_bad_addresses_are_refused(prepare, bucket, argument, reason, tmp_path):
+    with pytest.raises(cli.UserError, match=reason):
+        prepare(argument.format(bucket))
+    assert not (tmp_path / "out").exists()
 
 
 def test_flags_out_of_range_are_named(prepare):
