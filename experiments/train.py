@@ -7,11 +7,10 @@ The workdir receives config.json, checkpoints/, metrics.csv and TensorBoard even
 checkerboard are evaluated at the end: a printed table, report.json and report.png. The same command resumes
 an unfinished run, with the same numbers as without the interruption.
 
-On several hosts, start the same command on each, with the workdir on a shared disk. If there is neither TPU
-metadata nor Slurm, give --coordinator_address, --num_processes and --process_id.
+The workdir may be in a bucket, gs://BUCKET/FOLDER. On several hosts, start the same command on each, with the
+workdir in a bucket or on a shared disk. If there is neither TPU metadata nor Slurm, give
+--coordinator_address, --num_processes and --process_id.
 """
-
-import pathlib
 
 import jax
 from absl import flags
@@ -20,11 +19,12 @@ from ml_collections import config_flags
 from experiments.common import cli, cluster
 from experiments.scoring.run_report import report
 from experiments.training.fit import Outcome, fit_run
+from gmflow_jax._files import to_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, for example experiments/configs/digits.py.", lock_config=True
 )
-_WORKDIR = cli.define_path("workdir", None, "Folder of the run; it is created.")
+_WORKDIR = cli.define_path("workdir", None, "Folder of the run, or a gs:// address; it is created.")
 _REPORT = flags.DEFINE_bool("report", True, "Whether to evaluate the run at the end.")
 _JOIN_PROCESSES = cluster.define_flags()
 
@@ -36,7 +36,8 @@ def main() -> None:
             "--workdir=runs/digits."
         )
     _JOIN_PROCESSES()
-    workdir = pathlib.Path(_WORKDIR.value)
+    with cluster.fail_together():
+        workdir = to_path(_WORKDIR.value)
     outcome = fit_run(_CONFIG.value, workdir)
     if outcome is Outcome.STOPPED or jax.process_index() > 0:
         return

@@ -147,11 +147,11 @@ def serve_behind_proxy():
 @contextlib.contextmanager
 def using(url):
     """Let this process, and those that it starts, use the server at `url` in the context."""
-    import gcsfs
-
     variables = environment(url)
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+    import gcsfs  # reads a variable
+
     gcsfs.GCSFileSystem.clear_instance_cache()  # the URL is read when an instance is made
     try:
         yield url

@@ -153,8 +153,9 @@ def fail_together() -> Iterator[dict[str, Any]]:
     notes, problem = {}, ""
     try:
         yield notes
-    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        if jax.process_count() == 1 and isinstance(error, jax.errors.JaxRuntimeError):
+    except Exception as error:
+        of_device = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+        if not of_device and not cli.is_reported(error):
             raise
         problem = cli.describe(error)
     if jax.process_count() > 1:
@@ -199,7 +200,7 @@ def check_shared(folder: pathlib.Path, flag: str = "--workdir") -> None:
     if not seen:
         raise ValueError(
             f"{folder} is not the same folder on all hosts, but all must share it; give a {flag} on a shared "
-            "disk."
+            "disk or in a bucket."
         )
 
 

@@ -3,6 +3,17 @@
 The lock is the file lock.json in the folder. It names its holder, who touches it every few seconds. The lock
 of a dead process is taken over: at once if it ran on this machine, or else after a time without a touch.
 Nothing depends on file locks or on the clocks of two machines, so it also works on network file systems.
+
+It also works in a bucket, whose files can only be created, replaced and removed as a whole:
+- A touch would replace lock.json, also that of a process that has just taken it over. So the holder replaces
+  lock.json.alive instead, and then reads lock.json. That file holds the token of the lock: what another
+  process wrote there late is no sign of life.
+- A lock is taken over in three steps: a guard is created, lock.json is replaced if it is still that of the
+  dead process, and the guard is removed. A process that is killed in between leaves a guard that nobody waits
+  for, because its name comes from the text of the dead lock. A process that stops for longer than the time
+  of silence within the second step may write over the lock of the next one, which then ends, like one whose
+  lock was taken over: each touch shows whose lock it is.
+- The holder removes lock.json.alive first, so that it cannot be that of the next one.
 """
 
 import contextlib
@@ -19,7 +30,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from gmflow_jax._files import naming
+from experiments.common import files
+from gmflow_jax._files import create, is_address, naming
 
 NAME = "lock.json"
 
@@ -28,10 +40,10 @@ _SILENCE_SECONDS = 60.0  # without a touch, after which a holder on another mach
 
 
 class _Sight(NamedTuple):
-    """A lock file as it was read: its text, and the time of its last touch in nanoseconds."""
+    """A lock file as it was read: its text, and a value that its holder changes; None for no sign of life."""
 
     text: str
-    touched: int
+    touched: int | str | None
 
 
 @contextlib.contextmanager
@@ -65,9 +77,11 @@ def hold(
     finally:
         released.set()
         toucher.join()
-        with contextlib.suppress(OSError):  # what remains is taken over by the next program
+        with contextlib.suppress(OSError), naming(path):  # what remains is taken over by the next program
             seen = _look(path)
             if seen and seen.text == own:
+                if is_address(path):
+                    _alive(path).unlink(missing_ok=True)
                 path.unlink()
 
 
@@ -100,30 +114,26 @@ def _take_over(path: pathlib.Path, dead: str, own: str, silence_seconds: float) 
         time.sleep(0.01)
         return False
     seen = _look(path)
-    if seen and seen.text == dead:
+    taken = seen is not None and seen.text == dead
+    if taken and not is_address(path):
         guard.replace(path)
         return True
+    if taken:
+        files.write_text(path, own)
     guard.unlink(missing_ok=True)
-    return False
+    return taken
 
 
-def _create(path: pathlib.Path, text: str) -> bool:
-    """Create the lock file; return False if it exists. Exactly one of several processes succeeds."""
-    try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    try:
-        with naming(path), os.fdopen(file, "w") as opened:
-            opened.write(text)
-    except OSError:  # a full disk
-        path.unlink()
-        raise
-    return True
+def _create(path: pathlib.Path, own: str) -> bool:
+    """Create a lock file; return whether it is this process's, which is also so if an answer was lost."""
+    return create(path, own) or (is_address(path) and _read(path) == own)
 
 
 def _look(path: pathlib.Path) -> _Sight | None:
     """Read a lock file; return None if there is none."""
+    if is_address(path):
+        text = _read(path)
+        return None if text is None else _Sight(text, _sign_of_life(path, text))
     try:
         with path.open(errors="replace") as file:  # network file systems check an open file for changes
             return _Sight(file.read(), os.fstat(file.fileno()).st_mtime_ns)
@@ -131,13 +141,39 @@ def _look(path: pathlib.Path) -> _Sight | None:
         return None
 
 
+def _read(path: Any) -> str | None:
+    """Read a file in a bucket; return None if there is none."""
+    with naming(path):
+        try:
+            return path.fs.cat_file(path.path).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
+
+def _alive(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.alive")
+
+
+def _sign_of_life(path: pathlib.Path, text: str) -> str | None:
+    """Return what the holder of a lock in a bucket wrote last to show that it lives, or None."""
+    token, sign = (_parse(text) or {}).get("token"), _read(_alive(path))
+    return sign if token and sign and sign.startswith(f"{token} ") else None
+
+
+def _touch(path: pathlib.Path, own: str) -> None:
+    if is_address(path):
+        files.write_text(_alive(path), f"{json.loads(own)['token']} {secrets.token_hex(8)}\n")
+    else:
+        os.utime(path)
+
+
 def _keep(path: pathlib.Path, own: str, released: threading.Event, touch_seconds: float) -> None:
     """Touch the lock file until it is released."""
     while not released.wait(touch_seconds):
         with contextlib.suppress(OSError):  # the server may be away for a while
-            os.utime(path)
+            _touch(path, own)
             seen = _look(path)
-            if seen and seen.text != own and _parse(seen) and not released.is_set():
+            if seen and seen.text != own and _parse(seen.text) and not released.is_set():
                 print(
                     f"error: {path.parent} is now in use by {_name(seen)}, because this process gave no sign "
                     "of life for too long, or its lock was removed. This process ends.",
@@ -154,7 +190,7 @@ def _is_alive(path: pathlib.Path, seen: _Sight, silence_seconds: float) -> bool 
 
 def _is_alive_here(seen: _Sight) -> bool | None:
     """Return whether the holder lives; None if this machine cannot tell."""
-    holder = _parse(seen)
+    holder = _parse(seen.text)
     if holder is None or holder.get("machine") != _machine():
         return None
     pid = holder["pid"]
@@ -176,7 +212,7 @@ def _shows_life(path: pathlib.Path, seen: _Sight, seconds: float) -> bool | None
         now = _look(path)
         if now is None or now.text != seen.text:
             return None
-        if now.touched != seen.touched:
+        if now.touched not in (None, seen.touched):
             return True
         if not announced:
             announced = True
@@ -220,17 +256,17 @@ def _start_of(pid: int) -> str | None:
     return "" if state in "ZX" else fields[18]  # a killed process stays as a zombie until its parent asks
 
 
-def _parse(seen: _Sight) -> dict[str, Any] | None:
+def _parse(text: str) -> dict[str, Any] | None:
     """Return the holder's description, or None if its process was killed before it had written all."""
     try:
-        holder = json.loads(seen.text)
+        holder = json.loads(text)
     except ValueError:
         return None
     return holder if isinstance(holder, dict) and isinstance(holder.get("pid"), int) else None
 
 
 def _name(seen: _Sight) -> str:
-    holder = _parse(seen)
+    holder = _parse(seen.text)
     if holder is None:
         return "an unknown process"
     program = pathlib.Path(str(holder.get("command")).split(" ")[0]).name

@@ -8,6 +8,7 @@ import ml_collections
 from experiments.runs import folder, networks
 from experiments.tasks.latents import load_autoencoder
 from gmflow_jax import data, interop, pipeline, training
+from gmflow_jax._files import to_path
 
 _LARGEST_RESIDUAL = 0.05  # see `training.post_hoc_residual`
 
@@ -57,7 +58,7 @@ def load_bundle(
 
 def latents_of(workdir: str) -> data.LatentMetadata | None:
     """Return the metadata of the latents that a run was trained on, or None if it was trained on others."""
-    path = pathlib.Path(workdir) / "latents.json"
+    path = to_path(workdir) / "latents.json"
     return data.LatentMetadata.load(path) if path.exists() else None
 
 
@@ -104,7 +105,7 @@ def load_average(
     """
     if average not in ("final", "best"):
         raise ValueError(f"There is no average {average!r}; give 'final' or 'best'.")
-    path = pathlib.Path(workdir) / ("checkpoints" if average == "final" else "best")
+    path = to_path(workdir) / ("checkpoints" if average == "final" else "best")
     if average == "best" and not path.exists():
         raise ValueError(
             f"{workdir} was trained without eval_every, so it has no best parameters; give 'final'."
@@ -115,6 +116,7 @@ def load_average(
 
 def _restore_newest(path: pathlib.Path, **targets: Any) -> dict[str, Any]:
     """Read the newest snapshot of a run, which may be in training."""
+    failed = None
     while True:
         with training.Snapshots(path, read_only=True) as snapshots:
             step = snapshots.latest_step()
@@ -126,14 +128,14 @@ def _restore_newest(path: pathlib.Path, **targets: Any) -> dict[str, Any]:
             try:
                 return snapshots.restore(step, **targets)
             except ValueError:
-                if (path / str(step)).exists():
+                if step == failed:
                     raise
-                # The training has stored a newer one, and deleted this one while it was read.
+                failed = step  # unless the training has stored a newer one, and deleted this one meanwhile
 
 
 def _power_average(workdir: str, config, std: float) -> Any:
     """Rebuild the average of relative width `std` at the last step of the stored averages."""
-    path = pathlib.Path(workdir) / "post_hoc"
+    path = to_path(workdir) / "post_hoc"
     if not path.exists():
         raise ValueError(
             f"{workdir} holds no averages to rebuild others from; train with post_hoc_ema.stds and "

@@ -8,13 +8,15 @@ from typing import Any
 import ml_collections
 
 from experiments.common.files import read_json
+from gmflow_jax._files import to_path
 
 # Fields that may differ when a run is resumed. They affect its speed and its output files, not its numbers.
 _FREE_TO_CHANGE = {
-    "autoencoder", "checkpoint_every", "data.folder", "data.num_threads", "data.num_workers", "eval_every",
-    "inception", "keep_every", "keep_last", "log_every", "max_skipped_in_row", "mesh", "network.attention",
-    "network.remat", "network.scan_layers", "num_microbatches", "parallel", "post_hoc_ema.every",
-    "profile_steps", "reference", "report", "sample_every", "score_every", "score_samples", "teacher",
+    "autoencoder", "checkpoint_every", "data.cache", "data.cache_gib", "data.folder", "data.num_threads",
+    "data.num_workers", "eval_every", "inception", "keep_every", "keep_last", "log_every",
+    "max_skipped_in_row", "mesh", "network.attention", "network.remat", "network.scan_layers",
+    "num_microbatches", "parallel", "post_hoc_ema.every", "profile_steps", "reference", "report",
+    "sample_every", "score_every", "score_samples", "teacher",
 }  # fmt: skip
 
 _OTHER_LENGTH = (
@@ -79,7 +81,7 @@ def is_run(path: pathlib.Path) -> bool:
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     """Read the configuration of the run in `workdir`; raise ValueError if there is no run."""
-    folder = pathlib.Path(workdir)
+    folder = to_path(workdir)
     if not folder.is_dir():
         raise ValueError(
             f"The workdir {workdir} does not exist. Train first: python -m experiments.train "

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.runs import bundles, folder, networks
 from gmflow_jax import data, gm, interop, models
 from gmflow_jax._arguments import append_axes
+from gmflow_jax._files import to_path
 
 
 class Teacher(NamedTuple):
@@ -86,7 +87,7 @@ def find_teacher(config: ml_collections.ConfigDict) -> pathlib.Path:
             "This configuration distils a teacher, but teacher is empty; give --config.teacher=WORKDIR, the "
             "folder of a run, or a diffusers folder, or a safetensors file of a SiT or DiT."
         )
-    path = pathlib.Path(config.teacher)
+    path = to_path(config.teacher)
     if not path.exists():
         raise ValueError(f"There is no teacher {path}; give the folder of a run, or train it first.")
     if path.is_dir() and folder.is_run(path):

@@ -11,7 +11,9 @@ from experiments.runs import folder
 from experiments.scoring.cells import check_report
 from gmflow_jax import sharding
 from gmflow_jax._arguments import check_labels, check_number
+from gmflow_jax._files import to_path
 from gmflow_jax.guidance import check_guidance_scale
+from gmflow_jax.training._snapshots import snapshot_folder
 
 # Fields of the metadata of latents that determine the training data.
 _DATA_FIELDS = (
@@ -86,7 +88,7 @@ def check_distillation(config) -> None:
 
 def check_teacher_folder(config, workdir: pathlib.Path) -> None:
     """Raise ValueError if a run would be written into the folder of its teacher."""
-    if config.get("teacher") and pathlib.Path(config.teacher).resolve() == workdir.resolve():
+    if config.get("teacher") and str(to_path(config.teacher).resolve()) == str(workdir.resolve()):
         raise ValueError(
             f"--workdir and --config.teacher are both {workdir}, but a run cannot be its own teacher; give a "
             "new folder as --workdir."
@@ -100,11 +102,8 @@ def check_batch(batch: Mapping[str, np.ndarray], config) -> None:
 
 
 def check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
-    """Raise ValueError if the folder holds another run, or latents other than those of `notes`."""
-    if ":/" in str(workdir):  # pathlib turns :// into :/
-        raise ValueError(
-            f"--workdir is {workdir}, but must be a folder of the file system; mount it, or give another one."
-        )
+    """Raise ValueError if the folder cannot hold checkpoints, or holds another run or other latents."""
+    snapshot_folder(workdir)
     folder.check_unchanged(workdir / "config.json", notes["config"], "configuration")
     if notes["latents"] is not None:
         data_fields = {name: notes["latents"][name] for name in _DATA_FIELDS}

@@ -18,6 +18,7 @@ from experiments.runs import networks, teachers
 from experiments.tasks.make import make_task
 from experiments.training import checks, costs, distillation, hooks, steps
 from gmflow_jax import data, sharding, training
+from gmflow_jax._files import bucket_problem
 
 
 class Outcome(enum.Enum):
@@ -138,7 +139,8 @@ def _expand_home(config: ml_collections.ConfigDict) -> None:
     """Replace ~ in the paths of a configuration."""
     names = ("autoencoder", "inception", "reference", "teacher")
     paths = {name: config[name] for name in names if config.get(name)}
-    paths |= {f"data.{name}": config.data[name] for name in ("folder", "eval_folder") if config.data[name]}
+    names = ("folder", "eval_folder", "cache")
+    paths |= {f"data.{name}": config.data[name] for name in names if config.data.get(name)}
     config.update_from_flattened_dict({name: files.expand_home(path) for name, path in paths.items()})
 
 
@@ -160,14 +162,21 @@ def _run_folder(workdir: pathlib.Path, notes: dict[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keeping(checkpoints: pathlib.Path) -> Iterator[None]:
-    """Turn OSError into `UserError`, with the step from which the run can be resumed."""
+    """Turn errors of files and buckets into `UserError`, with the step from which the run can be resumed."""
     try:
         yield
-    except OSError as error:
-        with training.Snapshots(checkpoints, read_only=True) as snapshots:
-            step = snapshots.latest_step()
-        then = "starts again" if step is None else f"continues after step {step:,}"
-        raise cli.UserError(f"{cli.describe(error)} The run then {then}.") from error
+    except Exception as error:
+        problem = bucket_problem(error)
+        if problem is None and not isinstance(error, OSError):
+            raise
+        step = None
+        with contextlib.suppress(OSError), training.Snapshots(checkpoints, read_only=True) as snapshots:
+            step = snapshots.latest_step()  # fails if the bucket is out of reach
+        if step is not None:
+            then = f" The run then continues after step {step:,}."
+        else:
+            then = " The run then starts again." if problem is None else ""
+        raise cli.UserError(f"{cli.describe(error)}{then}") from error
 
 
 def _make_plan(

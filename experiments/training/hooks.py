@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from experiments.tasks.fake import FakeTask
 from experiments.tasks.latents import LatentTask
 from experiments.training import distillation, steps
 from gmflow_jax import sharding, training
+from gmflow_jax._files import is_address, upload
 from gmflow_jax.training import Hook, Snapshots
 
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -218,22 +220,31 @@ class _Profile(contextlib.AbstractContextManager):
 
     def __init__(self, first_and_last: tuple[int, int], folder: pathlib.Path):
         (self._first, self._last), self._folder = first_and_last, folder
-        self._running = False
+        self._running = contextlib.ExitStack()
 
     def __call__(self, state: training.TrainState, step: int) -> None:
         if step == self._first:
-            jax.profiler.start_trace(str(self._folder))
-            self._running = True
-        elif self._running:
-            self._stop()
+            self._running.enter_context(_trace(self._folder))
+        else:
+            self._running.close()
 
     def __exit__(self, *error) -> None:
-        if self._running:  # the run ended before the last profiled step
-            self._stop()
+        self._running.close()  # the run may end before the last profiled step
 
-    def _stop(self) -> None:
-        jax.profiler.stop_trace()
-        self._running = False
+
+@contextlib.contextmanager
+def _trace(folder: pathlib.Path) -> Iterator[None]:
+    """Write a profile of the context into a folder, or an address: JAX itself writes local files only."""
+    with tempfile.TemporaryDirectory(prefix="gmflow-") as temporary:
+        local = pathlib.Path(temporary) if is_address(folder) else folder
+        jax.profiler.start_trace(str(local))
+        try:
+            yield
+        finally:
+            jax.profiler.stop_trace()
+        if local != folder:
+            for path in local.rglob("*.*"):
+                upload(path, folder / path.relative_to(local).as_posix())
 
 
 def _profiled_steps(config) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 The functions are pure and take no configuration object. The caller applies jit, pmap and shardings.
 """
 
-from gmflow_jax.training._checkpoint import Checkpointer, Snapshots
+from gmflow_jax.training._checkpoint import Checkpointer
 from gmflow_jax.training._distill import (
     PolicyExample,
     draw_policy_example,
@@ -24,6 +24,7 @@ from gmflow_jax.training._post_hoc import (
     power_std,
     update_power_averages,
 )
+from gmflow_jax.training._snapshots import Snapshots
 from gmflow_jax.training._state import TrainState, init_state
 from gmflow_jax.training._step import make_train_step
 from gmflow_jax.training._teacher import make_teacher

@@ -115,6 +115,8 @@ def fit(
                 writer.flush()
             meter.check_skipped(done)
             if checkpointer is not None and (done % checkpoint_every == 0 or last):
+                if writer is not None:
+                    writer.flush(force=True)  # a run that resumes from the checkpoint needs the rows up to it
                 checkpointer.save_state(portable(state), meta)
             if stopping:
                 bar.write(f"Stopped by a signal after {done} of {num_steps} steps.")

@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +12,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
-from gmflow_jax._files import naming, write_whole
+from gmflow_jax._files import download, is_address, naming, to_path, upload, write_whole
+
+_TABLE = "metrics.csv"
+_UPLOAD_SECONDS = 30.0  # between two uploads to a bucket that are not forced
 
 
 def average_metrics(window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
@@ -52,23 +56,36 @@ class MetricWriter:
     Both are written by the caller's thread: if one cannot be written, the caller gets the OSError.
     tensorboardX's `SummaryWriter` has a thread of its own, and waits forever once that met a full disk.
 
+    A file in a bucket cannot be appended to. With an address, both files are written to a temporary folder of
+    this machine, and replace those in the bucket as a whole: when `flush` is called with `force`, in `close`,
+    and otherwise at the first `flush` after 30 s. `fit` forces it before each checkpoint. So a kill at any
+    moment loses at most the rows since the last checkpoint, which the resumed run writes again, and a reader
+    finds whole rows only.
+
     The table has a column `step` and one for each name ever written; cells without a value stay empty. Create
     a writer in one process only.
 
     Args:
-      folder: the folder of the files; it is made if it does not exist.
+      folder: the folder of the files, or an address; it is made if it does not exist.
       resume_step: number of steps that the run has already made. Rows of later steps, left by a run that got
         further than its last checkpoint, are dropped, so that no step appears twice.
 
     Raises:
       ValueError: if `metrics.csv` is not a table of metrics.
+      OSError: if a file cannot be read or written.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int = 0):
-        folder = pathlib.Path(folder)
+        self._bucket, self._temporary, folder = None, None, to_path(folder)
+        if is_address(folder):
+            self._bucket, self._temporary = folder, tempfile.TemporaryDirectory(prefix="gmflow-")
+            folder = pathlib.Path(self._temporary.name)
+            if (self._bucket / _TABLE).exists():
+                download(self._bucket / _TABLE, folder / _TABLE)
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.csv"
-        self._columns, rows = _read_rows(self._path, resume_step)
+        self._path, self._uploaded = folder / _TABLE, time.monotonic()
+        self._columns, rows = _read_rows(self._path, resume_step, self._bucket)
+        self._new_rows = True  # at first those of a table that was cut
         self._rewrite(rows)
         self._events = folder / "events.out.tfevents"  # the writer adds the time and the host
         self._tensorboard = EventsWriter(str(folder / "events"))
@@ -83,6 +100,7 @@ class MetricWriter:
           step: number of steps made.
           scalars: values by name.
         """
+        self._new_rows = True
         new = [name for name in scalars if name not in self._columns]
         if new:
             self._file.close()
@@ -98,10 +116,12 @@ class MetricWriter:
         with naming(self._events):
             self._tensorboard.write_event(Event(step=int(step), wall_time=time.time(), summary=summary))
 
-    def flush(self) -> None:
-        """Make everything written so far visible to readers."""
+    def flush(self, force: bool = False) -> None:
+        """Make everything written so far visible to readers; in a bucket at most every 30 s, or if forced."""
         with naming(self._events):
             self._tensorboard.flush()
+        if force or time.monotonic() > self._uploaded + _UPLOAD_SECONDS:
+            self._upload()
 
     def close(self) -> None:
         """Write the rest and close the files."""
@@ -111,6 +131,19 @@ class MetricWriter:
         finally:
             with naming(self._events):
                 self._tensorboard.close()
+        try:
+            self._upload()
+        finally:
+            if self._temporary is not None:
+                self._temporary.cleanup()
+
+    def _upload(self) -> None:
+        """Replace the files in the bucket, if there is one and there are new rows."""
+        if self._bucket is None or not self._new_rows:
+            return
+        for path in sorted(self._path.parent.iterdir()):
+            upload(path, self._bucket / path.name)
+        self._new_rows, self._uploaded = False, time.monotonic()
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         def write(temporary: pathlib.Path) -> None:
@@ -124,8 +157,13 @@ class MetricWriter:
         self._table = csv.DictWriter(self._file, self._columns, restval="")
 
 
-def _read_rows(path: pathlib.Path, last_step: int | None = None) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and the rows up to `last_step` of a table that may not exist yet."""
+def _read_rows(
+    path: pathlib.Path, last_step: int | None = None, bucket: pathlib.Path | None = None
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and the rows up to `last_step` of a table that may not exist yet.
+
+    If it is a copy of one in a bucket, errors name that one.
+    """
     if not path.exists():
         return ["step"], []
     text = path.read_text()
@@ -134,8 +172,8 @@ def _read_rows(path: pathlib.Path, last_step: int | None = None) -> tuple[list[s
     columns = list(table.fieldnames or ["step"])
     if columns[0] != "step":
         raise ValueError(
-            f"{path} has the columns {columns}, so it is not a table of metrics; "
-            "move it away or choose another folder."
+            f"{(bucket or path.parent) / path.name} has the columns {columns}, so it is not a table of "
+            "metrics; move it away or choose another folder."
         )
     rows = list(table)
     if last_step is not None:

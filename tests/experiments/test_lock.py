@@ -12,9 +12,10 @@ import pytest
 from experiments.common import lock
 
 _HOLD = """
-import pathlib, sys, time
+import sys, time
 from experiments.common import lock
-with lock.hold(pathlib.Path(sys.argv[1]), touch_seconds=0.02):
+from gmflow_jax._files import to_path
+with lock.hold(to_path(sys.argv[1]), touch_seconds=0.02):
     print("holds", flush=True)
     time.sleep(60)
 """
@@ -23,7 +24,7 @@ with lock.hold(pathlib.Path(sys.argv[1]), touch_seconds=0.02):
 def _holder(folder):
     """Start a process that holds the lock."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HOLD, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "holds\n"
     return process
@@ -102,7 +103,12 @@ def test_a_holder_on_another_machine_that_touches_its_lock_is_alive(abandoned):
     touch.join()
 
 
-def test_one_of_many_takes_a_stale_lock_over(abandoned):
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_one_of_many_takes_a_stale_lock_over(where, abandoned, request):
+    if where == "bucket":
+        text = (abandoned / lock.NAME).read_text()
+        abandoned = request.getfixturevalue("bucket")
+        (abandoned / lock.NAME).write_text(text)
     _rewrite(abandoned, started="1")
     holders, refused, start = [], [], threading.Barrier(8)
 
@@ -124,7 +130,7 @@ def test_one_of_many_takes_a_stale_lock_over(abandoned):
     for thread in threads:
         thread.join(5)
     assert (len(holders), len(refused)) == (1, 7)
-    assert not list(abandoned.iterdir())
+    assert not abandoned.exists() or not list(abandoned.iterdir())
 
 
 def test_a_process_whose_lock_was_taken_over_ends(tmp_path):
@@ -134,3 +140,55 @@ def test_a_process_whose_lock_was_taken_over_ends(tmp_path):
     assert process.returncode == 2
     assert "now in use by process 7 on elsewhere" in said
     assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == 7
+
+
+@pytest.fixture
+def another_machine(bucket, monkeypatch):
+    """A folder in a bucket with the lock of a process of another machine, whose token is "other"."""
+    with lock.hold(bucket):
+        text = (bucket / lock.NAME).read_text()
+    assert not bucket.exists()
+    (bucket / lock.NAME).write_text(text)
+    _rewrite(bucket, host="elsewhere", machine="elsewhere", token="other")
+    return bucket
+
+
+def test_a_lock_in_a_bucket_refuses_the_second_start_and_is_taken_over_from_the_dead(bucket):
+    process = _holder(bucket)
+    said = rf"{bucket} is in use by process {process.pid} on"
+    with pytest.raises(ValueError, match=said), lock.hold(bucket):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with lock.hold(bucket, touch_seconds=0.01):
+        alive = bucket / f"{lock.NAME}.alive"
+        while not alive.exists() or alive.read_text() == (before := alive.read_text()):
+            pass
+        assert before.startswith(json.loads((bucket / lock.NAME).read_text())["token"])
+    assert not bucket.exists()
+
+
+def test_a_silent_holder_on_another_machine_is_dead_in_a_bucket(another_machine):
+    """Also if a process that lost the lock earlier shows life."""
+    late = threading.Timer(0.1, (another_machine / f"{lock.NAME}.alive").write_text, ["lost 1"])
+    late.start()
+    with lock.hold(another_machine, silence_seconds=0.5):
+        assert "elsewhere" not in (another_machine / lock.NAME).read_text()
+    late.join()
+    assert not (another_machine / lock.NAME).exists()
+
+
+def test_a_holder_on_another_machine_that_shows_life_in_a_bucket_is_alive(another_machine):
+    touch = threading.Timer(0.1, (another_machine / f"{lock.NAME}.alive").write_text, ["other 1"])
+    touch.start()
+    with pytest.raises(ValueError, match="on elsewhere"), lock.hold(another_machine, silence_seconds=5):
+        pass
+    touch.join()
+
+
+def test_a_process_whose_lock_in_a_bucket_was_taken_over_ends(bucket):
+    process = _holder(bucket)
+    _rewrite(bucket, host="elsewhere", pid=7, token="another")
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 2 and "now in use by process 7 on elsewhere" in said
+    assert json.loads((bucket / lock.NAME).read_text())["pid"] == 7
