@@ -1,4 +1,4 @@
-"""Files and folders, local or in a bucket. Files appear under their name only when they are complete."""
+"""Reading and writing of files and folders, local or in a bucket."""
 
 import contextlib
 import os
@@ -10,21 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gmflow_jax._addresses import (
-    BucketError,
-    bucket_problem,
-    describe_bucket_error,
-    error_number,
-    is_address,
-    naming,
-    to_path,
-)
-
-__all__ = [
-    "BucketError", "bucket_problem", "check_writable", "create", "describe_bucket_error", "download",
-    "error_number", "is_address", "local_copy", "naming", "read_bytes", "remove_tree", "to_path", "upload",
-    "write_arrays", "write_folder", "write_whole",
-]  # fmt: skip
+from gmflow_jax._files._addresses import is_address, naming
 
 
 def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any], writer: int | None = None) -> None:
