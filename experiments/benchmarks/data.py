@@ -7,6 +7,10 @@ Writes latents of random numbers in every format and container, and reads them i
 from memory-mapped .npy files. All rows are measured in turn. The files are read once before, so the disk has
 no influence if they fit into memory.
 
+With --bucket=gs://BUCKET/FOLDER the latents are also written there, into new folders that are removed in the
+end, and read from there: each record when it is needed, and through a cache on the local disk. The first read
+of a cache, which fetches the files, is not in its row.
+
 Columns: `copy_share` is the speed relative to the plain copy, `steps_per_s` the steps per second of a pod in
 which every host reads at this speed, and `of_needed` the same relative to --steps_per_second.
 """
@@ -14,6 +18,7 @@ which every host reads at this speed, and `of_needed` the same relative to --ste
 import contextlib
 import functools
 import pathlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +30,7 @@ from experiments.benchmarks import inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
 from experiments.common import cli
 from gmflow_jax import data
+from gmflow_jax._files import check_writable, remove_tree, to_path, upload
 from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype
 from gmflow_jax.data._shards import shard_name, write_records
@@ -32,6 +38,7 @@ from gmflow_jax.data._shards import shard_name, write_records
 _FOLDER = cli.define_path(
     "folder", None, "Folder for temporary latents; by default the system's temporary folder."
 )
+_BUCKET = cli.define_path("bucket", None, "Address of a folder in a bucket, to read latents from there, too.")
 _RECORDS = flags.DEFINE_integer("num_records", 8192, "Latents of each format and container.", lower_bound=1)
 _SHARDS = flags.DEFINE_integer("num_shards", 16, "Files of each container; ImageNet has 313.", lower_bound=1)
 _THREADS = flags.DEFINE_list("num_threads", ["0", "1", "2", "4", "8"], "Numbers of threads, comma-separated.")
@@ -57,6 +64,8 @@ def main() -> None:
             )
         if _FOLDER.value and not pathlib.Path(_FOLDER.value).is_dir():
             raise ValueError(f"There is no folder {_FOLDER.value}; make it first, or leave --folder out.")
+        if _BUCKET.value:
+            check_writable(to_path(_BUCKET.value) / "metadata.json")
         report = Report("data", _OUT.value)
     per_host = _BATCH.value // _HOSTS.value
     report.log(
@@ -64,21 +73,27 @@ def main() -> None:
         f"{per_host * _RATE.value:,.0f} records/s."
     )
     for format in _FORMATS:
-        with _folder() as folder:
-            _measure(report, format, folder, threads, per_host)
+        with _folder() as folder, _folder_in_bucket() as bucket:
+            _measure(report, format, folder, bucket, threads, per_host)
     report.finish()
 
 
-def _measure(report: Report, format: str, folder: pathlib.Path, threads: list[int], per_host: int) -> None:
+def _measure(
+    report: Report,
+    format: str,
+    folder: pathlib.Path,
+    bucket: pathlib.Path | None,
+    threads: list[int],
+    per_host: int,
+) -> None:
     """Add the rows of one format."""
     for container in _CONTAINERS:
         _write(folder / container, format, container)
     readers = {"floor": (None, functools.partial(_copy, sorted((folder / "npy").glob("*.npy"))))}
-    for container in _CONTAINERS:
-        latents = data.Latents(folder / container)
+    for name, latents in _opened(folder, bucket).items():
         for number in threads:
             call = functools.partial(_read, latents, per_host, number)
-            readers[f"{container}, {number} threads"] = (number, call)
+            readers[f"{name}, {number} threads"] = (number, call)
     calls = {name: call for name, (_, call) in readers.items()}
     timings = timing.measure(calls, _SECONDS.value, log=report.log)
     for name, (number, _) in readers.items():
@@ -87,7 +102,7 @@ def _measure(report: Report, format: str, folder: pathlib.Path, threads: list[in
         rate = records / timings.seconds(name).median
         report.add(
             format=format,
-            container=name.partition(",")[0],
+            container=name.partition(",")[0],  # and where it is
             threads=number,
             records_per_s=rate,
             mb_per_s=rate * record_dtype(format, _LATENT_SHAPE).itemsize / 1e6,
@@ -95,6 +110,31 @@ def _measure(report: Report, format: str, folder: pathlib.Path, threads: list[in
             steps_per_s=rate / per_host,
             of_needed=rate / per_host / _RATE.value,
         )
+
+
+def _opened(folder: pathlib.Path, bucket: pathlib.Path | None) -> dict[str, data.Latents]:
+    """Open the latents of each container on the disk, and copy them to the bucket, if there is one."""
+    opened = {container: data.Latents(folder / container) for container in _CONTAINERS}
+    for container in _CONTAINERS if bucket else ():
+        address = bucket / container
+        for path in sorted((folder / container).iterdir(), key=lambda path: path.name == "metadata.json"):
+            upload(path, address / path.name)
+        opened[f"{container} in bucket"] = data.Latents(address)
+        opened[f"{container} in cache"] = data.Latents(address, folder / "cache")
+    return opened
+
+
+@contextlib.contextmanager
+def _folder_in_bucket() -> Iterator[pathlib.Path | None]:
+    """Yield a new folder in the bucket, or None without a bucket; remove it in the end."""
+    if not _BUCKET.value:
+        yield None
+        return
+    folder = to_path(_BUCKET.value) / f"latents-{secrets.token_hex(8)}"
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
 
 
 @contextlib.contextmanager

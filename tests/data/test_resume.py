@@ -15,9 +15,9 @@ from gmflow_jax import data, models
 
 # A program that imports once. For each line of its input it starts a child process that encodes, kills it
 # some time after the folder has the given number of files, and prints how it ended: 0, or the signal. The
-# parent uses no device, so that it can fork.
+# parent uses no device and no client of a bucket, so that it can fork.
 PROGRAM = """
-import os, pickle, signal, sys, time
+import json, os, pickle, signal, sys, time, urllib.parse, urllib.request
 import jax
 from array_record.python import array_record_module
 from gmflow_jax import data, models
@@ -28,6 +28,18 @@ source = data.open_images(sys.argv[1])
 with open(sys.argv[2], "rb") as file:
     autoencoder = models.from_params(models.AutoencoderKL, *pickle.load(file))
 options = dict(image_size=32, images_per_shard=2, batch_size=2, num_threads=2, progress=False)
+
+
+def count(out):
+    if not out.startswith("gs://"):
+        return len(os.listdir(out)) if os.path.isdir(out) else 0
+    bucket, _, folder = out.removeprefix("gs://").partition("/")
+    query = urllib.parse.urlencode({"prefix": f"{folder}/"})
+    url = f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/{bucket}/o?{query}"
+    with urllib.request.urlopen(url) as answer:
+        return len(json.load(answer).get("items", ()))
+
+
 for line in sys.stdin:
     out, num_files, seconds = line.split()
     child = os.fork()
@@ -35,7 +47,7 @@ for line in sys.stdin:
         data.write_latents(source, autoencoder, out, **options)
         os._exit(0)
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
-        if os.path.isdir(out) and len(os.listdir(out)) >= int(num_files):
+        if count(out) >= int(num_files):
             time.sleep(float(seconds))
             os.kill(child, signal.SIGKILL)
             ended = os.waitpid(child, 0)
@@ -45,7 +57,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(image_folder, autoencoder, tmp_path_factory):
     """run(out, num_files, seconds): encode into `out`, kill the process then, and return how it ended."""
     network = tmp_path_factory.mktemp("network") / "autoencoder.pickle"
@@ -84,6 +96,21 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(run, tmp_path):
     assert kills >= 3  # unless it was quicker
     assert run(tmp_path / "killed", 1000, 0) == 0
     assert contents(tmp_path / "killed") == expected
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_writes_to_a_bucket_ends_with_the_same_bytes(bucket, run, tmp_path):
+    assert run(tmp_path, 1000, 0) == 0
+    expected, out = contents(tmp_path), bucket / "killed"
+    rng = np.random.default_rng()
+    kills = 0
+    for num_files in (1, 3, 6, 10, 15):
+        kills += run(out, num_files, rng.uniform(0, 0.01)) == 9
+        left = contents(out)
+        assert all(left[name] == expected[name] for name in left)  # an object is whole
+    assert kills >= 3  # unless it was quicker
+    assert run(out, 1000, 0) == 0
+    assert contents(out) == expected
 
 
 def test_a_damaged_shard_is_written_again(source, moments_folder, write, tmp_path):

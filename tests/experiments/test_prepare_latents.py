@@ -8,6 +8,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from experiments.common import cli
+from experiments.configs import base
+from experiments.tasks.latents import LatentTask
 from gmflow_jax import data, interop, models
 
 CONFIG = models.AutoencoderKLConfig(
@@ -107,6 +109,17 @@ def test_everything_may_be_in_a_bucket(prepare, folders, bucket_folders, tmp_pat
     assert f"{bucket_folders}/out holds 6 latents (8, 8, 2) in 3 files" in capsys.readouterr().out
     found = {path.name: path.read_bytes() for path in (bucket_folders / "out").iterdir()}
     assert found == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    config = base.get_config()
+    config.data.update(folder=f"{bucket_folders}/out", cache=str(tmp_path / "cache"))
+    network = models.GMDiTConfig(input_size=8, in_channels=2, num_classes=2)
+    task = LatentTask(config, network)
+    assert not (tmp_path / "cache").exists()  # programs that do not train fetch nothing
+    batch = data.LatentBatches(data.Latents(tmp_path / "out"), 4)(1)
+    np.testing.assert_array_equal(task.batches(4, seed=0)(1)["x_0"], batch["x_0"])
+    assert len(list((tmp_path / "cache").glob("*/*.array_record"))) == 2  # the third has no record
+    config.data.cache_gib = 1e-9
+    with pytest.raises(ValueError, match=r"need .* in the cache .* bound is 1e-09 GiB; give a larger"):
+        LatentTask(config, network)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +144,17 @@ def test_flags_out_of_range_are_named(prepare):
             prepare(f"--{name}=0")
 
 
-def test_the_benchmark_needs_its_folder(run_main):
+def test_the_benchmark_needs_its_folder(run_main, bucket_url):
     with pytest.raises(cli.UserError, match=r"no folder /nonexistent; make it"):
         run_main("benchmarks.data", "--folder=/nonexistent")
+    with pytest.raises(cli.UserError, match=r"gs://missing/f.*there is no such bucket"):
+        run_main("benchmarks.data", "--bucket=gs://missing/f")
+
+
+def test_the_benchmark_reads_a_bucket_and_removes_what_it_wrote(run_main, bucket, tmp_path, capsys):
+    sizes = ("--num_records=6", "--num_shards=2", "--global_batch_size=4", "--num_hosts=2", "--num_threads=0")
+    run_main("benchmarks.data", f"--bucket={bucket}", f"--folder={tmp_path}", "--seconds=0", *sizes)
+    out = capsys.readouterr().out
+    assert all(out.count(f"{name} in {where}") == 2 for name in ("npy", "array_record")
+               for where in ("bucket", "cache"))  # fmt: skip
+    assert not bucket.is_dir() and not list(tmp_path.iterdir())
