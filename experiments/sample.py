@@ -201,11 +201,18 @@ def _check_flags() -> None:
         raise ValueError(f"--samples_out must end in .npz, but {_SAMPLES_OUT.value!r} was given.")
     if not 0 <= _SEED.value < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, but {_SEED.value} was given.")
-    for path in map(to_path, filter(None, (_OUT.value, _SAMPLES_OUT.value, _images_folder()))):
-        files.check_parent(path)
-        if path.exists() and path.is_dir() == (path.suffix in (".png", ".npz")):
-            kind, needed = ("folder", "file") if path.is_dir() else ("file", "folder")
-            raise ValueError(f"{path} exists and is a {kind}, but must be a {needed}; give another path.")
+    for given, needed in ((_OUT.value, "file"), (_SAMPLES_OUT.value, "file"), (_images_folder(), "folder")):
+        if given:
+            _check_output(given, needed)
+
+
+def _check_output(given: str, needed: str) -> None:
+    """Raise an error if a file or folder cannot be written."""
+    path = to_path(given)
+    files.check_parent(path)
+    if path.exists() and path.is_dir() == (needed == "file"):
+        kind = "folder" if path.is_dir() else "file"
+        raise ValueError(f"{path} exists and is a {kind}, but must be a {needed}; give another path.")
 
 
 def _choose_labels(id2label: dict[int, str], num_classes: int, default_num: int) -> np.ndarray:

@@ -26,7 +26,7 @@ def check_parent(path: str | os.PathLike) -> None:
     """Raise an error if the folder of `path` does not exist, or if a bucket cannot be written to."""
     path = to_path(path)
     check_writable(path)
-    if not is_address(path) and not path.absolute().parent.is_dir():
+    if path.parent.is_file() if is_address(path) else not path.absolute().parent.is_dir():
         raise ValueError(f"The folder of {path} does not exist. Create it, or give another path.")
 
 

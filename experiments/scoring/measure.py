@@ -91,7 +91,8 @@ def check_files(inception: str | None, reference: str | None, reference_out: str
       reference_out: path to which the features of the reference are to be written, or None.
 
     Raises:
-      ValueError: if one of the first two is missing, packages for an address are, or the last cannot be written.
+      ValueError: if one of the first two is missing, the last cannot be written, or packages for an address
+        are not installed.
     """
     if not inception or not reference:
         raise ValueError(

@@ -17,20 +17,21 @@ from tests.refusing_server import SENTENCES, refusing
 
 pytest.importorskip("gcsfs")
 _SAMPLING = ("--num_steps=1", "--num_substeps=2")
-_SCORES = ("--inception={root}/inception.safetensors", "--reference={root}/adm.npz", "--metrics=fid,colours")
+_SCORES = ("--inception={root}/inception.safetensors", "--reference={root}/kept.npz")
 _COMMANDS = {
     "sample": [
         "sample", "--checkpoint={root}/tiny/", "--num_samples=3", *_SAMPLING, "--out={root}/grid.png",
         "--images_out={root}/pictures", "--samples_out={root}/samples.npz",
     ],
     "evaluate": [
-        "evaluate", "--checkpoint={root}/tiny", "--num_samples=4", *_SAMPLING, *_SCORES,
-        "--reference_out={root}/kept.npz", "--out={root}/report.json",
+        "evaluate", "--samples={root}/samples.npz", _SCORES[0], "--reference={root}/adm.npz",
+        "--metrics=colours", "--reference_out={root}/kept.npz", "--out={root}/of_file.json",
     ],
-    "evaluate a folder": ["evaluate", "--samples={root}/pictures", *_SCORES, "--out={root}/of_folder.json"],
-    "evaluate a file": ["evaluate", "--samples={root}/samples.npz", *_SCORES, "--out={root}/of_file.json"],
+    "evaluate a folder": [
+        "evaluate", "--samples={root}/pictures", *_SCORES, "--metrics=colours", "--out={root}/of_folder.json",
+    ],
     "sweep": [
-        "sweep", "--config=experiments/configs/sweep_digits.py", "--checkpoint={root}/tiny", *_SCORES[:2],
+        "sweep", "--config=experiments/configs/sweep_digits.py", "--checkpoint={root}/tiny", *_SCORES,
         "--config.num_samples=8", "--config.num_steps=(1,)", "--config.guidance_scales=(0.3,)",
         "--config.rows=({'name': 'A', 'solver': 'euler'},)", "--metrics=fid,precision_recall",
         "--out={root}/sweeps/first",
@@ -68,7 +69,7 @@ def _contents(root):
 def local(checkpoint, inception, tmp_path_factory):
     """A local folder with a checkpoint, a reference and the weights of Inception."""
     root = tmp_path_factory.mktemp("local")
-    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
     np.savez(root / "adm.npz", arr_0=noise, mu_s=np.zeros(2023), sigma_s=np.eye(2023))
     (root / "tiny").symlink_to(checkpoint)
     (root / "inception.safetensors").symlink_to(inception)
@@ -87,7 +88,7 @@ def remote(local, bucket_url):
 
 
 @pytest.mark.slow
-def test_programs_write_the_same_files_into_a_bucket(local, remote, run_main, capsys):
+def test_programs_write_the_same_files_into_a_bucket(local, remote, run_main, capsys, monkeypatch):
     printed = {}
     for root in (local, remote):
         for name, (program, *arguments) in _COMMANDS.items():
@@ -101,20 +102,10 @@ def test_programs_write_the_same_files_into_a_bucket(local, remote, run_main, ca
     assert ours.keys() == theirs.keys() and len(ours) > 20
     for name, content in theirs.items():
         assert ours[name] == content, name
-
-
-@pytest.mark.slow
-def test_a_sweep_goes_on_in_a_bucket(remote, run_main, capsys, monkeypatch):
-    out = remote / "sweeps" / "again"
-    program, *arguments = (argument.replace("{root}", str(remote)) for argument in _COMMANDS["sweep"])
-    arguments[-1] = f"--out={out}"
-    run_main(program, *arguments)
-    first = _contents(out)
-    monkeypatch.setattr("experiments.scoring.image_evaluator.ImageEvaluator.score", None)  # draws nothing
-    run_main(program, *arguments)
-    assert _contents(out) == first and "cells/A_steps1_w0.3.json" in first
-    with pytest.raises(cli.UserError, match="num_samples was 8 and is now 9"):
-        run_main(program, *arguments, "--config.num_samples=9")
+    # The same sweep again reads its cells and draws nothing.
+    monkeypatch.setattr("experiments.scoring.image_evaluator.ImageEvaluator.score", None)
+    run_main(*(argument.replace("{root}", str(remote)) for argument in _COMMANDS["sweep"]))
+    assert "sweeps/first/cells/A_steps1_w0.3.json" in ours and _contents(remote) == ours
 
 
 def test_a_diffusers_folder_in_a_bucket_is_complete_or_cannot_be_loaded(checkpoint, bucket, monkeypatch):
@@ -177,6 +168,14 @@ _CALLS = [  # there: in a bucket; here: a local checkpoint; tmp: a local folder
 ]
 
 
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_pictures_need_a_folder(run_main, bucket, tmp_path, where):
+    taken = (tmp_path if where == "local" else bucket) / "taken.npz"
+    files.write_text(taken, "")
+    with pytest.raises(cli.UserError, match=r"taken.npz exists and is a file, but must be a folder"):
+        run_main("sample", "--checkpoint=x", f"--out={tmp_path / 'a.png'}", f"--images_out={taken}")
+
+
 @pytest.fixture
 def calls(checkpoint, tmp_path):
     """Calls of programs that name a bucket; none may leave a file."""
@@ -218,5 +217,8 @@ def test_without_the_packages_the_programs_say_what_to_install(calls, run_main, 
 def test_the_probe_leaves_nothing(bucket):
     files.check_parent(bucket / "report.json")
     assert not bucket.is_dir()
+    files.write_text(bucket / "file", "")
+    with pytest.raises(ValueError, match=r"The folder of .*/file/report.json does not exist"):
+        files.check_parent(bucket / "file" / "report.json")
     with refusing(403), pytest.raises(BucketError, match=SENTENCES[403]):
         files.check_parent("gs://bucket")
