@@ -13,7 +13,8 @@ The folder --out receives a file for each cell in cells/, then sweep.json, sweep
 sweep.png (precision and recall).
 
 The same command continues where it stopped. Rows, steps and scales may be added; other settings that affect
-the scores must not change. On several hosts, start the same command on each, with --out on a shared disk or in a bucket.
+the scores must not change. On several hosts, start the same command on each, with --out on a shared disk or
+in a bucket.
 """
 
 import pathlib

@@ -78,7 +78,7 @@ def load_reference(
     """Load a reference from a file or from a folder of images.
 
     Args:
-      path: an .npz file with the images `arr_0`, or ADM's `mu`, `sigma`, `mu_s` and `sigma_s`, or the
+      path: path or address of an .npz file with the images `arr_0`, or ADM's `mu`, `sigma`, `mu_s` and `sigma_s`, or the
         authors' `mean`, `cov` and `real_feats_np`, or what `save_reference` wrote. Statistics in the file
         take precedence over those of its images. Or images as for `data.open_images`, cropped to
         `image_size`; they need no classes.

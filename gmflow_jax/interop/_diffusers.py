@@ -91,7 +91,8 @@ def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
     size of the parameters.
 
     Args:
-      folder: the folder with model_index.json, or the folder of one network.
+      folder: the folder with model_index.json, or the folder of one network. As for all files here, it may be
+        an address such as gs://bucket/folder, which needs the extra `buckets`.
       dtype: type of the parameters, 'float32', 'bfloat16' or 'float16'. None keeps the stored type; if
         there are several files, it reads the float32 one. The networks compute in float32 unless you
         change their configurations.
@@ -163,7 +164,7 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
     model_index.json, without which it cannot be loaded, is written last.
 
     Args:
-      folder: the folder to write, new or empty.
+      folder: the folder to write, new or empty; may be an address.
       bundle: the networks.
 
     Raises:

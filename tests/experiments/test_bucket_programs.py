@@ -119,7 +119,7 @@ def test_a_diffusers_folder_in_a_bucket_is_complete_or_cannot_be_loaded(checkpoi
         upload(source, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("gmflow_jax._files.upload", stop)
+        patch.setattr("gmflow_jax._files._writing.upload", stop)
         with pytest.raises(OSError, match="stopped"):
             interop.save_diffusers(bucket / "half", bundle)
     assert "model_index.json" not in uploaded
