@@ -78,10 +78,10 @@ def load_reference(
     """Load a reference from a file or from a folder of images.
 
     Args:
-      path: path or address of an .npz file with the images `arr_0`, or ADM's `mu`, `sigma`, `mu_s` and `sigma_s`, or the
-        authors' `mean`, `cov` and `real_feats_np`, or what `save_reference` wrote. Statistics in the file
-        take precedence over those of its images. Or images as for `data.open_images`, cropped to
-        `image_size`; they need no classes.
+      path: path or address of an .npz file with the images `arr_0`, or ADM's `mu`, `sigma`, `mu_s` and
+        `sigma_s`, or the authors' `mean`, `cov` and `real_feats_np`, or what `save_reference` wrote.
+        Statistics in the file take precedence over those of its images. Or images as for `data.open_images`,
+        cropped to `image_size`; they need no classes.
       extractor: the feature network, for images.
       image_size: pixels along a side of the crop, for a folder of images.
       progress: wraps the batches of images, such as tqdm.

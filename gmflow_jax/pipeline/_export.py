@@ -43,8 +43,8 @@ def export_sampler(
     to 3 weeks older. Export again after 6 months.
 
     Args:
-      path: path or address of the sampler, NAME.jaxexport. The parameters, which may exceed the size limit of this
-        format, go to NAME.safetensors.
+      path: path or address of the sampler, NAME.jaxexport. The parameters, which may exceed the size limit of
+        this format, go to NAME.safetensors.
       bundle: networks with an autoencoder. Take them from `load_bundle` to compute as the pipeline does.
       recipe: solver, guidance and their options; by default the authors' for 32 steps, or those of a network
         that was distilled for few calls.
