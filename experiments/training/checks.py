@@ -11,9 +11,9 @@ from experiments.runs import folder
 from experiments.scoring.cells import check_report
 from gmflow_jax import sharding
 from gmflow_jax._arguments import check_labels, check_number
-from gmflow_jax._files import to_path
+from gmflow_jax._files import check_writable, is_address, to_path
 from gmflow_jax.guidance import check_guidance_scale
-from gmflow_jax.training._snapshots import snapshot_folder
+from gmflow_jax.training._orbax import snapshot_folder
 
 # Fields of the metadata of latents that determine the training data.
 _DATA_FIELDS = (
@@ -101,9 +101,16 @@ def check_batch(batch: Mapping[str, np.ndarray], config) -> None:
         check_labels(batch["labels"], config.network.get("num_classes", 0))
 
 
-def check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
-    """Raise ValueError if the folder cannot hold checkpoints, or holds another run or other latents."""
+def check_address(workdir: pathlib.Path) -> None:
+    """Raise an error if the workdir is an address below which no run can be written."""
     snapshot_folder(workdir)
+    if is_address(workdir) and workdir.is_file():
+        raise ValueError(f"{workdir} is a file, but a run needs a folder; give another --workdir.")
+    check_writable(workdir / "config.json")
+
+
+def check_folder(workdir: pathlib.Path, notes: Mapping[str, Any]) -> None:
+    """Raise ValueError if the folder holds another run, or latents other than those of `notes`."""
     folder.check_unchanged(workdir / "config.json", notes["config"], "configuration")
     if notes["latents"] is not None:
         data_fields = {name: notes["latents"][name] for name in _DATA_FIELDS}

@@ -114,6 +114,7 @@ def _check(
 ) -> tuple[_Plan, Any, dict[str, Any]]:
     """Check a run; return its plan, the shapes of the training state, and notes for `checks`."""
     with cluster.fail_together() as common:
+        checks.check_address(workdir)
         network = networks.network_config(config)
         _expand_home(config)
         if "teacher" in config:

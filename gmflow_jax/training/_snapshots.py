@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,21 +12,11 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from gmflow_jax._files import (
-    BucketError,
-    bucket_problem,
-    describe_bucket_error,
-    error_number,
-    is_address,
-    remove_tree,
-    to_path,
-)
+from gmflow_jax._files import BucketError, describe_bucket_error, error_number, is_address, remove_tree
+from gmflow_jax.training._orbax import bound_retries, is_of_bucket, snapshot_folder
 
 _OLD = ".old"  # folder into which Orbax moves the snapshots that are to be deleted
 _COMPLETE = "commit_success.txt"  # in a bucket, the last file that Orbax writes of a snapshot
-
-# In TensorStore's errors, which are ValueErrors.
-_OUTAGE = re.compile(r"\b(ABORTED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE): ")
 
 
 class Snapshots:
@@ -68,6 +57,8 @@ class Snapshots:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{self.folder} is a file, but checkpoints need a folder; give another path.")
         in_bucket = is_address(self.folder)
+        if in_bucket:
+            bound_retries()
         # Processes wait for each other at barriers with names, which must differ between folders.
         barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name)
         # In a bucket, `_tidy` does what these options do. To delete, Orbax needs the right to read the
@@ -89,7 +80,7 @@ class Snapshots:
         try:
             self._manager = ocp.CheckpointManager(epath.Path(str(self.folder)), options=options)
         except Exception as error:
-            if not (in_bucket and _is_of_bucket(error, missing=True)):
+            if not (in_bucket and is_of_bucket(error, missing=True)):
                 raise
             raise BucketError(describe_bucket_error(error, str(self.folder))) from error
         if in_bucket:
@@ -161,7 +152,7 @@ class Snapshots:
         try:
             restored = self._manager.restore(step, args=items_and_meta)
         except Exception as error:
-            if is_address(self.folder) and _is_of_bucket(error, missing=False):
+            if is_address(self.folder) and is_of_bucket(error, missing=False):
                 raise BucketError(describe_bucket_error(error, str(self.folder / str(step)))) from error
             # Orbax raises many types, some with pages of text.
             reason = " ".join(str(error).split())[:300]
@@ -208,7 +199,7 @@ class Snapshots:
         try:
             yield
         except Exception as error:
-            if is_address(self.folder) and _is_of_bucket(error, missing=True):
+            if is_address(self.folder) and is_of_bucket(error, missing=True):
                 reason = describe_bucket_error(error, str(self.folder))
                 raise BucketError(
                     f"The checkpoint of step {self._newest} could not be written. {reason}"
@@ -253,33 +244,6 @@ class Snapshots:
                 "the folder of checkpoints inside a finished run."
             )
         return steps[-1] if step is None else step
-
-
-def snapshot_folder(folder: Any) -> pathlib.Path:
-    """Return the absolute path of a folder of snapshots; raise ValueError if Orbax cannot use the address."""
-    path = to_path(folder).absolute()  # Orbax needs an absolute path
-    scheme, _, rest = str(path).partition("://")
-    if not is_address(path) or scheme == "gs":
-        return path
-    if scheme == "gcs":
-        return to_path(f"gs://{rest}")
-    raise ValueError(
-        f"{path} cannot hold checkpoints: Orbax writes them to file systems and to gs:// only. Give a gs:// "
-        "address, or mount the bucket and give a path of the file system."
-    )
-
-
-def _is_of_bucket(error: BaseException | None, missing: bool) -> bool:
-    """Return whether an error comes from the use of a bucket; missing files count only if `missing`."""
-    found = False
-    while error is not None:
-        is_missing = isinstance(error, FileNotFoundError) or "NOT_FOUND: " in str(error)
-        if is_missing and not missing:
-            return False
-        known = isinstance(error, TimeoutError) or _OUTAGE.search(str(error)) or bucket_problem(error)
-        found = found or is_missing or bool(known)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def _abstract(tree: Any) -> Any:

@@ -11,6 +11,7 @@ from tests.experiments.training_process import (
     NUM_STEPS,
     assert_close,
     assert_equal,
+    being_saved,
     count_rows,
     finish,
     last_state,
@@ -38,21 +39,17 @@ def test_a_run_killed_at_random_moments_is_bit_exact(undisturbed, tmp_path):
         process = start(workdir)
         wait_for_rows(process, workdir, count_rows(workdir))
         if kill % 2:  # in the midst of a save, as its temporary folder shows
-            while process.is_alive() and not _being_saved(workdir):
+            while process.is_alive() and not being_saved(workdir):
                 pass
         else:
             time.sleep(rng.uniform(0, 0.3))
         assert process.is_alive(), "the run ended before it could be killed: " + output(workdir)[-1000:]
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        during_save += _being_saved(workdir)
+        during_save += being_saved(workdir)
     assert during_save
     finish(start(workdir), workdir)
     assert_equal(workdir, undisturbed)
-
-
-def _being_saved(workdir):
-    return any(workdir.glob("checkpoints/*checkpoint-tmp*"))
 
 
 def test_sigterm_saves_and_ends_cleanly(undisturbed, tmp_path):

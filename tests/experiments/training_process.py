@@ -14,6 +14,7 @@ import numpy as np
 from experiments.runs.folder import read_config
 from experiments.training import steps
 from gmflow_jax import training
+from gmflow_jax._files import is_address
 
 NUM_STEPS = 40
 _CONFIG = (
@@ -31,22 +32,31 @@ _context.set_forkserver_preload(
 )
 
 
-def start(workdir, *arguments, devices=1):
-    """Start a process that trains, or resumes training, in `workdir`."""
-    workdir.parent.mkdir(exist_ok=True)
-    return start_program(
-        workdir.parent, "train", f"--workdir={workdir}", *_CONFIG, *arguments, devices=devices
-    )
+def start(workdir, *arguments, devices=1, folder=None, environment=None):
+    """Start a process that trains, or resumes training, in `workdir`.
+
+    Args:
+      workdir: a path, or an address.
+      *arguments: further flags.
+      devices: number of devices.
+      folder: local folder of the output; needed for an address.
+      environment: variables of the process.
+    """
+    folder = folder or workdir.parent
+    folder.mkdir(exist_ok=True)
+    flags = (f"--workdir={workdir}", *_CONFIG, *arguments)
+    return start_program(folder, "train", *flags, devices=devices, environment=environment)
 
 
-def start_program(folder, name, *arguments, devices=1):
+def start_program(folder, name, *arguments, devices=1, environment=None):
     """Start a program in a process whose output goes to output.txt in the folder."""
-    process = _context.Process(target=_run, args=(folder, name, arguments, devices))
+    process = _context.Process(target=_run, args=(folder, name, arguments, devices, environment or {}))
     process.start()
     return process
 
 
-def _run(folder, name, arguments, devices):
+def _run(folder, name, arguments, devices, environment):
+    os.environ.update(environment)  # that of this process is the environment in which the server started
     os.environ.pop("XLA_FLAGS", None)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
@@ -77,6 +87,15 @@ def finish(process, workdir):
     assert process.exitcode == 0, output(workdir)[-2000:]
 
 
+def being_saved(workdir):
+    """Return whether a checkpoint has been begun and not completed."""
+    if not is_address(workdir):
+        return any(workdir.glob("checkpoints/*checkpoint-tmp*"))
+    folder = f"{workdir.path}/checkpoints/"
+    names = [name.removeprefix(folder).split("/") for name in workdir.fs.find(folder)]
+    return {step for step, *_ in names} != {step for step, *rest in names if rest == ["commit_success.txt"]}
+
+
 def output(workdir):
     return (workdir.parent / "output.txt").read_text()
 
@@ -94,8 +113,7 @@ def wait_for_rows(process, workdir, count):
 
 def read_losses(workdir):
     """Return the columns of the table of metrics that do not depend on time, by step."""
-    with (workdir / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv.DictReader((workdir / "metrics.csv").read_text().splitlines())
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
 
 
@@ -112,8 +130,11 @@ def assert_equal(workdir, expected):
     states = last_state(workdir), last_state(expected)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), *states)
     for kept in ("best", "post_hoc", "checkpoints"):
-        ours, theirs = (sorted(w.glob(f"{kept}/[0-9]*[0-9]")) for w in (workdir, expected))
-        assert [path.name for path in ours] == [path.name for path in theirs] != []
+        ours, theirs = (
+            sorted(path.name for path in (w / kept).iterdir() if path.name.isdecimal())
+            for w in (workdir, expected)
+        )
+        assert ours == theirs != []
 
 
 def assert_close(workdir, expected, rtol):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from orbax.checkpoint import CheckpointManager
+from orbax.checkpoint.type_handlers import get_ts_context
 
 from gmflow_jax import training
 from gmflow_jax.training import _metrics
@@ -84,6 +85,7 @@ def test_snapshots_in_a_bucket_are_kept_and_come_back(toy, trees, bucket):
 def test_an_unfinished_snapshot_in_a_bucket_is_not_seen_and_then_removed(trees, four):
     with training.Snapshots(four, read_only=True) as snapshots:
         assert snapshots.steps() == [2] and (four / "4").is_dir()
+    assert get_ts_context()["gcs_request_retries"].to_json() == {"max_retries": 8}  # not 32
     with training.Snapshots(four) as snapshots:
         assert snapshots.steps() == [2] and not (four / "4").exists()
         snapshots.save(4, trees, {})
