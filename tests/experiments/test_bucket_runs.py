@@ -119,8 +119,10 @@ def test_a_bucket_that_is_deleted_is_named(undisturbed, tmp_path):
         workdir = to_path(f"gs://{bucket_server.BUCKET}/run")
         process = _start(workdir, url, tmp_path)
         wait_for_rows(process, workdir, 10)
+        os.kill(process.pid, signal.SIGSTOP)
         workdir.fs.rm(bucket_server.BUCKET, recursive=True)
-        process.join(120)
+        os.kill(process.pid, signal.SIGCONT)
+        process.join(300)
         said = output(tmp_path / "x")
         assert process.exitcode == 2 and "Traceback" not in said
         assert "there is no such bucket" in said.rpartition("error: ")[2]

@@ -1,9 +1,11 @@
 """Metrics and snapshots in a bucket, on a real server on loopback."""
 
 import csv
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from orbax.checkpoint import CheckpointManager
 from orbax.checkpoint.type_handlers import get_ts_context
@@ -112,3 +114,28 @@ def test_a_bucket_that_fails_while_it_is_read_is_no_damaged_checkpoint(trees, fo
         monkeypatch.setattr(CheckpointManager, "restore", fail)
         with pytest.raises(OSError, match="could not be reached"):
             snapshots.restore(a=trees["a"])
+
+
+def test_the_rows_up_to_a_checkpoint_are_uploaded_before_it(bucket):
+    seen = []
+
+    class Watched(training.Checkpointer):
+        def save_state(self, state, meta=None):
+            seen.append((int(state.step), [int(row["step"]) for row in read_table(bucket)]))
+            super().save_state(state, meta)
+
+    def step(state, batch, key):
+        counts = {"time_bin_sum": np.zeros(4), "time_bin_count": np.zeros(4)}
+        metrics = {"loss": np.float32(1), "skipped": np.int32(0), "num_skipped": np.int32(0), **counts}
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    weights = {"w": jnp.ones(2)}
+    state = training.TrainState(weights, weights, weights, jnp.int32(0), jnp.int32(0))
+    writer = training.MetricWriter(bucket)
+    with Watched(bucket / "checkpoints") as checkpointer:
+        training.fit(
+            state, step, lambda step: None, jax.random.key(0), 5, writer=writer, checkpointer=checkpointer,
+            log_every=1, checkpoint_every=2, progress=False,
+        )  # fmt: skip
+    assert seen == [(2, [1, 2]), (4, [1, 2, 3, 4]), (5, [1, 2, 3, 4, 5])]
+    writer.close()
