@@ -10,7 +10,9 @@ from experiments.configs import digits
 from experiments.runs import bundles, folder
 from experiments.training import fit
 from gmflow_jax import training
+from gmflow_jax._files import BucketError, read_bytes, to_path
 from tests.helpers import file_limit
+from tests.refusing_server import SENTENCES, refusing
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,44 @@ def test_a_tilde_is_the_home_folder_in_flags(run_main, tmp_path, monkeypatch):
         run_main("sample", "--workdir=~/run", f"--out={tmp_path}/x.png")
     with pytest.raises(cli.UserError, match=f"The folder {tmp_path}/run holds no run"):
         run_main("evaluate", "--workdir=~/run")
+
+
+def test_an_address_at_which_no_run_can_live_is_refused(config, bucket):
+    (bucket / "file").write_text("")
+    for workdir, said in (
+        (to_path("memory://bucket/run"), "cannot hold checkpoints"),
+        (to_path("gs://missing/run"), "there is no such bucket"),
+        (bucket / "file", "is a file, but a run needs a folder"),
+    ):
+        with pytest.raises(cli.UserError, match=f"{workdir}.* {said}"):
+            fit.fit_run(config, workdir)
+    assert [path.name for path in bucket.iterdir()] == ["file"] and not to_path("gs://missing").exists()
+
+
+def test_a_run_in_a_bucket_that_fails_says_where_it_continues(bucket):
+    path = bucket / "checkpoints"
+    for said in ("", " The run then continues after step 40."):
+        with (
+            pytest.raises(cli.UserError, match=rf"there is no such bucket or file\. .*\){said}$") as caught,
+            fit._keeping(path),
+        ):
+            read_bytes(bucket / "nothing")
+        assert isinstance(caught.value.__cause__, BucketError)
+        with training.Snapshots(path) as snapshots:
+            snapshots.save(40, {}, {})
+
+
+def test_training_in_a_bucket_is_refused_in_a_folder_that_is_in_use(config, bucket):
+    with lock.hold(bucket), pytest.raises(cli.UserError, match=r"in use by process \d+"):
+        fit.fit_run(config, bucket)
+    assert not bucket.exists()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_bucket_without_permission_is_named_before_any_work(config, bucket_url, status):
+    with refusing(status):
+        workdir = to_path("gs://bucket/run")
+        for use in (lambda: fit.fit_run(config, workdir), lambda: folder.read_config(workdir),
+                    lambda: training.Snapshots(workdir), lambda: training.MetricWriter(workdir)):  # fmt: skip
+            with pytest.raises((OSError, cli.UserError), match=f"gs://bucket/run.*: {SENTENCES[status]}"):
+                use()
