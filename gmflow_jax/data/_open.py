@@ -3,7 +3,8 @@
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gmflow_jax._files import is_address, to_path
@@ -20,6 +21,8 @@ from gmflow_jax.data._sources import (
 )
 from gmflow_jax.data._tars import images_of_tars
 from gmflow_jax.data._tfds import TfdsSource
+
+_NUM_THREADS = 16  # classes listed at a time; a bucket answers slowly, but many at a time
 
 
 def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> ImageSource:
@@ -62,7 +65,7 @@ def open_images(spec: str | os.PathLike[str], need_classes: bool = True) -> Imag
         folders = sorted(name for name, is_folder in inside.items() if is_folder)
         tars = sorted(name for name in inside if name.endswith(".tar"))
         if root.is_dir() and not tars:
-            return _checked(FileSource("folder", _walk(root, folders, need_classes)), spec)
+            return _checked(FileSource("folder", _walk(root, inside, need_classes)), spec)
         if tars and folders:
             raise ValueError(
                 f"{root} holds tar files, such as {tars[0]}, and folders, such as {folders[0]}, so it is "
@@ -102,11 +105,11 @@ def _check_tars(paths: Sequence[pathlib.Path]) -> None:
         seen.add(path.resolve())
 
 
-def _walk(root: pathlib.Path, folders: Sequence[str], need_classes: bool) -> list[FileImage]:
-    """List the images of a folder whose subfolders `folders` are the classes."""
+def _walk(root: pathlib.Path, inside: Mapping[str, bool], need_classes: bool) -> list[FileImage]:
+    """List the images of a folder; `inside` says of each name in it whether it is a folder."""
     images, stray, others = [], [], []
     start = os.path.join(str(root), "")
-    for parts, files in _files_by_folder(root):
+    for parts, files in _files_by_folder(root, inside):
         found = [file for file in files if is_image(file)]
         if not parts:
             stray = found
@@ -120,7 +123,8 @@ def _walk(root: pathlib.Path, folders: Sequence[str], need_classes: bool) -> lis
     if not need_classes:
         return images + [FileImage("", file, start + file) for file in stray]
     check_none_without_class(stray, str(root))
-    empty = sorted(set(folders) - {image.class_folder for image in images})
+    with_images = {image.class_folder for image in images}
+    empty = sorted(name for name, is_folder in inside.items() if is_folder and name not in with_images)
     if images and empty:
         raise ValueError(
             f"The folder {empty[0]} in {root} holds no images, but labels count the folders; add its images, "
@@ -129,17 +133,18 @@ def _walk(root: pathlib.Path, folders: Sequence[str], need_classes: bool) -> lis
     return images
 
 
-def _files_by_folder(root: Any) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+def _files_by_folder(
+    root: Any, inside: Mapping[str, bool]
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     """Yield the parts of each folder's path below the root, and its files; both sorted, none hidden."""
     if is_address(root):
-        folders: dict[tuple[str, ...], list[str]] = {}
-        for name in files_below(root):
-            *parts, file = name.split("/")
-            if {"", ".", ".."} & {*parts, file}:
-                raise ValueError(f"The name {name!r} in {root} is no path in a folder; rename that object.")
-            if not any(map(is_hidden, (*parts, file))):
-                folders.setdefault(tuple(parts), []).append(file)
-        yield from ((parts, sorted(folders[parts])) for parts in sorted(folders))
+        yield (), sorted(name for name, is_folder in inside.items() if not is_folder)
+        classes = sorted(name for name, is_folder in inside.items() if is_folder)
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            for name, found in zip(
+                classes, pool.map(lambda name: files_below(root / name), classes), strict=True
+            ):
+                yield from _grouped(name, found)
         return
     seen: dict[str, str] = {}
     for folder, inner, files in os.walk(root, followlinks=True):
@@ -151,6 +156,18 @@ def _files_by_folder(root: Any) -> Iterator[tuple[tuple[str, ...], list[str]]]:
             )
         parts = pathlib.Path(folder).relative_to(root).parts
         yield parts, sorted(name for name in files if not is_hidden(name))
+
+
+def _grouped(class_folder: str, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Yield as `_files_by_folder` the files below the folder of a class in a bucket."""
+    folders: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        *parts, file = name.split("/")
+        if {"", ".", ".."} & {*parts, file}:
+            raise ValueError(f"{class_folder}/{name} in the bucket is no path of a file; rename that object.")
+        if not any(map(is_hidden, (*parts, file))):
+            folders.setdefault((class_folder, *parts), []).append(file)
+    yield from ((parts, sorted(folders[parts])) for parts in sorted(folders))
 
 
 def _checked(source: FileSource, spec: str) -> FileSource:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from gmflow_jax._files import naming
+from gmflow_jax.data._files import open_to_scan
 from gmflow_jax.data._sources import (
     FileImage,
     check_none_without_class,
@@ -61,7 +62,7 @@ def images_of_tars(paths: Sequence[pathlib.Path]) -> list[FileImage]:
     def images_of(path: pathlib.Path) -> tuple[list[FileImage], list[str]]:
         others: list[str] = []
         class_folder = path.stem if len(paths) > 1 else None
-        with naming(path), path.open("rb") as file:
+        with naming(path), open_to_scan(path) as file:
             size = file.seek(0, io.SEEK_END)
             return list(_images(file, 0, size, class_folder, str(path), others)), others
 
