@@ -11,11 +11,13 @@ from gmflow_jax._files import (
     BucketError,
     bucket_problem,
     create,
+    describe_bucket_error,
     is_address,
     local_copy,
     read_bytes,
     remove_tree,
     to_path,
+    write_bytes,
     write_whole,
 )
 from tests import bucket_server
@@ -57,6 +59,30 @@ def test_a_file_is_written_and_read(bucket):
     remove_tree(bucket)
     remove_tree(bucket)
     assert not bucket.exists()
+
+
+def test_names_are_no_patterns(bucket):
+    first, second = bucket / "run1" / "5" / "a", bucket / "run[1]" / "5" / "a"
+    for path in (first, second, bucket / "run[1]" / "lock", bucket / "run1" / "lock"):
+        write_bytes(path, b"1")
+    remove_tree(bucket / "run[1]" / "5")
+    (bucket / "run[1]" / "lock").unlink()
+    (bucket / "run[1]" / "lock").unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        (bucket / "run[1]" / "lock").unlink()
+    assert first.exists() and (bucket / "run1" / "lock").exists() and not (bucket / "run[1]").exists()
+
+
+@pytest.mark.parametrize("path", ["file:///a/b", "local:///a/b", pathlib.Path("file:///a/b")])
+def test_addresses_of_local_files_are_paths(path):
+    assert to_path(path) == pathlib.Path("/a/b")
+
+
+def test_a_number_in_a_name_is_no_status():
+    error = BucketError("UNAVAILABLE: writing gs://b/run/checkpoints/404/params/d")
+    assert "could not be reached" in describe_bucket_error(error, "gs://b")
+    error = BucketError("gs://b/1 PERMISSION_DENIED: 403")
+    assert "do not allow" in describe_bucket_error(error, "gs://b")
 
 
 def test_a_write_that_fails_leaves_the_old_file(bucket):
@@ -120,6 +146,23 @@ def test_questions_to_a_bucket_without_access_are_not_answered_by_no(status):
         for ask in (path.exists, path.is_file, path.is_dir, path.iterdir, lambda: read_bytes(path)):
             with pytest.raises(BucketError, match=SENTENCES[status]):
                 ask()
+
+
+@pytest.mark.slow
+def test_a_large_upload_survives_an_outage_in_its_midst():
+    content = bytes(range(256)) * (600 << 10)  # 150 MB: three requests
+    with bucket_server.serve_behind_proxy() as proxy, bucket_server.using(proxy.url):
+        path = to_path(f"gs://{bucket_server.BUCKET}/file")
+
+        def fail_for_a_while():
+            time.sleep(0.2)
+            proxy.mode = "drop"
+            time.sleep(3)
+            proxy.mode = "pass"
+
+        threading.Thread(target=fail_for_a_while).start()
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
+        assert proxy.num_failed and path.read_bytes() == content
 
 
 @pytest.mark.slow

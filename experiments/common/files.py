@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from gmflow_jax._files import check_writable, is_address, read_bytes, to_path, write_whole
+from gmflow_jax._files import check_writable, is_address, read_bytes, to_path, write_bytes
 
 
 def expand_home(path: str) -> str:
@@ -57,8 +57,3 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any], sort_keys: bool =
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write `text`; the file is replaced as a whole or left as it was."""
     write_bytes(path, text.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Write `content`; the file is replaced as a whole or left as it was."""
-    write_whole(path, lambda temporary: temporary.write_bytes(content))

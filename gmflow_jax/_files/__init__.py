@@ -18,6 +18,7 @@ from gmflow_jax._files._writing import (
     remove_tree,
     upload,
     write_arrays,
+    write_bytes,
     write_folder,
     write_whole,
 )
@@ -25,5 +26,5 @@ from gmflow_jax._files._writing import (
 __all__ = [
     "BucketError", "bucket_problem", "check_writable", "create", "describe_bucket_error", "download",
     "error_number", "is_address", "local_copy", "naming", "read_bytes", "remove_tree", "to_path", "upload",
-    "write_arrays", "write_folder", "write_whole",
+    "write_arrays", "write_bytes", "write_folder", "write_whole",
 ]  # fmt: skip

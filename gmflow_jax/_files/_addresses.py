@@ -18,7 +18,9 @@ from typing import Any
 _ADDRESS = re.compile(r"([a-zA-Z][\w+.-]+):/+(.*)", re.DOTALL)  # pathlib turns // into /
 _BUCKETS = {"abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "s3", "s3a"}  # schemes of stores without folders
 # Packages whose errors mean that a bucket could not be used.
-_CLIENTS = {"aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3"}
+_CLIENTS = re.compile(
+    r"(aiohttp|aiobotocore|botocore|fsspec|gcsfs|google\.(api_core|auth|cloud)|requests|s3fs|urllib3)\b"
+)
 _NO_CREDENTIALS = (
     "this machine has no valid credentials for it. On Google Cloud, give the service account of the machine "
     "access to the bucket; elsewhere run gcloud auth application-default login"
@@ -32,9 +34,10 @@ _UNREACHABLE = "it could not be reached. Check the network and the bucket; the s
 _ADVICE = (  # by what an error says, in this order
     (r"\b401\b|[Cc]redentials|UNAUTHENTICATED|RefreshError", _NO_CREDENTIALS),
     (r"\b403\b|Forbidden|PermissionError|PERMISSION_DENIED", _FORBIDDEN),
-    (r"\b404\b|FileNotFoundError|NOT_FOUND|Not Found|NoSuchBucket", _MISSING),
+    (r"\b404\b|FileNotFoundError|NOT_FOUND|NoSuchBucket", _MISSING),
     ("", _UNREACHABLE),
 )
+_NAMES = re.compile(r"\w+://\S*|\b[bo]/\S*")  # addresses, in which a number is no status of HTTP
 
 
 class BucketError(OSError):
@@ -62,6 +65,8 @@ def to_path(path: Any) -> pathlib.Path:
     if match is None:
         return pathlib.Path(path)
     scheme, rest = match.groups()
+    if scheme.lower() in ("file", "local"):
+        return pathlib.Path(f"/{rest}")
     if not rest:
         raise ValueError(f"{path} names no bucket; give an address such as {scheme}://BUCKET/FOLDER.")
     address = f"{scheme.lower()}://{posixpath.normpath(rest)}"  # a name in a bucket may end in a slash
@@ -85,7 +90,10 @@ def to_path(path: Any) -> pathlib.Path:
 
 
 class _Strict:
-    """The questions to a bucket: they raise its errors, for which fsspec returns False."""
+    """Methods of a path in a bucket that raise its errors, for which fsspec would return False.
+
+    `unlink` and `mkdir` differ too: those of fsspec take [ and * for patterns, and create buckets.
+    """
 
     def __new__(cls, *args: Any, **kwargs: Any):
         return object.__new__(cls)  # universal_pathlib would return its own class
@@ -117,8 +125,18 @@ class _Strict:
         names = [name.rstrip("/") for name in names]  # some tools write an object for the folder itself
         return (self / name.rpartition("/")[2] for name in names if name != self.path)
 
+    def unlink(self: Any, missing_ok: bool = False) -> None:
+        with naming(self):
+            try:
+                self.fs.rm_file(self.path)
+                return
+            except FileNotFoundError:
+                if missing_ok:
+                    return
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+
     def mkdir(self: Any, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing in a bucket, where fsspec would create the bucket, too."""
+        """Check `exist_ok`; nothing is made in a bucket, where fsspec would make the bucket, too."""
         if not exist_ok and self.exists():
             raise FileExistsError(str(self))
         if self.protocol not in _BUCKETS:
@@ -164,21 +182,31 @@ def bucket_problem(error: BaseException, path: str = "A bucket") -> str | None:
 
 def describe_bucket_error(error: BaseException, path: str) -> str:
     """Return a sentence for an error of a bucket: why, and what to do."""
-    text = " ".join(f"{type(part).__name__} {part}" for part in _chain(error))
-    advice = next(advice for pattern, advice in _ADVICE if re.search(pattern, text))
-    return f"{path}: {advice}. ({' '.join(str(error).split())[:300]})"
+    return f"{path}: {_advice(error)}. ({' '.join(str(error).split())[:300]})"
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether a bucket could not be reached, so that it makes sense to try again."""
+    return _of_a_bucket(error) and _advice(error) is _UNREACHABLE
+
+
+def _advice(error: BaseException) -> str:
+    text = " ".join(f"{type(part).__name__} {_NAMES.sub('', str(part))}" for part in _chain(error))
+    return next(advice for pattern, advice in _ADVICE if re.search(pattern, text))
 
 
 def _of_a_bucket(error: BaseException) -> bool:
     """Return whether an error comes from the client of a bucket."""
     if error_number(error) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # the local disk, in a download
         return False
-    if type(error).__module__.partition(".")[0] in _CLIENTS:
+    if _CLIENTS.match(type(error).__module__):
         return True
+    if not isinstance(error, (OSError, RuntimeError, ValueError)):
+        return False
     frames, innermost = error.__traceback__, ""
     while frames is not None:  # these packages also raise errors of Python's types
         innermost, frames = frames.tb_frame.f_globals.get("__name__", ""), frames.tb_next
-    return innermost.partition(".")[0] in _CLIENTS
+    return _CLIENTS.match(innermost) is not None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,11 +6,14 @@ import pathlib
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from gmflow_jax._files._addresses import is_address, naming
+from gmflow_jax._files._addresses import is_address, is_outage, naming
+
+_LARGE = 5 << 20  # bytes above which gcsfs uploads a file in parts
 
 
 def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any], writer: int | None = None) -> None:
@@ -65,7 +68,7 @@ def write_folder(folder: pathlib.Path, write: Callable[[pathlib.Path], Any], las
 
 
 def check_writable(path: Any) -> None:
-    """Raise `BucketError` if files beside an address cannot be written; do nothing for a local path."""
+    """Raise `BucketError` if files beside an address cannot be written and removed; ignore local paths."""
     if is_address(path):
         probe = path.parent / f".writable-{secrets.token_hex(8)}"
         with naming(path):
@@ -73,14 +76,36 @@ def check_writable(path: Any) -> None:
             probe.fs.rm_file(probe.path)
 
 
-def upload(source: pathlib.Path, path: Any) -> None:
-    """Copy a local file to an address, where it appears when it is complete."""
+def write_bytes(path: Any, content: bytes, writer: int | None = None) -> None:
+    """Write `content`, by `write_whole`; to an address without a temporary file."""
+    if not is_address(path):
+        write_whole(path, lambda temporary: temporary.write_bytes(content), writer)
+        return
     with naming(path):
-        path.fs.put_file(str(source), path.path)
+        path.fs.pipe_file(path.path, content)
+
+
+def upload(source: pathlib.Path, path: Any) -> None:
+    """Copy a local file to an address, where it appears when it is complete.
+
+    gcsfs tries each request for about half a minute. A large file has many, so all of it is tried again.
+    """
+    tries = 4 if source.stat().st_size > _LARGE else 1
+    with naming(path):
+        for attempt in range(1, tries + 1):
+            try:
+                path.fs.put_file(str(source), path.path)
+                return
+            except Exception as error:
+                if attempt == tries or not is_outage(error):
+                    raise
 
 
 def create(path: Any, text: str) -> bool:
-    """Create a file; return False if it exists. Exactly one of several processes succeeds."""
+    """Create a file; return False if it exists. At most one of several processes gets True.
+
+    All may get False if the answer of a bucket is lost: read the file to see whose it is.
+    """
     try:
         with naming(path):
             if is_address(path):
@@ -133,8 +158,9 @@ def remove_tree(path: Any) -> None:
     if not is_address(path):
         shutil.rmtree(path, ignore_errors=True)
         return
-    with contextlib.suppress(Exception):
-        path.fs.rm(path.path, recursive=True)
+    with contextlib.suppress(Exception), ThreadPoolExecutor(16) as pool:
+        names = path.fs.find(path.path)
+        list(pool.map(path.fs.rm_file, names))  # fs.rm would take [ and * for patterns
 
 
 def write_arrays(path: pathlib.Path, /, **arrays: Any) -> None:

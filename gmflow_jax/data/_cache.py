@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from gmflow_jax._files import BucketError, download, is_address, write_whole
+from gmflow_jax._files import BucketError, is_address, read_bytes, write_whole
 from gmflow_jax.data._files import file_sizes
 from gmflow_jax.data._metadata import LatentMetadata, Shard
 
 _NUM_THREADS = 8  # shards fetched at a time
+_CHUNK = 2**24  # bytes of one request
 _PREFIX = "latents-"  # of the folders in a cache
 
 
@@ -102,13 +103,17 @@ class LocalCopy:
             pool.shutdown(cancel_futures=True)
 
     def _fetch_shard(self, shard: Shard) -> int:
+        source = self.source / shard.file
+
         def fetch(temporary: pathlib.Path) -> None:
-            download(self.source / shard.file, temporary)
+            with open(temporary, "wb") as file:
+                for start in range(0, shard.num_bytes, _CHUNK):  # what fails is requested again, not the whole
+                    file.write(read_bytes(source, start, min(_CHUNK, shard.num_bytes - start)))
             size = temporary.stat().st_size
             if size != shard.num_bytes:
                 raise BucketError(
-                    f"{self.source / shard.file} has {size:,} bytes in place of {shard.num_bytes:,}; run the "
-                    "command that made the latents again, which writes that file again."
+                    f"{source} has {size:,} bytes in place of {shard.num_bytes:,}; run the command that made "
+                    "the latents again, which writes that file again."
                 )
 
         write_whole(self.folder / shard.file, fetch)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import whole_number
-from gmflow_jax._files import to_path, write_whole
+from gmflow_jax._files import to_path, write_bytes, write_whole
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
@@ -80,7 +80,7 @@ def export_sampler(
     exported = jax.export.export(jax.jit(sample), platforms=platforms)(shapes, seed, batch, batch, scale)
     serialized, weights = exported.serialize(), path.with_suffix(".safetensors")
     write_whole(weights, lambda target: save_safetensors(target, params))
-    write_whole(path, lambda target: target.write_bytes(serialized))
+    write_bytes(path, serialized)
     return weights
 
 
