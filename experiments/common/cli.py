@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments.common import files
-from gmflow_jax._files import bucket_problem
+from gmflow_jax._files import bucket_problem, is_outage
 
 _NO_MEMORY = (
     "A device ran out of memory ({}). Make the batch smaller; in training, --config.num_microbatches, "
@@ -47,7 +47,15 @@ def define_paths(name: str, help: str) -> flags.FlagHolder:
 
 
 class UserError(Exception):
-    """Input of the user that cannot work; the message says what to do."""
+    """Input of the user that cannot work; the message says what to do.
+
+    Programs then end with exit code 2, or with 75 if the same command may work later (`later`, or a bucket is
+    out of reach).
+    """
+
+    def __init__(self, message: str, later: bool = False):
+        super().__init__(message)
+        self.exit_code = 75 if later or is_outage(self) else 2
 
 
 @contextlib.contextmanager
@@ -111,7 +119,7 @@ def name_devices() -> None:
 
 
 def run(main: Callable[[], None], devices: bool = True) -> None:
-    """Parse the flags and call main(); exit with code 2 after an error that the user can correct.
+    """Parse the flags and call main(); exit with the code of `UserError` after an error of the user.
 
     If `devices`, the first line of output names them. Programs that connect several processes do so first.
     """
@@ -130,7 +138,7 @@ def run(main: Callable[[], None], devices: bool = True) -> None:
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(error.exit_code)
         except jax.errors.JaxRuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -140,7 +148,7 @@ def run(main: Callable[[], None], devices: bool = True) -> None:
             if not is_full(error) and bucket_problem(error) is None:
                 raise
             print(f"error: {describe(error)}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(UserError(describe(error)).exit_code)
 
     def parse(argv):
         try:

@@ -19,6 +19,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from experiments.common import cli
+from gmflow_jax._files import write_bytes
 
 # absl lists flags that are defined here in the --help of the program that calls `define_flags`.
 flags.disclaim_key_flags()
@@ -95,10 +96,11 @@ def join(
         try:
             jax.distributed.initialize(**arguments)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(
+            raise cli.UserError(
                 f"The processes of this run could not be connected ({error}). Start the same command on "
                 "every host, with --coordinator_address=HOST0:PORT --num_processes=N --process_id=I if there "
-                "is neither TPU metadata nor Slurm; or give --nodistributed to run on this host alone."
+                "is neither TPU metadata nor Slurm; or give --nodistributed to run on this host alone.",
+                later=True,
             ) from error
 
 
@@ -188,20 +190,34 @@ def check_shared(folder: pathlib.Path, flag: str = "--workdir") -> None:
         return
     token = np.uint32(secrets.randbits(32))
     path = folder / f".seen_by_all_{int(multihost_utils.broadcast_one_to_all(token)):08x}"
-    if jax.process_index() == 0:
-        path.touch()
-    deadline = time.monotonic() + _SHARING_SECONDS
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    seen = path.exists()
+    seen, problem = False, None
+    try:
+        seen = _sees(path)
+    except OSError as error:  # raised only when no process waits for this one
+        problem = error
     multihost_utils.sync_global_devices("every process has looked")
     if jax.process_index() == 0:
-        path.unlink()
+        with contextlib.suppress(OSError):
+            path.unlink()
+    if problem is not None:
+        raise problem
     if not seen:
         raise ValueError(
             f"{folder} is not the same folder on all hosts, but all must share it; give a {flag} on a shared "
             "disk or in a bucket."
         )
+
+
+def _sees(path: pathlib.Path) -> bool:
+    """Make a file in process 0, and return whether this process sees it in time."""
+    if jax.process_index() == 0:
+        write_bytes(path, b"")
+    deadline = time.monotonic() + _SHARING_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def gather(tree: Any) -> list[Any]:

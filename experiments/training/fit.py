@@ -217,8 +217,7 @@ def _fit(
     with contextlib.ExitStack() as stack:
         writer = None
         if jax.process_index() == 0:
-            writer = training.MetricWriter(workdir, resume_step=int(state.step))
-            stack.callback(writer.close)
+            writer = stack.enter_context(training.MetricWriter(workdir, resume_step=int(state.step)))
         try:
             return training.fit(
                 state,

@@ -235,15 +235,17 @@ class _Profile(contextlib.AbstractContextManager):
 @contextlib.contextmanager
 def _trace(folder: pathlib.Path) -> Iterator[None]:
     """Write a profile of the context into a folder, or an address: JAX itself writes local files only."""
-    with tempfile.TemporaryDirectory(prefix="gmflow-") as temporary:
-        local = pathlib.Path(temporary) if is_address(folder) else folder
+    with contextlib.ExitStack() as stack:
+        local = folder
+        if is_address(folder):
+            local = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gmflow-")))
         jax.profiler.start_trace(str(local))
         try:
             yield
         finally:
             jax.profiler.stop_trace()
-        if local != folder:
-            for path in local.rglob("*.*"):
+        for path in local.rglob("*") if is_address(folder) else ():
+            if path.is_file():
                 upload(path, folder / path.relative_to(local).as_posix())
 
 

@@ -6,6 +6,7 @@ from gmflow_jax._files._addresses import (
     describe_bucket_error,
     error_number,
     is_address,
+    is_outage,
     naming,
     to_path,
 )
@@ -25,6 +26,6 @@ from gmflow_jax._files._writing import (
 
 __all__ = [
     "BucketError", "bucket_problem", "check_writable", "create", "describe_bucket_error", "download",
-    "error_number", "is_address", "local_copy", "naming", "read_bytes", "remove_tree", "to_path", "upload",
-    "write_arrays", "write_bytes", "write_folder", "write_whole",
+    "error_number", "is_address", "is_outage", "local_copy", "naming", "read_bytes", "remove_tree", "to_path",
+    "upload", "write_arrays", "write_bytes", "write_folder", "write_whole",
 ]  # fmt: skip

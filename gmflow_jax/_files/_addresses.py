@@ -186,8 +186,8 @@ def describe_bucket_error(error: BaseException, path: str) -> str:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether a bucket could not be reached, so that it makes sense to try again."""
-    return _of_a_bucket(error) and _advice(error) is _UNREACHABLE
+    """Return whether an error, or its message, says that a bucket could not be reached."""
+    return _UNREACHABLE in (bucket_problem(error) or str(error))
 
 
 def _advice(error: BaseException) -> str:

@@ -107,7 +107,7 @@ class LocalCopy:
 
         def fetch(temporary: pathlib.Path) -> None:
             with open(temporary, "wb") as file:
-                for start in range(0, shard.num_bytes, _CHUNK):  # what fails is requested again, not the whole
+                for start in range(0, shard.num_bytes, _CHUNK):  # a failure costs one part
                     file.write(read_bytes(source, start, min(_CHUNK, shard.num_bytes - start)))
             size = temporary.stat().st_size
             if size != shard.num_bytes:

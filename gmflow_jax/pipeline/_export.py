@@ -80,7 +80,7 @@ def export_sampler(
     exported = jax.export.export(jax.jit(sample), platforms=platforms)(shapes, seed, batch, batch, scale)
     serialized, weights = exported.serialize(), path.with_suffix(".safetensors")
     write_whole(weights, lambda target: save_safetensors(target, params))
-    write_bytes(path, serialized)
+    write_bytes(path, bytes(serialized))
     return weights
 
 

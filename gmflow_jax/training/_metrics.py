@@ -1,5 +1,6 @@
 """Averages of step metrics, and their files: a CSV table and TensorBoard events."""
 
+import contextlib
 import csv
 import os
 import pathlib
@@ -63,7 +64,7 @@ class MetricWriter:
     finds whole rows only.
 
     The table has a column `step` and one for each name ever written; cells without a value stay empty. Create
-    a writer in one process only.
+    a writer in one process only. Use it as a context manager, or call `close`.
 
     Args:
       folder: the folder of the files, or an address; it is made if it does not exist.
@@ -136,6 +137,15 @@ class MetricWriter:
         finally:
             if self._temporary is not None:
                 self._temporary.cleanup()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error) -> None:
+        with contextlib.ExitStack() as stack:
+            if kind is not None:  # a second error would hide the one under way
+                stack.enter_context(contextlib.suppress(OSError))
+            self.close()
 
     def _upload(self) -> None:
         """Replace the files in the bucket, if there is one and there are new rows."""
