@@ -192,6 +192,8 @@ def _make_plan(
     batch_fn = functools.partial(batches, rows=rows)  # can be pickled for worker processes, unlike a closure
     first = batch_fn(0)
     checks.check_batch(first, config)
+    if config.eval_every:  # its data must be there, too, before the first step
+        task.evaluation_batches(config.batch_size, config.seed)(0, rows)
     return _Plan(
         task,
         hooks.load_score(config, task),

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from gmflow_jax._files import BucketError, is_address, read_bytes, write_whole
-from gmflow_jax.data._files import file_sizes
+from gmflow_jax.data._files import checksums, file_sizes
 from gmflow_jax.data._metadata import LatentMetadata, Shard
 
 _NUM_THREADS = 8  # shards fetched at a time
@@ -166,9 +166,10 @@ def local_copy_of(
         return None
     if is_address(cache):
         raise ValueError(f"The cache {cache} is no folder on the local disk; give one, or leave it out.")
-    identity = json.dumps([str(source), metadata.to_json()], sort_keys=True)
-    name = _PREFIX + hashlib.sha256(identity.encode()).hexdigest()[:16]
     shards = [shard for shard in metadata.shards if shard.num_records]
+    sums = checksums(source)  # latents that were made again may differ only in the bytes
+    identity = [str(source), metadata.to_json(), [sums.get(shard.file) for shard in shards]]
+    name = _PREFIX + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     copy = LocalCopy(source, pathlib.Path(cache) / name, shards, cache_gib * 2**30, progress)
     copy.check_bound()
     return copy

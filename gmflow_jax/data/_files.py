@@ -40,6 +40,16 @@ def file_sizes(folder: Any) -> dict[str, int]:
     return {child.name: child.stat().st_size for child in folder.iterdir() if child.is_file()}
 
 
+def checksums(folder: Any) -> dict[str, str]:
+    """Return the checksum of each file at an address by name, as far as the bucket lists them."""
+    names = ("crc32c", "md5Hash", "content_md5", "ETag", "etag")  # of Google, of Azure, of S3
+    sums = {
+        file: next((str(info[name]) for name in names if info.get(name)), "")
+        for file, info in _listing(folder).items()
+    }
+    return dict(sorted(sums.items()))
+
+
 def files_below(folder: Any) -> list[str]:
     """Return the files below an address, also in subfolders, by their paths relative to it.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gmflow_jax._files import is_address, write_whole
+from gmflow_jax._files import create, is_address, write_whole
 from gmflow_jax.data._files import children, file_sizes, read_json, write_json
 from gmflow_jax.data._metadata import LatentMetadata, Shard
 from gmflow_jax.data._shards import write_records
@@ -98,7 +98,9 @@ def agree_on_plan(folder: pathlib.Path, plan: Mapping[str, Any], process_index: 
     present = {name for name in names if not is_hidden(name)}
     if present and path.name not in present:
         raise ValueError(f"{folder} holds other files; give a new folder, so that nothing is lost.")
-    if not present:
+    if not present and is_address(folder):
+        create(path, json.dumps(plan, indent=2, ensure_ascii=False) + "\n")  # of several processes one does
+    elif not present:
         write_json(path, plan, process_index)  # another process may write the same content at this moment
     older = {"exif_orientation": False}  # plans from before this option lack it
     found = older | read_json(path, Mapping[str, Any], "copy it again, or give a new folder")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gmflow_jax import data
-from gmflow_jax._files import BucketError, to_path
+from gmflow_jax._files import BucketError, to_path, write_bytes
 
 
 def put(folder, address):
@@ -87,6 +87,19 @@ def test_a_cache_is_filled_once(pair, tmp_path):
     assert_same_batches(latents, local)
     with pytest.raises(ValueError, match=r"00002-of-00004.* has 0 bytes in place of"):
         data.Latents(address, cache)
+
+
+def test_latents_that_were_made_again_are_fetched_again(pair, tmp_path):
+    local, address = pair
+    data.Latents(address, tmp_path, progress=False).records([0])
+    name = local.metadata.shards[0].file
+    content = bytearray((local.folder / name).read_bytes())
+    content[-1] ^= 1  # of the same size and with the same metadata
+    write_bytes(address / name, bytes(content))
+    data.Latents(address, tmp_path, progress=False).records([0])
+    assert sorted((folder / name).read_bytes()[-1] for folder in tmp_path.iterdir()) == sorted(
+        [content[-1], content[-1] ^ 1]
+    )
 
 
 def test_several_fetch_into_one_cache(pair, tmp_path, capfd):

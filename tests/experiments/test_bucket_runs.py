@@ -107,7 +107,7 @@ def test_a_bucket_that_vanishes_ends_the_run_which_can_be_resumed(undisturbed, p
     proxy.mode = "drop"
     process.join(300)
     said = output(tmp_path / "x")
-    assert process.exitcode == 2 and "Traceback" not in said
+    assert process.exitcode == 75 and "Traceback" not in said  # the same command may work later
     assert "error: " in said and "could not be reached" in said.rpartition("error: ")[2]
     proxy.mode = "pass"
     finish(_start(workdir, proxy.url, tmp_path), tmp_path / "x")
