@@ -34,7 +34,7 @@ _UNREACHABLE = "it could not be reached. Check the network and the bucket; the s
 _ADVICE = (  # by what an error says, in this order
     (r"\b401\b|[Cc]redentials|UNAUTHENTICATED|RefreshError", _NO_CREDENTIALS),
     (r"\b403\b|Forbidden|PermissionError|PERMISSION_DENIED", _FORBIDDEN),
-    (r"\b404\b|FileNotFoundError|NOT_FOUND|NoSuchBucket", _MISSING),
+    (r"\b404\b|FileNotFoundError|NOT_FOUND|Not Found|NoSuchBucket", _MISSING),
     ("", _UNREACHABLE),
 )
 _NAMES = re.compile(r"\w+://\S*|\b[bo]/\S*")  # addresses, in which a number is no status of HTTP
