@@ -22,6 +22,8 @@ from absl import flags
 from experiments.common import cli, files
 from experiments.runs import bundles
 from gmflow_jax import interop, pipeline, solvers
+from gmflow_jax._files import to_path
+from gmflow_jax.interop._diffusers import check_new
 
 _WORKDIR = cli.define_path("workdir", None, "Folder of a run on latents.")
 _AUTOENCODER = cli.define_path(
@@ -84,6 +86,7 @@ def main() -> None:
 
 
 def _export_run(out: str) -> str:
+    check_new(to_path(out))
     bundle = bundles.load_bundle(_WORKDIR.value, _AVERAGE.value, _AUTOENCODER.value, _EMA_STD.value)
     interop.save_diffusers(out, bundle)
     return f"{', '.join(bundle.networks)} to {out}"

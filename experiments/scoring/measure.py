@@ -93,14 +93,16 @@ def check_files(inception: str | None, reference: str | None, reference_out: str
     Raises:
       ValueError: if one of the first two is missing, the last cannot be written, or packages for an address
         are not installed.
+      OSError: if a bucket cannot be used.
     """
     if not inception or not reference:
         raise ValueError(
             "Scores of images need --inception (the weights of FID's Inception network) and --reference (an "
             ".npz of ADM or of the authors, or a folder of images); see experiments/scoring/README.md."
         )
-    for path in (inception, *reference.split(",")):
-        to_path(path)  # the networks load for minutes, so an address that cannot be opened is refused here
+    for path in (inception, *reference.split(",")):  # before the networks load, which takes minutes
+        if not path.startswith("tfds:") and not to_path(path).exists():
+            raise ValueError(f"There is no file or folder {path}; check --inception and --reference.")
     if reference_out and not reference_out.endswith(".npz"):
         raise ValueError(f"--reference_out must end in .npz, but {reference_out!r} was given.")
     if reference_out:

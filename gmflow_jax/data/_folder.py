@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -127,9 +126,14 @@ def write_shard(
       broken: names of the images that were left out.
       process_index: number of this process.
     """
-    write = functools.partial(write_records, container=container, records=records)
+    sizes = []
+
+    def write(temporary: pathlib.Path) -> None:
+        write_records(temporary, container, records)
+        sizes.append(temporary.stat().st_size)
+
     write_whole(path, write, process_index)
-    report = ShardReport(len(records), path.stat().st_size, tuple(broken))
+    report = ShardReport(len(records), sizes[0], tuple(broken))
     write_json(_report_path(path), dataclasses.asdict(report), process_index)
 
 

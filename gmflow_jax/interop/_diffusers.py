@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from gmflow_jax._files import to_path, write_folder
+from gmflow_jax._files import is_address, to_path, write_folder
 from gmflow_jax.interop import _diffusers_config as configs
 from gmflow_jax.interop import _torch_params as names
 from gmflow_jax.interop._bundle import Bundle, Network
@@ -64,6 +64,7 @@ class _Part(NamedTuple):
 
 
 _LIBRARY = "lib.models.architecture.gmflow"
+_LAST = "model_index.json"  # without it, a folder of several networks is not loaded
 _PARTS = {
     "transformer": _Part(
         "model", "GMDiTTransformer2DModel", _LIBRARY, GMDiT, GMDiTConfig,
@@ -124,8 +125,8 @@ def load_diffusers(folder: str | os.PathLike[str], dtype: Any = None) -> Bundle:
             f"There is no folder {folder}. Download one (python -m experiments.download --help) "
             "and give its path."
         )
-    if (folder / "model_index.json").is_file():
-        index = read_json(folder / "model_index.json")
+    if (folder / _LAST).is_file():
+        index = read_json(folder / _LAST)
         found = {name: part for name, part in _PARTS.items() if (folder / name).is_dir()}
         networks = {part.field: _load_part(part, folder / name, param_dtype) for name, part in found.items()}
         if not networks:
@@ -172,8 +173,7 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
         num_calls is out of range.
     """
     folder = to_path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty; give a new folder; nothing is overwritten.")
+    check_new(folder)
     networks = {n: bundle.networks[p.field] for n, p in _PARTS.items() if p.field in bundle.networks}
     if not networks:
         raise ValueError("The bundle holds no network, so there is nothing to save.")
@@ -187,9 +187,19 @@ def save_diffusers(folder: str | os.PathLike[str], bundle: Bundle) -> None:
             _save_weights(temporary / name, _PARTS[name], networks[name])
         (temporary / "scheduler").mkdir(parents=True)
         write_json(temporary / "scheduler" / "scheduler_config.json", scheduler)
-        write_json(temporary / "model_index.json", _index(files, bundle))
+        write_json(temporary / _LAST, _index(files, bundle))
 
-    write_folder(folder, write, last="model_index.json")
+    write_folder(folder, write, last=_LAST)
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Raise ValueError if a folder has files, unless `save_diffusers` left it unfinished in a bucket."""
+    if not folder.exists():
+        return
+    names = {child.name for child in folder.iterdir()} if folder.is_dir() else None
+    unfinished = is_address(folder) and names is not None and names <= {*_PARTS, "scheduler"}
+    if names is None or (names and not unfinished):
+        raise ValueError(f"{folder} exists and is not empty; give a new folder; nothing is overwritten.")
 
 
 def _index(files: Mapping[str, configs.Json], bundle: Bundle) -> configs.Json:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gmflow_jax._files import read_bytes
 from gmflow_jax.interop._diffusers_config import Json
 from gmflow_jax.interop._safetensors import TensorFiles
 
@@ -23,7 +24,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"There is no {path}; download the folder again.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again.") from error
     if not isinstance(content, dict):
