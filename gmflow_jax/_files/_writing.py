@@ -14,6 +14,7 @@ import numpy as np
 from gmflow_jax._files._addresses import is_address, is_outage, naming
 
 _LARGE = 5 << 20  # bytes above which gcsfs uploads a file in parts
+_PART = 1 << 24  # bytes of one request of a download
 
 
 def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any], writer: int | None = None) -> None:
@@ -136,9 +137,12 @@ def local_copy(path: Any) -> Iterator[pathlib.Path]:
 
 
 def download(path: Any, copy: pathlib.Path) -> None:
-    """Copy the file at an address to a local path."""
+    """Copy the file at an address to a local path, in parts, so that a failure costs one of them."""
     with naming(path):
-        path.fs.get_file(path.path, str(copy))
+        size = path.fs.info(path.path)["size"]
+    with open(copy, "wb") as file:
+        for start in range(0, size, _PART):
+            file.write(read_bytes(path, start, min(_PART, size - start)))
 
 
 def read_bytes(path: Any, start: int = 0, size: int | None = None) -> bytes:

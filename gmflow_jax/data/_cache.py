@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from gmflow_jax._files import BucketError, is_address, read_bytes, write_whole
+from gmflow_jax._files import BucketError, download, is_address, write_whole
 from gmflow_jax.data._files import checksums, file_sizes
 from gmflow_jax.data._metadata import LatentMetadata, Shard
 
 _NUM_THREADS = 8  # shards fetched at a time
-_CHUNK = 2**24  # bytes of one request
 _PREFIX = "latents-"  # of the folders in a cache
 
 
@@ -106,9 +105,7 @@ class LocalCopy:
         source = self.source / shard.file
 
         def fetch(temporary: pathlib.Path) -> None:
-            with open(temporary, "wb") as file:
-                for start in range(0, shard.num_bytes, _CHUNK):  # a failure costs one part
-                    file.write(read_bytes(source, start, min(_CHUNK, shard.num_bytes - start)))
+            download(source, temporary)
             size = temporary.stat().st_size
             if size != shard.num_bytes:
                 raise BucketError(
