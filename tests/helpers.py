@@ -10,6 +10,7 @@ import json
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,12 @@ def all_finite(tree):
 def call_each(functions, *arguments):
     """Return {name: function(*arguments)} for a dict of functions."""
     return {name: function(*arguments) for name, function in functions.items()}
+
+
+def in_threads(functions):
+    """Call functions without arguments at the same time, each in a thread; return their results."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [future.result() for future in [pool.submit(function) for function in functions]]
 
 
 def permute_components(mixture, order):

@@ -1,5 +1,6 @@
 """Files in a bucket, on a real server on loopback; local files are tested where they are used."""
 
+import functools
 import pathlib
 import pickle
 import threading
@@ -21,6 +22,7 @@ from gmflow_jax._files import (
     write_whole,
 )
 from tests import bucket_server
+from tests.helpers import in_threads
 from tests.refusing_server import SENTENCES, refusing
 
 pytest.importorskip("gcsfs")
@@ -101,13 +103,8 @@ def test_a_write_that_fails_leaves_the_old_file(bucket):
 @pytest.mark.parametrize("where", ["local", "bucket"])
 def test_one_of_several_creates_a_file(where, bucket, tmp_path):
     path = (tmp_path if where == "local" else bucket) / "lock"
-    made = []
-    threads = [threading.Thread(target=lambda i=i: made.append((create(path, f"{i}"), i))) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (winner,) = [i for won, i in made if won]
+    made = in_threads([functools.partial(create, path, f"{i}") for i in range(8)])
+    (winner,) = [i for i, won in enumerate(made) if won]
     assert path.read_text() == f"{winner}" and len(made) == 8
 
 

@@ -30,7 +30,7 @@ from experiments.benchmarks import inputs, timing
 from experiments.benchmarks.report import OUT_HELP, Report
 from experiments.common import cli
 from gmflow_jax import data
-from gmflow_jax._files import check_writable, remove_tree, to_path, upload
+from gmflow_jax._files import check_writable, remove_tree, to_path, upload_folder
 from gmflow_jax.data._files import write_json
 from gmflow_jax.data._records import record_dtype
 from gmflow_jax.data._shards import shard_name, write_records
@@ -117,8 +117,7 @@ def _opened(folder: pathlib.Path, bucket: pathlib.Path | None) -> dict[str, data
     opened = {container: data.Latents(folder / container) for container in _CONTAINERS}
     for container in _CONTAINERS if bucket else ():
         address = bucket / container
-        for path in sorted((folder / container).iterdir(), key=lambda path: path.name == "metadata.json"):
-            upload(path, address / path.name)
+        upload_folder(folder / container, address, last="metadata.json")
         opened[f"{container} in bucket"] = data.Latents(address)
         opened[f"{container} in cache"] = data.Latents(address, folder / "cache")
     return opened

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TypeGuard
+from typing import NoReturn, TypeGuard
 
 import jax
 from absl import app, flags, logging
@@ -63,8 +63,6 @@ def report_user_errors():
     """Turn errors of input, files and buckets in the block into `UserError`: a message, no traceback."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
         if not is_reported(error):
             raise
@@ -137,18 +135,15 @@ def run(main: Callable[[], None], devices: bool = True) -> None:
                 name_devices()
             main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
+            _end(error)
         except jax.errors.JaxRuntimeError as error:
             if not out_of_memory(error):
                 raise
-            print(f"error: {_NO_MEMORY.format(str(error).splitlines()[0])}", file=sys.stderr)
-            sys.exit(2)
+            _end(UserError(_NO_MEMORY.format(str(error).splitlines()[0])))
         except Exception as error:
             if not is_full(error) and bucket_problem(error) is None:
                 raise
-            print(f"error: {describe(error)}", file=sys.stderr)
-            sys.exit(UserError(describe(error)).exit_code)
+            _end(UserError(describe(error)))
 
     def parse(argv):
         try:
@@ -164,6 +159,11 @@ def run(main: Callable[[], None], devices: bool = True) -> None:
         sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _end(error: UserError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _exit_in_order(number: int, frame) -> None:

@@ -18,7 +18,7 @@ from experiments.tasks.fake import FakeTask
 from experiments.tasks.latents import LatentTask
 from experiments.training import distillation, steps
 from gmflow_jax import sharding, training
-from gmflow_jax._files import is_address, upload
+from gmflow_jax._files import is_address, upload_folder
 from gmflow_jax.training import Hook, Snapshots
 
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -244,9 +244,8 @@ def _trace(folder: pathlib.Path) -> Iterator[None]:
             yield
         finally:
             jax.profiler.stop_trace()
-        for path in local.rglob("*") if is_address(folder) else ():
-            if path.is_file():
-                upload(path, folder / path.relative_to(local).as_posix())
+        if is_address(folder):
+            upload_folder(local, folder)
 
 
 def _profiled_steps(config) -> tuple[int, int] | None:

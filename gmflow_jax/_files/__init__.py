@@ -3,6 +3,7 @@
 from gmflow_jax._files._addresses import (
     BucketError,
     bucket_problem,
+    causes,
     describe_bucket_error,
     error_number,
     is_address,
@@ -18,6 +19,7 @@ from gmflow_jax._files._writing import (
     read_bytes,
     remove_tree,
     upload,
+    upload_folder,
     write_arrays,
     write_bytes,
     write_folder,
@@ -25,7 +27,8 @@ from gmflow_jax._files._writing import (
 )
 
 __all__ = [
-    "BucketError", "bucket_problem", "check_writable", "create", "describe_bucket_error", "download",
-    "error_number", "is_address", "is_outage", "local_copy", "naming", "read_bytes", "remove_tree", "to_path",
-    "upload", "write_arrays", "write_bytes", "write_folder", "write_whole",
+    "BucketError", "bucket_problem", "causes", "check_writable", "create", "describe_bucket_error",
+    "download", "error_number", "is_address", "is_outage", "local_copy", "naming", "read_bytes",
+    "remove_tree", "to_path", "upload", "upload_folder", "write_arrays", "write_bytes", "write_folder",
+    "write_whole",
 ]  # fmt: skip

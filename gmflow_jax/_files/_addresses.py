@@ -191,7 +191,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def _advice(error: BaseException) -> str:
-    text = " ".join(f"{type(part).__name__} {_NAMES.sub('', str(part))}" for part in _chain(error))
+    text = " ".join(f"{type(part).__name__} {_NAMES.sub('', str(part))}" for part in causes(error))
     return next(advice for pattern, advice in _ADVICE if re.search(pattern, text))
 
 
@@ -209,7 +209,7 @@ def _of_a_bucket(error: BaseException) -> bool:
     return _CLIENTS.match(innermost) is not None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and those that caused it."""
     while error is not None:
         yield error
@@ -218,7 +218,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def error_number(error: BaseException | None) -> int | None:
     """Return the number of the system's error that caused an error of any type, or None if there is none."""
-    for part in _chain(error):
+    for part in causes(error):
         if isinstance(part, OSError) and part.errno is not None:
             return part.errno
         found = re.search(r"os_error_code='(\d+)'", str(part))  # TensorStore raises ValueError

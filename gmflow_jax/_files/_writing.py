@@ -56,9 +56,7 @@ def write_folder(folder: pathlib.Path, write: Callable[[pathlib.Path], Any], las
         with tempfile.TemporaryDirectory(prefix="gmflow-") as name:
             temporary = pathlib.Path(name)
             write(temporary)
-            written = sorted(path for path in temporary.rglob("*") if path.is_file())
-            for path in sorted(written, key=lambda path: path == temporary / last):
-                upload(path, folder / path.relative_to(temporary).as_posix())
+            upload_folder(temporary, folder, last)
         return
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -100,6 +98,13 @@ def upload(source: pathlib.Path, path: Any) -> None:
             except Exception as error:
                 if attempt == tries or not is_outage(error):
                     raise
+
+
+def upload_folder(source: pathlib.Path, folder: Any, last: str = "") -> None:
+    """Copy the files of a local folder, also those in its subfolders, to an address; `last` comes last."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: path == source / last):
+        upload(path, folder / path.relative_to(source).as_posix())
 
 
 def create(path: Any, text: str) -> bool:

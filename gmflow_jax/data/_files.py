@@ -43,11 +43,10 @@ def file_sizes(folder: Any) -> dict[str, int]:
 def checksums(folder: Any) -> dict[str, str]:
     """Return the checksum of each file at an address by name, as far as the bucket lists them."""
     names = ("crc32c", "md5Hash", "content_md5", "ETag", "etag")  # of Google, of Azure, of S3
-    sums = {
+    return {
         file: next((str(info[name]) for name in names if info.get(name)), "")
         for file, info in _listing(folder).items()
     }
-    return dict(sorted(sums.items()))
 
 
 def files_below(folder: Any) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors relies on
 import numpy as np
 
-from gmflow_jax._files import is_address, local_copy, to_path, write_whole
+from gmflow_jax._files import local_copy, to_path, write_whole
 
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
 
@@ -115,10 +115,7 @@ def save_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
     def write(target: pathlib.Path) -> None:
         save_file(contiguous, target, metadata={"format": "pt"})
 
-    if is_address(path):
-        write_whole(to_path(path), write)
-    else:
-        write(pathlib.Path(path))
+    write_whole(to_path(path), write)
 
 
 def _check(path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gmflow_jax._arguments import whole_number
-from gmflow_jax._files import to_path, write_bytes, write_whole
+from gmflow_jax._files import to_path, write_bytes
 from gmflow_jax.interop import Bundle, save_safetensors
 from gmflow_jax.interop._convert import Params, leaf_at, nest, paths
 from gmflow_jax.models import GMDiT, from_params, functional
@@ -79,7 +79,7 @@ def export_sampler(
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     exported = jax.export.export(jax.jit(sample), platforms=platforms)(shapes, seed, batch, batch, scale)
     serialized, weights = exported.serialize(), path.with_suffix(".safetensors")
-    write_whole(weights, lambda target: save_safetensors(target, params))
+    save_safetensors(weights, params)
     write_bytes(path, bytes(serialized))
     return weights
 

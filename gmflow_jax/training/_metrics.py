@@ -13,7 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
-from gmflow_jax._files import download, is_address, naming, to_path, upload, write_whole
+from gmflow_jax._files import download, is_address, naming, to_path, upload_folder, write_whole
 
 _TABLE = "metrics.csv"
 _UPLOAD_SECONDS = 30.0  # between two uploads to a bucket that are not forced
@@ -151,8 +151,7 @@ class MetricWriter:
         """Replace the files in the bucket, if there is one and there are new rows."""
         if self._bucket is None or not self._new_rows:
             return
-        for path in sorted(self._path.parent.iterdir()):
-            upload(path, self._bucket / path.name)
+        upload_folder(self._path.parent, self._bucket)
         self._new_rows, self._uploaded = False, time.monotonic()
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:

@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import Any
 
-from gmflow_jax._files import bucket_problem, is_address, to_path
+from gmflow_jax._files import bucket_problem, causes, is_address, to_path
 
 # In TensorStore's errors, which are ValueErrors.
 _OUTAGE = re.compile(r"\b(ABORTED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE): ")
@@ -28,13 +28,12 @@ def snapshot_folder(folder: Any) -> pathlib.Path:
 def is_of_bucket(error: BaseException | None, missing: bool) -> bool:
     """Return whether an error comes from the use of a bucket; missing files count only if `missing`."""
     found = False
-    while error is not None:
-        is_missing = isinstance(error, FileNotFoundError) or "NOT_FOUND: " in str(error)
+    for part in causes(error):
+        is_missing = isinstance(part, FileNotFoundError) or "NOT_FOUND: " in str(part)
         if is_missing and not missing:
             return False
-        known = isinstance(error, TimeoutError) or _OUTAGE.search(str(error)) or bucket_problem(error)
+        known = isinstance(part, TimeoutError) or _OUTAGE.search(str(part)) or bucket_problem(part)
         found = found or is_missing or bool(known)
-        error = error.__cause__ or error.__context__
     return found
 
 

@@ -1,21 +1,16 @@
 """Latents in a bucket, on a real server on loopback, equal those of a folder, read directly or by a cache."""
 
+import functools
 import pathlib
 import pickle
 import shutil
-import threading
 
 import numpy as np
 import pytest
 
 from gmflow_jax import data
-from gmflow_jax._files import BucketError, to_path, write_bytes
-
-
-def put(folder, address):
-    """Copy the files of a local folder to an address."""
-    for path in folder.iterdir():
-        address.fs.pipe_file(f"{address.path}/{path.name}", path.read_bytes())
+from gmflow_jax._files import BucketError, to_path, upload_folder, write_bytes
+from tests.helpers import in_threads
 
 
 def contents(folder):
@@ -33,7 +28,7 @@ def assert_same_batches(found, expected):
 def pair(request, moments_folder, sample_folder, bucket):
     """Local latents and the address of a copy, in each container."""
     folder = moments_folder if request.param == "array_record" else sample_folder
-    put(folder, bucket)
+    upload_folder(folder, bucket)
     return data.Latents(folder), bucket
 
 
@@ -47,12 +42,7 @@ def test_records_equal_those_of_the_folder(pair):
     for reader in (latents, again, pickle.loads(pickle.dumps(latents))):
         assert (reader.records(order) == expected).all()
     assert len(latents.records([])) == 0
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(latents.records(order))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = in_threads([lambda: latents.records(order)] * 4)
     assert len(found) == 4 and all((records == expected).all() for records in found)
     assert_same_batches(latents, local)
 
@@ -105,11 +95,7 @@ def test_latents_that_were_made_again_are_fetched_again(pair, tmp_path):
 def test_several_fetch_into_one_cache(pair, tmp_path, capfd):
     local, address = pair
     readers = [data.Latents(address, tmp_path) for _ in range(3)]
-    threads = [threading.Thread(target=reader.records, args=([0],)) for reader in readers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([functools.partial(reader.records, [0]) for reader in readers])
     for reader in readers:
         assert (reader.records(range(15)) == local.records(range(15))).all()
     shown = capfd.readouterr().err
@@ -139,7 +125,7 @@ def test_a_cache_is_bounded(pair, tmp_path, monkeypatch):
     assert not cache.exists()
     latents.records([0])
     other = to_path(f"{address}-other")
-    put(local.folder, other)
+    upload_folder(local.folder, other)
     with pytest.raises(ValueError, match=r"beside other latents of .*, which may be removed"):
         data.Latents(other, cache, cache_gib=1.9 * gib)
     data.Latents(other, cache, cache_gib=2.1 * gib)
@@ -152,9 +138,9 @@ def test_a_cache_does_nothing_for_a_folder(moments_folder, tmp_path):
 
 def test_any_store_serves_npy(sample_folder, moments_folder, tmp_path):
     address = to_path("memory://latents")
-    put(sample_folder, address / "npy")
+    upload_folder(sample_folder, address / "npy")
     assert_same_batches(data.Latents(address / "npy"), data.Latents(sample_folder))
-    put(moments_folder, address / "array_record")
+    upload_folder(moments_folder, address / "array_record")
     with pytest.raises(ValueError, match=r"ArrayRecord files, which cannot be read from .*; set a cache"):
         data.Latents(address / "array_record")
     latents = data.Latents(address / "array_record", tmp_path, progress=False)
@@ -162,7 +148,7 @@ def test_any_store_serves_npy(sample_folder, moments_folder, tmp_path):
 
 
 def test_grain_does_not_look_for_credentials(moments_folder, bucket, monkeypatch):
-    put(moments_folder, bucket)
+    upload_folder(moments_folder, bucket)
     monkeypatch.delenv("CLOUD_STORAGE_EMULATOR_ENDPOINT")
     with pytest.raises(ValueError, match=r"this machine has none; run gcloud .*, set a cache"):
         data.Latents(bucket)

@@ -3,12 +3,12 @@
 import json
 import pickle
 import shutil
-import threading
 
 import numpy as np
 import pytest
 
 from gmflow_jax import data
+from tests.helpers import in_threads
 
 ROWS = [slice(2, 5), [7, 0, 3], slice(0, 0)]
 
@@ -38,13 +38,7 @@ def test_reading_does_not_depend_on_order_threads_and_processes(latents):
     assert_equal(latents.read(order), expected)
     assert_equal(pickle.loads(pickle.dumps(latents)).read(np.array(order)), expected)
     assert latents.read([])["mean"].shape == (0, 2, 16, 16, 2)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(latents.read(order))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for batch in found:
+    for batch in in_threads([lambda: latents.read(order)] * 4):
         assert_equal(batch, expected)
 
 

@@ -9,16 +9,14 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from gmflow_jax import evaluation, interop
-from gmflow_jax._files import to_path, upload
+from gmflow_jax._files import to_path, upload_folder
 from tests.bucket_server import BUCKET
+from tests.experiments.training_process import TINY_PHOTOGRAPHS
 
 _GOLDEN = "tests/golden/autoencoder"
 _SIZES = (
-    "--config=experiments/configs/photographs.py", "--config.network.input_size=8",
-    "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
-    "--config.network.log_std_dim=8", "--config.spectrum.base_size=8", "--config.batch_size=8",
-    "--config.num_steps=4", "--config.log_every=2", "--config.checkpoint_every=2", "--config.sample_every=4",
-    "--config.eval_every=2", "--config.eval_batches=1", "--config.network.num_classes=2",
+    *TINY_PHOTOGRAPHS, "--config.num_steps=4", "--config.checkpoint_every=2", "--config.sample_every=4",
+    "--config.network.num_classes=2",
 )  # fmt: skip
 _RUN = ("--workdir={root}/run", "--autoencoder={root}/autoencoder")
 _CHAIN = [
@@ -68,9 +66,7 @@ def local(inception, tmp_path):
 def remote(local, bucket_url):
     """The same in a bucket."""
     root = to_path(f"gs://{BUCKET}/{secrets.token_hex(4)}")
-    for path in local.rglob("*"):
-        if path.is_file():
-            upload(path, root / path.relative_to(local).as_posix())
+    upload_folder(local, root)
     return root
 
 

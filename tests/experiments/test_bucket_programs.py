@@ -1,6 +1,5 @@
 """Programs whose files are all in a bucket, and their messages when it cannot be used."""
 
-import pathlib
 import re
 import secrets
 import sys
@@ -11,7 +10,7 @@ import pytest
 
 from experiments.common import cli, files
 from gmflow_jax import interop
-from gmflow_jax._files import BucketError, to_path, upload
+from gmflow_jax._files import BucketError, to_path, upload, upload_folder
 from tests.bucket_server import BUCKET
 from tests.refusing_server import SENTENCES, refusing
 
@@ -41,12 +40,6 @@ _COMMANDS = {
         "--out={root}/sampler.jaxexport",
     ],
 }  # fmt: skip
-
-
-def _copy(folder, target):
-    for path in sorted(pathlib.Path(folder).rglob("*")):
-        if path.is_file():
-            upload(path, target / path.relative_to(folder).as_posix())
 
 
 def _contents(root):
@@ -81,7 +74,7 @@ def local(checkpoint, inception, tmp_path_factory):
 def remote(local, bucket_url):
     """The same in a bucket."""
     root = to_path(f"gs://{BUCKET}/{secrets.token_hex(4)}")
-    _copy((local / "tiny").resolve(), root / "tiny")
+    upload_folder((local / "tiny").resolve(), root / "tiny")
     for name in ("adm.npz", "inception.safetensors"):
         upload(local / name, root / name)
     return root

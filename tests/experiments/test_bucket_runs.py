@@ -1,7 +1,6 @@
 """Runs in a bucket: killed, on two hosts, with a server that fails for a while, and one that vanishes."""
 
 import os
-import random
 import signal
 import threading
 import time
@@ -13,10 +12,9 @@ from tests import bucket_server
 from tests.experiments.training_process import (
     assert_close,
     assert_equal,
-    being_saved,
-    count_rows,
     finish,
     joined,
+    kill_repeatedly,
     last_state,
     output,
     start,
@@ -25,7 +23,6 @@ from tests.experiments.training_process import (
 
 pytestmark = pytest.mark.slow
 
-_NUM_KILLS = 10
 _LONGER = "--config.num_steps=80"  # rows appear only with every checkpoint
 
 
@@ -50,20 +47,7 @@ def _start(workdir, url, folder, *arguments, **options):
 
 
 def test_a_run_killed_at_random_moments_equals_a_local_one(undisturbed, bucket, bucket_url, tmp_path):
-    rng, during_save = random.Random(0), 0
-    for kill in range(_NUM_KILLS):
-        process = _start(bucket, bucket_url, tmp_path)
-        wait_for_rows(process, bucket, count_rows(bucket))
-        if kill % 2:
-            while process.is_alive() and not being_saved(bucket):
-                pass
-        else:
-            time.sleep(rng.uniform(0, 0.3))
-        assert process.is_alive(), "the run ended before it was killed: " + output(tmp_path / "x")[-1000:]
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        during_save += being_saved(bucket)
-    assert during_save
+    kill_repeatedly(lambda: _start(bucket, bucket_url, tmp_path), bucket, tmp_path / "x")
     finish(_start(bucket, bucket_url, tmp_path), tmp_path / "x")
     assert_equal(bucket, undisturbed)
     assert not [path.name for path in bucket.iterdir() if "lock" in path.name]

@@ -14,15 +14,12 @@ from sklearn.datasets import load_sample_images
 from experiments.common import cli
 from experiments.scoring import options
 from gmflow_jax import interop
+from tests.experiments.training_process import TINY_PHOTOGRAPHS
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "autoencoder"
 _SIZES = (
-    "--config=experiments/configs/photographs.py", "--config.network.input_size=8",
-    "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
-    "--config.network.log_std_dim=8", "--config.spectrum.base_size=8", "--config.batch_size=8",
-    "--config.num_steps=6", "--config.log_every=2", "--config.checkpoint_every=3", "--config.sample_every=3",
-    "--config.eval_every=2", "--config.eval_batches=1", "--config.post_hoc_ema.stds=(0.05,0.1)",
-    "--config.post_hoc_ema.every=1",
+    *TINY_PHOTOGRAPHS, "--config.num_steps=6", "--config.checkpoint_every=3", "--config.sample_every=3",
+    "--config.post_hoc_ema.stds=(0.05,0.1)", "--config.post_hoc_ema.every=1",
 )  # fmt: skip
 
 

@@ -1,19 +1,13 @@
 """A run that is killed repeatedly equals an undisturbed run: losses, parameters, averages and optimiser."""
 
-import os
-import random
-import signal
-import time
-
 import pytest
 
 from tests.experiments.training_process import (
     NUM_STEPS,
     assert_close,
     assert_equal,
-    being_saved,
-    count_rows,
     finish,
+    kill_repeatedly,
     last_state,
     output,
     start,
@@ -21,8 +15,6 @@ from tests.experiments.training_process import (
 )
 
 pytestmark = pytest.mark.slow
-
-_NUM_KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +25,8 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_run_killed_at_random_moments_is_bit_exact(undisturbed, tmp_path):
-    workdir, rng = tmp_path / "run", random.Random(0)
-    during_save = 0
-    for kill in range(_NUM_KILLS):
-        process = start(workdir)
-        wait_for_rows(process, workdir, count_rows(workdir))
-        if kill % 2:  # in the midst of a save, as its temporary folder shows
-            while process.is_alive() and not being_saved(workdir):
-                pass
-        else:
-            time.sleep(rng.uniform(0, 0.3))
-        assert process.is_alive(), "the run ended before it could be killed: " + output(workdir)[-1000:]
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        during_save += being_saved(workdir)
-    assert during_save
+    workdir = tmp_path / "run"
+    kill_repeatedly(lambda: start(workdir), workdir)
     finish(start(workdir), workdir)
     assert_equal(workdir, undisturbed)
 

@@ -4,6 +4,8 @@ import csv
 import importlib
 import multiprocessing
 import os
+import random
+import signal
 import socket
 import sys
 import time
@@ -17,12 +19,20 @@ from gmflow_jax import training
 from gmflow_jax._files import is_address
 
 NUM_STEPS = 40
+_NUM_KILLS = 10
 _CONFIG = (
     "--config=experiments/configs/digits.py", "--config.network.hidden_size=16", "--config.network.depth=1",
     "--config.network.num_heads=2", f"--config.num_steps={NUM_STEPS}", "--config.optimizer.warm_up_steps=5",
     "--config.batch_size=16", "--config.log_every=1", "--config.checkpoint_every=5",
     "--config.eval_every=10", "--config.post_hoc_ema.stds=(0.1,)", "--config.post_hoc_ema.every=20",
     "--noreport",
+)  # fmt: skip
+
+TINY_PHOTOGRAPHS = (  # a run on latents of 8 x 8 pixels
+    "--config=experiments/configs/photographs.py", "--config.network.input_size=8",
+    "--config.network.hidden_size=16", "--config.network.depth=1", "--config.network.num_heads=2",
+    "--config.network.log_std_dim=8", "--config.spectrum.base_size=8", "--config.batch_size=8",
+    "--config.log_every=2", "--config.eval_every=2", "--config.eval_batches=1",
 )  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")
@@ -85,6 +95,31 @@ def finish(process, workdir):
     """Wait for a process, whose output is beside `workdir`, and assert that it succeeded."""
     process.join(300)
     assert process.exitcode == 0, output(workdir)[-2000:]
+
+
+def kill_repeatedly(start_again, workdir, local=None):
+    """Start a run ten times, and kill it at random moments, every second time in the midst of a save.
+
+    Args:
+      start_again: function that starts a process.
+      workdir: a path, or an address.
+      local: a local path beside output.txt; by default `workdir`.
+    """
+    rng, during_save = random.Random(0), 0
+    for kill in range(_NUM_KILLS):
+        process = start_again()
+        wait_for_rows(process, workdir, count_rows(workdir))
+        if kill % 2:
+            while process.is_alive() and not being_saved(workdir):
+                pass
+        else:
+            time.sleep(rng.uniform(0, 0.3))
+        said = output(local or workdir)[-1000:]
+        assert process.is_alive(), f"the run ended before it could be killed: {said}"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        during_save += being_saved(workdir)
+    assert during_save
 
 
 def being_saved(workdir):
