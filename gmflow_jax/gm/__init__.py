@@ -2,7 +2,8 @@
 
 from gmflow_jax.gm._moments import covariance, entropy, kl_divergence, log_prob, mean, moment_match, sample
 from gmflow_jax.gm._policy import drop_components, temper
-from gmflow_jax.gm._tilt import multiply, product, reweight, tilt
+from gmflow_jax.gm._product import multiply, product, reweight
+from gmflow_jax.gm._tilt import tilt
 from gmflow_jax.gm._transport import from_standard_normal, to_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._arguments import append_axes, concrete, promote
+from gmflow_jax._arguments import append_axes, concrete
 from gmflow_jax._reductions import log_softmax, shifted_exp, sum_keeping, sum_slices
 from gmflow_jax._safe import safe_divide, safe_log
 from gmflow_jax.gm._moments import mean_of_component
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, promote_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, promote_mixture
 
 
 class Centered(NamedTuple):
@@ -88,13 +88,31 @@ def tilt(
     center = jnp.zeros_like(linear) if center is None else center
     q, linear, precision, scale, center = promote_mixture(q, linear, precision, scale, center)
     _check_tilt_shapes(q, linear, precision, scale, center)
+    return tilt_recentered(q, linear, precision, scale, center)
+
+
+def tilt_recentered(
+    q: GaussianMixture, linear: jax.Array, precision: jax.Array, scale: jax.Array, center: jax.Array
+) -> GaussianMixture:
+    """`tilt` without promotion and shape checks, for a center that may be far from the mixture.
+
+    Args:
+      q: mixture over [*batch, D].
+      linear: [*batch, D].
+      precision: a scalar or an array of the rank of `*batch`.
+      scale: a scalar or an array of the rank of `*batch`.
+      center: [*batch, D].
+
+    Returns:
+      The tilted mixture, with the same K.
+    """
     # About a center far from the mixture, linear . m_k and |m_k|^2 would be large and cancel. Any center
     # gives the same factor, up to a constant, if the linear coefficient is changed accordingly.
     about_center = centered(q, center)
     keep, pull, logits = _tilt(about_center, linear, precision, scale)
     for _ in range(2):  # about the component that is then the most likely, as the first result says
         middle = mean_of_component(q, jnp.argmax(logits, axis=-1))
-        slope = _add_product(linear, append_axes(precision, 1), center - middle)
+        slope = add_product(linear, append_axes(precision, 1), center - middle)
         keep, pull, logits = _tilt(centered(q, middle), slope, precision, scale)
     return _moved(about_center, linear, keep, pull, logits)
 
@@ -116,7 +134,7 @@ def tilt_unchecked(
     return _moved(q, linear, *_tilt(q, linear, precision, scale))
 
 
-def _add_product(a: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+def add_product(a: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """Compute a + x y without rounding the product, which may cancel a."""
     half = (jnp.finfo(a.dtype).nmant + 1) // 2 - 1
     exponent = jnp.finfo(a.dtype).nexp
@@ -175,102 +193,6 @@ def _tilt(
 
     exponents = sum_slices(exponent, linear.shape[-1], axis=-1)
     return keep, pull, q.mixture.log_weights + safe_divide(exponents, append_axes(d, 1))
-
-
-def multiply(
-    q: GaussianMixture | Gaussian, g: Gaussian, power: jax.Array | float = 1.0
-) -> GaussianMixture:
-    """Multiply a mixture by a power of a Gaussian, q * g**power, and renormalise.
-
-    Args:
-      q: mixture (or Gaussian, K = 1) over [*batch, D].
-      g: Gaussian over [*batch, D].
-      power: a scalar or an array of the rank of `*batch`. A negative power divides by g; the result must
-        be normalisable: g.var + power * variance > 0.
-
-    Returns:
-      The product, with the K of q.
-
-    Raises:
-      ValueError: if shapes do not fit, or the product cannot be normalised.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import numpy as np
-      >>> from gmflow_jax import gm
-      >>> prior = gm.Gaussian(jnp.zeros(1), jnp.ones(()))
-      >>> likelihood = gm.Gaussian(jnp.array([2.0]), jnp.ones(()))
-      >>> q = gm.multiply(prior, likelihood)
-      >>> print(np.asarray(gm.mean(q)).round(3), np.asarray(gm.moment_match(q).var).round(3))
-      [1.] 0.5
-    """
-    g, power = promote(g, power)
-    return tilt(q, jnp.zeros_like(g.mean), power, scale=g.var, center=g.mean)
-
-
-def reweight(q: GaussianMixture, numerator: Gaussian, denominator: Gaussian) -> GaussianMixture:
-    """Multiply a mixture by a ratio of Gaussians, q * numerator / denominator, and renormalise.
-
-    Exact for equal Gaussians (q is unchanged) and for a numerator of zero variance.
-
-    Args:
-      q: mixture over [*batch, D].
-      numerator: Gaussian over [*batch, D].
-      denominator: Gaussian over [*batch, D].
-
-    Returns:
-      The reweighted mixture, with the same K.
-
-    Raises:
-      ValueError: if shapes do not fit, or the result cannot be normalised.
-
-    Source:
-      GMFlow (arXiv 2504.05304), the Gaussian masks of eq. 8 and eq. 14.
-    """
-    n, d = promote(numerator, denominator)
-    return tilt(q, n.mean - d.mean, (d.var - n.var) / d.var, scale=n.var, center=d.mean)
-
-
-def product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
-    """Multiply two mixtures and renormalise.
-
-    Args:
-      p: mixture with K_p components over [*batch, D].
-      q: mixture with K_q components over [*batch, D].
-
-    Returns:
-      Mixture with K_p * K_q components. The product of components i of p and j of q has index i * K_q + j.
-
-    Raises:
-      ValueError: if p and q differ in batch axes or channels.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import numpy as np
-      >>> from gmflow_jax import gm
-      >>> q = gm.GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.log(jnp.array([0.5, 0.5])), jnp.zeros(()))
-      >>> print(np.asarray(gm.product(q, q).means[:, 0]).round(3))
-      [-1.  0.  0.  1.]
-    """
-    p, q = promote(p, q)
-    check_mixture(p)
-    check_mixture(q)
-    batch, dim = p.means.shape[:-2], p.means.shape[-1]
-    if q.means.shape[:-2] != batch or q.means.shape[-1] != dim:
-        raise ValueError(
-            f"The product needs two mixtures over the same space, but their means have shapes "
-            f"{p.means.shape} and {q.means.shape}. Only the component axis may differ."
-        )
-    var_p, var_q = jnp.exp(2 * p.log_std), jnp.exp(2 * q.log_std)
-    total = var_p + var_q
-    share = append_axes(safe_divide(var_p, total, otherwise=0.5), 3)
-    delta = q.means[..., None, :, :] - p.means[..., :, None, :]
-    means = p.means[..., :, None, :] + share * delta
-    overlap = safe_divide(jnp.sum(jnp.square(delta), axis=-1), append_axes(total, 2))
-    log_weights = p.log_weights[..., :, None] + q.log_weights[..., None, :] - 0.5 * overlap
-    log_weights = jax.nn.log_softmax(log_weights.reshape(*batch, -1), axis=-1)
-    log_std = q.log_std + 0.5 * safe_log(safe_divide(var_p, total))
-    return GaussianMixture(means.reshape(*batch, -1, dim), log_weights, log_std)
 
 
 def _check_tilt_shapes(

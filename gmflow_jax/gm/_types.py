@@ -86,9 +86,11 @@ def promote_mixture(
         )
     q, *promoted = promote(q, *arrays)
     if isinstance(q, Gaussian):
-        _check_scale_shape(q.var, q.mean.shape[:-1], "var")
+        check_scale_shape(q.var, q.mean.shape[:-1], "var")
         log_std = 0.5 * safe_log(q.var)
         q = GaussianMixture(q.mean[..., None, :], jnp.zeros_like(q.mean[..., :1]), log_std)
+    elif type(q) is not GaussianMixture:  # what a subclass carries describes its own arrays, not new ones
+        q = GaussianMixture(q.means, q.log_weights, q.log_std)
     check_mixture(q)
     return (q, *promoted)
 
@@ -101,10 +103,10 @@ def check_mixture(q: GaussianMixture) -> None:
             f"A mixture has means [*batch, K, D] and log_weights [*batch, K], but means have shape "
             f"{means} and log_weights {log_weights}. Put the component axis before the channel axis."
         )
-    _check_scale_shape(q.log_std, means[:-2], "log_std")
+    check_scale_shape(q.log_std, means[:-2], "log_std")
 
 
-def _check_scale_shape(value: jax.Array, batch: tuple[int, ...], name: str) -> None:
+def check_scale_shape(value: jax.Array, batch: tuple[int, ...], name: str) -> None:
     """Raise unless `value`, a log_std or a var, is a scalar or broadcasts to the batch axes at their rank."""
     fits = value.ndim == 0 or (
         value.ndim == len(batch)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gmflow_jax._arguments import append_axes, check_same_shape, promote
 from gmflow_jax._meshes import broadcast_like
 from gmflow_jax._safe import safe_divide, safe_sqrt
+from gmflow_jax.gm._factor import Factor
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import centered, tilt_unchecked
@@ -36,6 +37,11 @@ class Guided:
     surrogate: Gaussian
     bias: jax.Array
     scale: jax.Array
+
+    @property
+    def mask(self) -> Factor:
+        """The ratio of Gaussians by which `base` was multiplied."""
+        return _mask(self.surrogate, self.bias, self.scale)
 
 
 def _difference(
@@ -104,9 +110,13 @@ def probabilistic_guidance(
     square = sample_mean(jnp.square(d), sample_axes, event_axes=1)
     length = scale * safe_sqrt(surrogate.var / jnp.maximum(square, _MIN_SQUARE))
     bias = append_axes(length, 1) * d
-    shrink = jnp.square(scale)
-    mixture = tilt_unchecked(centered(cond, surrogate.mean), bias, shrink, (1 - shrink) * surrogate.var)
+    mixture = tilt_unchecked(centered(cond, surrogate.mean), *_mask(surrogate, bias, scale)[1:])
     return Guided(mixture, cond, surrogate, bias, broadcast_like(scale, surrogate.var))
+
+
+def _mask(surrogate: Gaussian, bias: jax.Array, scale: jax.Array) -> Factor:
+    shrink = jnp.square(scale)
+    return Factor(surrogate.mean, bias, shrink, (1 - shrink) * surrogate.var)
 
 
 def classifier_free_guidance(
@@ -143,7 +153,7 @@ def classifier_free_guidance(
     gain = append_axes(expand_scale(scale, cond_mean.shape[:-1]) - 1, 1)
     shift = gain * _difference(cond_mean, uncond_mean, orthogonal, sample_axes)
     if isinstance(cond, GaussianMixture):
-        return dataclasses.replace(cond, means=cond.means + shift[..., None, :])
+        return GaussianMixture(cond.means + shift[..., None, :], cond.log_weights, cond.log_std)
     return cond + shift
 
 

@@ -12,7 +12,7 @@ from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import leading_like, reshard_like, rows_like
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
-from gmflow_jax.guidance import Guided
+from gmflow_jax.guidance import Guided, Observed
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
 _State = TypeVar("_State")
@@ -89,7 +89,7 @@ def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture 
       ValueError: if log_weights are known and are not normalised.
     """
     prediction = rows_like(promote(denoise(x_t, t))[0], x_t)
-    if isinstance(prediction, Guided):
+    if isinstance(prediction, (Guided, Observed)):
         return prediction
     # The shapes of a mixture are not checked: plain solvers use only its mean, and its log_std may lack axes,
     # such as that of a denoiser that is vmapped over samples.
@@ -97,8 +97,8 @@ def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture 
 
 
 def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
-    """Return the mixture over x_0 to sample from, which is the guided one if there is guidance."""
-    return prediction.mixture if isinstance(prediction, Guided) else prediction
+    """Return the mixture over x_0 to sample from: given the observation and guided, if these exist."""
+    return prediction.mixture if isinstance(prediction, (Guided, Observed)) else prediction
 
 
 def data_mean(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> jax.Array:

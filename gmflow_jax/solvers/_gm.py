@@ -20,6 +20,7 @@ from gmflow_jax.gm._surrogate import surrogate_of
 from gmflow_jax.gm._transport import from_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
 from gmflow_jax.guidance import Guided
+from gmflow_jax.guidance._observe import unobserved
 from gmflow_jax.solvers._base import (
     Denoiser,
     Solver,
@@ -200,7 +201,10 @@ def _check_order(order: int) -> None:
 
 
 def _initialiser(order: int) -> Callable[[Denoiser, jax.Array], Memory | tuple[()]]:
-    return empty_memory if order == 2 else lambda denoise, x_init: ()
+    def init(denoise: Denoiser, x_init: jax.Array) -> Memory:
+        return empty_memory(lambda x_t, t: unobserved(denoise(x_t, t)), x_init)
+
+    return init if order == 2 else lambda denoise, x_init: ()
 
 
 def _check_image(x_t: jax.Array) -> None:
@@ -221,8 +225,8 @@ def _predictor(
         if order == 1:
             return mixture_of(prediction), _surrogate(prediction, options.sample_axes), state
         extrapolated, surrogate = extrapolate(prediction, state, x_t, t, s, options)
-        # The memory holds the mixture after guidance and before extrapolation.
-        mixture, x_t, t, s = promote(mixture_of(prediction), x_t, t, s)
+        # The memory holds the mixture after guidance, and before extrapolation and observation.
+        mixture, x_t, t, s = promote(mixture_of(unobserved(prediction)), x_t, t, s)
         state = Memory(mixture, x_t, per_sample(t, x_t), per_sample(t - s, x_t))
         return mixture_of(extrapolated), surrogate, state
 

@@ -13,11 +13,13 @@ from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import where
 from gmflow_jax._safe import safe_divide, safe_sqrt
 from gmflow_jax.flow._transition import posterior_mean_at, prepare
+from gmflow_jax.gm._factor import Factor
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import Centered, centered, tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised
-from gmflow_jax.guidance import Guided
+from gmflow_jax.guidance import Guided, Observed
+from gmflow_jax.guidance._observe import observe_tilted, unobserved
 from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample, predict
 
 # Least share of the surrogate's variance that remains when the mean is shifted. It is part of the method.
@@ -28,7 +30,8 @@ class Memory(NamedTuple):
     """The previous step, from which `second_order` extrapolates.
 
     Attributes:
-      mixture: the mixture over x_0, after guidance and before extrapolation.
+      mixture: the mixture over x_0 after guidance. For `second_order` it is that before extrapolation and
+        observation.
       x: the point at which it was predicted, [B, ..., D].
       t: the time at which it was predicted, [B].
       step_size: the size t - s of the step, [B]. inf means that there was no previous step.
@@ -134,41 +137,71 @@ def extrapolate(
       The extrapolated prediction, and the surrogate shifted by guidance and extrapolation.
     """
     (prediction, memory), x_t, t, s = promote((prediction, Memory(*memory)), x_t, t, s)
-    ca, cb, correction_steps, sample_axes = options
-    now = mixture_of(prediction)
+    now = unobserved(prediction)
     batch = x_t.shape[:-1]
     t, h = expand_time(t, batch), expand_time(t - s, batch)
     memory_t, h_prev = (expand_time(v, batch, "memory") for v in (memory.t, memory.step_size))
-    guided = isinstance(prediction, Guided)
-    base = prediction.base if guided else prediction
-    surrogate = prediction.surrogate if guided else surrogate_of(base, sample_axes)
-    damping = (prediction.scale * cb) ** 2 + ca if guided else ca
-
     previous = posterior_mean_at(prepare(memory.mixture, memory.x, memory_t), x_t, t)
+    mixture, parts, aim = _reweighted(now, previous, h, h_prev, options)
+
+    def unless_first(new: GaussianMixture, old: GaussianMixture) -> GaussianMixture:
+        first = jnp.isinf(h_prev)
+        return jax.tree.map(lambda a, b: where(append_axes(first, a.ndim - len(batch)), b, a), new, old)
+
+    mixture = unless_first(mixture, mixture_of(now))
+    result = dataclasses.replace(now, mixture=mixture) if isinstance(now, Guided) else mixture
+    if not isinstance(prediction, Observed):
+        return result, aim
+    observed = observe_tilted(prediction, result, parts)
+    given = unless_first(observed.mixture, prediction.mixture)
+    observed = Observed(given.means, given.log_weights, given.log_std, result, observed.observation)
+    return observed, surrogate_of(given, options.sample_axes)
+
+
+def _reweighted(
+    now: GaussianMixture | Guided,
+    previous: jax.Array,
+    h: jax.Array,
+    h_prev: jax.Array,
+    options: Extrapolation,
+) -> tuple[GaussianMixture, tuple[GaussianMixture, Factor], Gaussian]:
+    """Reweight a prediction by its guidance and its extrapolation, in one tilt.
+
+    Args:
+      now: the prediction.
+      previous: the mean of the previous prediction at the same point, [*batch, D].
+      h: size of the step, at the rank of `*batch`.
+      h_prev: size of the previous step, likewise.
+      options: the options of `second_order`.
+
+    Returns:
+      The reweighted mixture; the mixture before guidance and the factor, whose product it is; and the target
+      Gaussian.
+    """
+    ca, cb, correction_steps, sample_axes = options
+    guided = isinstance(now, Guided)
+    mean = weighted_mean(mixture_of(now))
+    base = now.base if guided else now
+    surrogate = now.surrogate if guided else surrogate_of(base, sample_axes)
+    damping = (now.scale * cb) ** 2 + ca if guided else ca
     gain = 0.5 * h / h_prev
     gain = gain * safe_sqrt(1 - surrogate.var * damping / jnp.square(h_prev))
-    change = append_axes(gain, 1) * (weighted_mean(now) - previous)
-    bias = change + prediction.bias if guided else change
-    base = centered(base, surrogate.mean)
-    mixture, bias, var = _shift(base, surrogate, bias, sample_axes)
-    aim = Gaussian(surrogate.mean + bias, var)
-    target = change + weighted_mean(now) - surrogate.mean
+    change = append_axes(gain, 1) * (mean - previous)
+    bias = change + now.bias if guided else change
+    about_mean = centered(base, surrogate.mean)
+    mixture, mask = _shift(about_mean, surrogate, bias, sample_axes)
+    aim = Gaussian(surrogate.mean + mask.linear, mask.scale)
+    target = change + mean - surrogate.mean
     for _ in range(correction_steps):
         reached = weighted_mean(mixture) - surrogate.mean
-        ratio = jnp.minimum(safe_divide(_norm(bias), _norm(reached), otherwise=1.0), 1.0)
-        bias = bias - (reached - target) * ratio
-        mixture, bias, _ = _shift(base, surrogate, bias, sample_axes)
-
-    first = jnp.isinf(h_prev)
-    mixture = jax.tree.map(
-        lambda new, old: where(append_axes(first, new.ndim - len(batch)), old, new), mixture, now
-    )
-    return dataclasses.replace(prediction, mixture=mixture) if guided else mixture, aim
+        ratio = jnp.minimum(safe_divide(_norm(mask.linear), _norm(reached), otherwise=1.0), 1.0)
+        mixture, mask = _shift(about_mean, surrogate, mask.linear - (reached - target) * ratio, sample_axes)
+    return mixture, (base, mask), aim
 
 
 def _shift(
     base: Centered, surrogate: Gaussian, bias: jax.Array, sample_axes: tuple[int, ...] | None
-) -> tuple[GaussianMixture, jax.Array, jax.Array]:
+) -> tuple[GaussianMixture, Factor]:
     """Reweight a mixture so that its surrogate's mean moves by `bias`.
 
     The mean square of the bias is subtracted from the surrogate's variance. A bias of a root mean square
@@ -182,7 +215,8 @@ def _shift(
         [B, H, W, D]. None takes all batch axes but the first.
 
     Returns:
-      The reweighted mixture, the bias that was applied, and the surrogate's new variance.
+      The reweighted mixture, and the factor. Its `linear` is the bias that was applied, and its `scale` the
+      surrogate's new variance.
     """
     var = surrogate.var
     power = sample_mean(jnp.square(bias), sample_axes, event_axes=1)
@@ -190,8 +224,8 @@ def _shift(
     cut = jnp.where(exceeds, safe_sqrt(var / jnp.where(exceeds, power, 1.0)), 1.0)
     # Where the ratio exceeds 1 it is not computed, since its gradient would overflow for tiny variances.
     shrink = jnp.maximum(1 - safe_divide(jnp.where(exceeds, var, power), var), _MIN_SHRINK)
-    bias, shrunk = append_axes(cut, 1) * bias, shrink * var
-    return tilt_unchecked(base, bias, 1 - shrink, shrunk), bias, shrunk
+    factor = Factor(surrogate.mean, append_axes(cut, 1) * bias, 1 - shrink, shrink * var)
+    return tilt_unchecked(base, *factor[1:]), factor
 
 
 def _norm(x: jax.Array) -> jax.Array:

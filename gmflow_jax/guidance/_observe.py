@@ -1,0 +1,255 @@
+"""Conditioning on an observation of x_0: exact for Gaussian noise, linearised for other likelihoods."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gmflow_jax._arguments import check_number, concrete, is_within, promote
+from gmflow_jax._meshes import broadcast_like, reshard_like, rows_like
+from gmflow_jax.gm._factor import Factor, combine, gaussian_factor, times
+from gmflow_jax.gm._moments import weighted_mean
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_scale_shape, normalised
+from gmflow_jax.guidance._formulas import Guided
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Observed(GaussianMixture):
+    """A mixture over x_0 given an observation, and its parts, which solvers of order 2 tilt in one step.
+
+    Attributes:
+      means: component means given the observation, [*batch, K, D].
+      log_weights: log-weights given the observation, [*batch, K].
+      log_std: log standard deviation given the observation; a scalar, or of the rank of `*batch`.
+      prediction: the prediction before the observation, a GaussianMixture or `Guided`.
+      observation: the factor by which it was multiplied.
+    """
+
+    prediction: GaussianMixture | Guided
+    observation: Factor
+
+    @property
+    def mixture(self) -> GaussianMixture:
+        """The mixture given the observation, without its parts."""
+        return GaussianMixture(self.means, self.log_weights, self.log_std)
+
+
+def observe(
+    denoise: Callable, y: ArrayLike, var: ArrayLike
+) -> Callable[[jax.Array, jax.Array], GaussianMixture | Guided]:
+    r"""Condition a denoiser on y = x_0 + noise, for Gaussian noise of a variance that each pixel may choose.
+
+    The observation multiplies the prediction of each pixel, and the product is again a mixture:
+
+    $$p(x_0 | x_t, y) \propto q(x_0 | x_t)\, \mathcal{N}(y; x_0, \mathrm{var}),$$
+
+    since y depends on x_t through x_0 alone. A step of `solvers.gm_sde` draws x_0 from it and then x_s from
+    p(x_s | x_t, x_0), hence x_s from $p(x_s | x_t, y) = \int p(x_s | x_t, x_0)\, p(x_0 | x_t, y)\, dx_0$; and
+    at t = 1 the state is noise, independent of y. So it samples p(x_0 | y) exactly in any number of steps, if
+    the prediction is exact. The prediction of a picture treats its pixels as independent given x_t. The
+    exact answer at one pixel then reaches the others through x_t alone, at the later steps.
+
+    Args:
+      denoise: (x_t, t) -> mixture over x_0, or a guided prediction. Put `observe` around `guided_denoiser`,
+        not inside it. It may be the result of `observe`, for a second observation.
+      y: the observation, floats of the shape [B, ..., D] of x_t. It is not broadcast: for many samples given
+        one observation, use `jnp.broadcast_to`. Where the variance is infinite, y has no effect and may be
+        NaN.
+      var: variance of the noise, a scalar or an array of the rank of `*batch`, each axis of size 1 or the
+        batch's size: inf where nothing is known, 0 where x_0 = y. For a mask of known pixels, it is
+        `jnp.where(mask, 0.0, jnp.inf)`.
+
+    Returns:
+      denoise(x_t, t) -> `Observed`, a GaussianMixture that any solver takes; or `denoise` itself if nothing
+      is known. All solvers but `solvers.ddpm('large')`, which adds noise in its last step, return the known
+      pixels as they were given.
+
+    Raises:
+      ValueError: if y is not of floats, var is negative, NaN or an array of integers, y is not finite where
+        var is, or shapes do not fit; by denoise, if y and x_t have different shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from gmflow_jax import flow, guidance, solvers
+      >>> denoise = flow.denoiser(lambda x_t, t: x_t)  # stands for a network
+      >>> y, known = jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])
+      >>> denoise = guidance.observe(denoise, y, jnp.where(known, 0.0, jnp.inf))
+      >>> noise = jnp.array([[0.5], [-2.0]])
+      >>> x_0 = solvers.sample(None, denoise, noise, solvers.gm_ode(), flow.time_grid(4))
+      >>> print(x_0[0])
+      [1.]
+    """
+    _check_floats(y, var)
+    y, var = promote(y, var)
+    _check_values(y, var)
+    known_var = concrete(var)
+    if known_var is not None and np.all(np.isinf(known_var)):
+        return denoise
+
+    def observed(x_t: jax.Array, t: jax.Array) -> Observed:
+        if y.shape != jnp.shape(x_t):
+            raise ValueError(
+                f"y has shape {y.shape}, but x_t has shape {jnp.shape(x_t)}: an observation needs the shape "
+                "of the state, [B, ..., D]. Use jnp.broadcast_to to give all samples the same observation."
+            )
+        prediction, mean, variance, x_t = promote(_prediction(denoise, x_t, t), y, var, x_t)
+        mean = broadcast_like(mean, x_t)
+        variance = broadcast_like(variance, x_t[..., 0]) if variance.ndim else variance
+        return _condition(prediction, gaussian_factor(mean, variance))
+
+    return observed
+
+
+def observe_approximately(
+    denoise: Callable, log_likelihood: Callable[[jax.Array], jax.Array], precision: ArrayLike = 0.0
+) -> Callable[[jax.Array, jax.Array], GaussianMixture | Guided]:
+    r"""Condition a denoiser on any differentiable likelihood of x_0, to first order: an approximation.
+
+    The prediction is multiplied by the expansion of the likelihood about its mean m,
+
+    $$\exp\left(g \cdot (x_0 - m) - \lambda |x_0 - m|^2 / 2\right), \quad
+    g = \nabla_{x_0} \log p(y | x_0) \text{ at } x_0 = m.$$
+
+    Use it for masks within a pixel, blur and downsampling, and `observe`, which is exact, for Gaussian noise
+    of one variance in all channels of a pixel. For precision 0 the factor is linear in x_0. It then
+    overshoots where the likelihood is narrower than the prediction. A precision that bounds the curvature of
+    -log p(y | x_0) prevents this: the factor is then nowhere above the likelihood, up to a constant.
+
+    Args:
+      denoise: as in `observe`.
+      log_likelihood: x_0 [B, ..., D] -> log p(y | x_0), up to a constant: [B], or the sum over samples.
+      precision: lambda, a scalar or an array of the rank of `*batch`, >= 0. For y = A x_0 + noise of variance
+        v, the bound is the largest eigenvalue of A^T A, divided by v: 1 / v for a mask or a blur, and
+        1 / (n v) if A averages n pixels.
+
+    Returns:
+      denoise(x_t, t) -> `Observed`.
+
+    Raises:
+      ValueError: if precision is negative or not finite; by denoise, if log_likelihood returns neither a
+        float nor [B] floats, or shapes do not fit.
+
+    Source:
+      This library. Compare Chung et al. 2023 (arXiv 2209.14687), which follows the gradient with respect to
+      x_t instead.
+
+    Example:
+      Only the first channel is observed:
+
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import gm, guidance
+      >>> denoise = lambda x_t, t: gm.Gaussian(x_t, jnp.ones(()))  # stands for a network
+      >>> log_likelihood = lambda x_0: -jnp.square(x_0[..., 0] - 3.0) / 2
+      >>> denoise = guidance.observe_approximately(denoise, log_likelihood, precision=1.0)
+      >>> print(np.asarray(gm.mean(denoise(jnp.zeros((1, 2)), 0.5))).round(3))
+      [[1.5 0. ]]
+    """
+    check_number("precision", precision, "[0, inf)")
+
+    def observed(x_t: jax.Array, t: jax.Array) -> Observed:
+        prediction, curvature, x_t = promote(_prediction(denoise, x_t, t), precision, x_t)
+        mean = weighted_mean(prediction if isinstance(prediction, GaussianMixture) else prediction.mixture)
+        check_scale_shape(curvature, mean.shape[:-1], "precision")
+        curvature = broadcast_like(curvature, mean[..., 0]) if curvature.ndim else curvature
+        slope = reshard_like(jax.grad(lambda x_0: _total(log_likelihood(x_0), x_0))(mean), mean)
+        return _condition(prediction, Factor(mean, slope, curvature, jnp.ones_like(curvature)))
+
+    return observed
+
+
+def unobserved(prediction: GaussianMixture | Guided) -> GaussianMixture | Guided:
+    """Return a prediction as it was before observations."""
+    return prediction.prediction if isinstance(prediction, Observed) else prediction
+
+
+def observe_tilted(
+    prediction: Observed, tilted: GaussianMixture | Guided, parts: tuple[GaussianMixture, Factor]
+) -> Observed:
+    """Observe another prediction as a given one was.
+
+    Args:
+      prediction: the observed prediction, whose observation is taken.
+      tilted: the other prediction.
+      parts: a mixture and a factor whose product the mixture of `tilted` is.
+
+    Returns:
+      The observed other prediction, from one tilt of `parts`.
+    """
+    mixture = tilted.mixture if isinstance(tilted, Guided) else tilted
+    given = times(mixture, prediction.observation, parts)
+    return Observed(given.means, given.log_weights, given.log_std, tilted, prediction.observation)
+
+
+def _condition(prediction: GaussianMixture | Guided, factor: Factor) -> Observed:
+    """Multiply a prediction, which may be observed already, by a factor."""
+    if isinstance(prediction, Observed):
+        factor = combine(prediction.observation, factor)
+    inner = unobserved(prediction)
+    if isinstance(inner, Guided):
+        given = times(inner.mixture, factor, (inner.base, inner.mask))
+    else:
+        given = times(inner, factor)
+    return Observed(given.means, given.log_weights, given.log_std, inner, factor)
+
+
+def _prediction(denoise: Callable, x_t: jax.Array, t: jax.Array) -> GaussianMixture | Guided:
+    prediction = denoise(x_t, t)
+    if not isinstance(prediction, (GaussianMixture, Gaussian, Guided)):
+        raise ValueError(
+            f"denoise returned a {type(prediction).__name__}, but only a mixture over x_0 or a guided "
+            "prediction can be observed. Wrap a velocity function in flow.denoiser, and put the observation "
+            "around guidance.guided_denoiser."
+        )
+    prediction = rows_like(promote(prediction)[0], x_t)
+    return prediction if isinstance(prediction, (Guided, Observed)) else normalised(as_mixture(prediction))
+
+
+def _total(value: jax.Array, x_0: jax.Array) -> jax.Array:
+    value = jnp.asarray(value)
+    if value.shape not in ((), x_0.shape[:-1][:1]) or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"log_likelihood returned {value.dtype} of shape {value.shape} for x_0 of shape {x_0.shape}, but "
+            "it must return one float for each sample, or their sum. Sum over the axes of a sample."
+        )
+    return jnp.sum(value)
+
+
+def _check_floats(y: ArrayLike, var: ArrayLike) -> None:
+    dtype, shape = jnp.asarray(y).dtype, jnp.shape(y)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"y has dtype {dtype}, but must be of floats in the range of x_0. Convert pixels as the training "
+            "data was converted, for example images / 127.5 - 1."
+        )
+    if not shape:
+        raise ValueError("y is a scalar, but must have the shape [B, ..., D] of the state. Add its axes.")
+    dtype = jnp.asarray(var).dtype
+    number = jnp.issubdtype(dtype, jnp.integer) and not jnp.ndim(var)
+    if not number and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"var has dtype {dtype}, but must be of floats, the variances of the noise. For a mask of known "
+            "pixels, give jnp.where(mask, 0.0, jnp.inf)."
+        )
+
+
+def _check_values(y: jax.Array, var: jax.Array) -> None:
+    check_scale_shape(var, y.shape[:-1], "var")
+    if not is_within(var, "[0, inf]"):
+        raise ValueError(
+            "var has values that are negative or NaN, but a variance is at least 0. Give inf where nothing "
+            "is known, and 0 where x_0 is known."
+        )
+    values, spread = concrete(y), concrete(var)
+    if values is None or spread is None:
+        return
+    lost = ~np.isfinite(values) & ~np.isinf(spread[..., None])
+    if np.any(lost):
+        raise ValueError(
+            f"y has {np.count_nonzero(lost)} values that are not finite where var is finite, so that they "
+            "cannot be observations. Give var = inf where nothing is known."
+        )
