@@ -50,6 +50,33 @@ def assert_leaves_close(found, expected, tolerance, smallest_scale=1.0):
     jax.tree_util.tree_map_with_path(check, found, expected)
 
 
+def z_scores(exact, x):
+    """Return z-scores of moments to order 3, component shares and Gaussian windows.
+
+    Args:
+      exact: the law that is tested, a mixture with `means` [K, D], `weights` [K] and `std`.
+      x: samples, [N, D].
+    """
+    x = np.asarray(x, np.float64)
+    means, weights, var = exact.means, exact.weights, exact.std**2
+    mean = weights @ means
+    third = weights @ (means**3 + 3 * means * var)
+    second = means.T @ (weights[:, None] * means) + var * np.eye(means.shape[1])
+    rows, columns = np.triu_indices(means.shape[1])
+    squares = np.sum((x[:, None] - means) ** 2, axis=-1)
+    shares = weights * np.exp(-squares / (2 * var))
+    shares = shares / shares.sum(-1, keepdims=True)
+    # E exp(-|x - m_j|^2 / 2 w), a window of w = var / 2 around each component: sharper than moments.
+    width = var / 2
+    windows = np.exp(-squares / (2 * width))
+    gaps = np.sum((means[:, None] - means) ** 2, axis=-1)
+    total = width + var
+    expected_windows = (width / total) ** (means.shape[1] / 2) * np.exp(-gaps / (2 * total)) @ weights
+    found = np.concatenate([x, x**3, x[:, rows] * x[:, columns], shares, windows], axis=1)
+    expected = np.concatenate([mean, third, second[rows, columns], weights, expected_windows])
+    return (found.mean(0) - expected) / (found.std(0) / np.sqrt(len(x)))
+
+
 def all_finite(tree):
     """Return whether every number in a pytree is finite."""
     return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree))

@@ -10,31 +10,9 @@ import numpy as np
 import pytest
 
 from gmflow_jax import flow, solvers
-from tests.helpers import rms_error
+from tests.helpers import rms_error, z_scores
 
 NUM_SAMPLES = 100_000
-
-
-def z_scores(exact, x):
-    """Return z-scores of moments to order 3, component shares and Gaussian windows."""
-    x = np.asarray(x, np.float64)
-    means, weights, var = exact.means, exact.weights, exact.std**2
-    mean = weights @ means
-    third = weights @ (means**3 + 3 * means * var)
-    second = means.T @ (weights[:, None] * means) + var * np.eye(means.shape[1])
-    rows, columns = np.triu_indices(means.shape[1])
-    squares = np.sum((x[:, None] - means) ** 2, axis=-1)
-    shares = weights * np.exp(-squares / (2 * var))
-    shares = shares / shares.sum(-1, keepdims=True)
-    # E exp(-|x - m_j|^2 / 2 w), a window of w = var / 2 around each component: sharper than moments.
-    width = var / 2
-    windows = np.exp(-squares / (2 * width))
-    gaps = np.sum((means[:, None] - means) ** 2, axis=-1)
-    total = width + var
-    expected_windows = (width / total) ** (means.shape[1] / 2) * np.exp(-gaps / (2 * total)) @ weights
-    found = np.concatenate([x, x**3, x[:, rows] * x[:, columns], shares, windows], axis=1)
-    expected = np.concatenate([mean, third, second[rows, columns], weights, expected_windows])
-    return (found.mean(0) - expected) / (found.std(0) / np.sqrt(len(x)))
 
 
 @pytest.mark.parametrize(
