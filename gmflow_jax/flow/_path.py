@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, check_same_shape, check_times_ordered, expand_time, promote
 from gmflow_jax._safe import safe_divide, safe_log, safe_sqrt
-from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_mixture
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture
 
 Prediction = GaussianMixture | Gaussian | jax.Array
 _Prediction = TypeVar("_Prediction", bound=Prediction)
@@ -173,40 +173,3 @@ def _move(
         mean = points(prediction.mean, x_t, append_axes(t, 1))
         return dataclasses.replace(prediction, mean=mean, var=prediction.var * jnp.square(scale))
     return points(prediction, x_t, append_axes(t, 1))
-
-
-def denoiser(
-    velocity_fn: Callable[[jax.Array, jax.Array], Prediction],
-) -> Callable[[jax.Array, jax.Array], GaussianMixture]:
-    """Convert a velocity function to a denoiser, the form in which solvers take a network.
-
-    The convention is x_t = (1 - t) x_0 + t noise, with data at t = 0, noise at t = 1 and u = noise - x_0.
-    Pass a network `net` with data at t = 1 and the velocity x_0 - noise as `lambda x, t: -net(x, 1 - t)`.
-
-    Args:
-      velocity_fn: (x_t, t) -> prediction of the velocity u: a GaussianMixture, a Gaussian, or an array
-        [B, ..., D]. An array, the output of a plain flow model, becomes the mixture with K = 1 and unit
-        variance (log_std = 0 for u, and log t for x_0).
-
-    Returns:
-      denoise(x_t, t) -> GaussianMixture over x_0.
-
-    Example:
-      For standard normal data the mean velocity is (2 t - 1) x_t / (t^2 + (1 - t)^2):
-
-      >>> import jax.numpy as jnp
-      >>> import numpy as np
-      >>> from gmflow_jax import flow, gm
-      >>> denoise = flow.denoiser(lambda x_t, t: (2 * t - 1) * x_t / (t**2 + (1 - t) ** 2))
-      >>> q = denoise(jnp.ones((1, 2)), 0.5)
-      >>> print(np.asarray(gm.mean(q)).round(3))
-      [[1. 1.]]
-    """
-
-    def denoise(x_t: jax.Array, t: jax.Array) -> GaussianMixture:
-        prediction = velocity_fn(x_t, t)
-        if not isinstance(prediction, (GaussianMixture, Gaussian)):
-            prediction = Gaussian(jnp.asarray(prediction), jnp.ones((), jnp.float32))
-        return to_data(as_mixture(prediction), x_t, t)
-
-    return denoise

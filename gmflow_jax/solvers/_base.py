@@ -13,6 +13,7 @@ from gmflow_jax._meshes import leading_like, reshard_like, rows_like
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance import Guided, Observed
+from gmflow_jax.solvers._moves import begin, check_callable, checked_state, finish
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
 _State = TypeVar("_State")
@@ -24,12 +25,27 @@ class Solver(NamedTuple):
     Attributes:
       init: (denoise, x_init) -> state, a pytree of fixed structure. `denoise` is only traced for shapes, not
         evaluated.
-      step: (key, denoise, x_t, t, s, state) -> (x_s, state), one step from time t to s < t (scalars or
-        [B]). `key` is a PRNG key, one key per sample ([B] keys), or the `Draws` to use. Deterministic
-        solvers ignore it, so it may be None.
+      step: (key, denoise, x_t, t, s, state) -> (x_s, state), one step from time t to s (scalars or [B]).
+        `key` is a PRNG key, one key per sample ([B] keys), or the `Draws` to use. Deterministic solvers
+        ignore it, so it may be None. For s = t nothing changes. s > t is a step to noise, which `euler`,
+        `heun`, `ab2`, `dpmpp_2m` and `unipc` make.
+
+    Example:
+      A network may need both times of a step, such as the average velocity u(x, t, s) of MeanFlow (arXiv
+      2505.13447). It is a solver of its own, and `sample` takes None as its denoiser:
+
+      >>> import jax.numpy as jnp
+      >>> from gmflow_jax import flow, solvers
+      >>> def mean_flow(average_velocity):
+      ...     def step(key, denoise, x_t, t, s, state):
+      ...         return x_t - (t - s) * average_velocity(x_t, t, s), state
+      ...     return solvers.Solver(lambda denoise, x_init: (), step)
+      >>> solver = mean_flow(lambda x_t, t, s: x_t / t)  # of data that is 0
+      >>> solvers.sample(None, None, jnp.ones((1, 2)), solver, flow.time_grid(2)).tolist()
+      [[0.0, 0.0]]
     """
 
-    init: Callable[[Denoiser, jax.Array], Any]
+    init: Callable[[Any, jax.Array], Any]
     step: Callable[..., tuple[jax.Array, Any]]
 
 
@@ -56,29 +72,44 @@ class Draws:
 Key = jax.Array | Draws | None
 
 
-def make_solver(init: Callable, step: Callable) -> Solver:
+# Why some solvers go only from noise to data.
+STOCHASTIC = "its draws lead only to less noisy times"
+POSTERIOR = (
+    "it moves its prediction by the posterior of the mixture, which a prediction gives only for less noisy "
+    "times; at noisier ones its errors would grow like 1 / t^2, and a component might have no variance at all"
+)
+
+
+def make_solver(init: Callable, step: Callable, only_to_data: str | None = None) -> Solver:
     """Make a solver whose states and points keep their dtypes, as a loop of the caller's own needs.
 
     Args:
       init: as in `Solver`; its arrays are in the dtype in which steps compute.
       step: as in `Solver`, but it may return other dtypes than it was given.
+      only_to_data: why the solver goes only from noise to data; None if it goes both ways.
 
     Returns:
-      The solver. Its points have the dtype of x_init, in which they are rounded after each step.
+      The solver. Its points have the dtype of x_init, in which they are rounded after each step. A step with
+      s = t changes nothing. A step to noise is refused or, if the times are traced, NaN where the solver goes
+      only to data.
     """
 
     def step_keeping_dtypes(key, denoise, x_t, t, s, state):
-        x_t = jnp.asarray(x_t)
-        x_t = x_t if jnp.issubdtype(x_t.dtype, jnp.floating) else promote(x_t)[0]
-        new, treedef = jax.tree.flatten(step(key, denoise, x_t, t, s, state))
+        x_t = checked_state("x_t", x_t)
+        check_callable(denoise)
+        move = begin(x_t, t, s, only_to_data)
+        new, treedef = jax.tree.flatten(step(key, denoise, move.x_t, move.t, move.s, state))
         old = jax.tree.leaves((x_t, state))
         kept = [reshard_like(a.astype(jnp.result_type(b)), b) for a, b in zip(new, old, strict=True)]
-        return treedef.unflatten(kept)
+        return treedef.unflatten(finish(move, old, kept))
 
     def init_from(denoise, x_init):
-        dtype = jnp.asarray(x_init).dtype
-        return init(lambda x_t, t: denoise(x_t.astype(dtype), t), *promote(x_init))
+        x_init = checked_state("x_init", x_init)
+        check_callable(denoise)
+        return init(lambda x_t, t: denoise(x_t.astype(x_init.dtype), t), *promote(x_init))
 
+    # For `sample`, which knows the times before its loop.
+    setattr(step_keeping_dtypes, "only_to_data", only_to_data)  # noqa: B010
     return Solver(init_from, step_keeping_dtypes)
 
 
@@ -165,7 +196,7 @@ def per_sample_keys(key: jax.Array | None, x: jax.Array) -> jax.Array:
     """
     if key is None:
         raise ValueError("This solver draws random numbers: pass a PRNG key or Draws, not None.")
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = _is_key(key)
     keys: jax.Array = key if typed else jax.random.wrap_key_data(key)
     if keys.ndim == 0 and x.ndim > 1:
         return jax.vmap(jax.random.fold_in, (None, 0))(keys, leading_like(jnp.arange(x.shape[0]), x))
@@ -175,6 +206,16 @@ def per_sample_keys(key: jax.Array | None, x: jax.Array) -> jax.Array:
             "for each entry of the leading axis."
         )
     return _split_keys(keys, x) if keys.ndim else keys
+
+
+def _is_key(key: jax.Array) -> bool:
+    """Return whether a key is typed; raise ValueError if it is neither that nor raw."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
+        given = f"of type {type(key).__name__}" if dtype is None else f"an array of {dtype}"
+        raise ValueError(f"key is {given}, but must be a PRNG key, such as jax.random.key(0), or Draws.")
+    return typed
 
 
 def _split_keys(keys: jax.Array, x: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._transition import reverse_coefficients
-from gmflow_jax.solvers._base import Solver, data_mean, make_solver, step_arguments, step_noise
+from gmflow_jax.solvers._base import STOCHASTIC, Solver, data_mean, make_solver, step_arguments, step_noise
 
 
 def ddpm(variance: str = "small") -> Solver:
@@ -37,4 +37,4 @@ def ddpm(variance: str = "small") -> Solver:
             std = t * jnp.sqrt(beta * ratio)
         return c1 * x_t + c2 * x_0 + std * step_noise(key, x_t), state
 
-    return make_solver(lambda denoise, x_init: (), step)
+    return make_solver(lambda denoise, x_init: (), step, STOCHASTIC)

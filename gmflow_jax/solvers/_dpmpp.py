@@ -4,7 +4,15 @@ import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._transition import reverse_coefficients
-from gmflow_jax.solvers._base import Solver, data_mean, make_solver, per_sample, step_arguments, step_noise
+from gmflow_jax.solvers._base import (
+    STOCHASTIC,
+    Solver,
+    data_mean,
+    make_solver,
+    per_sample,
+    step_arguments,
+    step_noise,
+)
 from gmflow_jax.solvers._log_snr import step_length
 
 
@@ -43,7 +51,7 @@ def dpmpp_2m_sde() -> Solver:
         c1, c2, c3 = reverse_coefficients(t, s)
         return c1 * x_t + c2 * x_0 + safe_sqrt(c3) * step_noise(key, x_t), state
 
-    return make_solver(_empty, step)
+    return make_solver(_empty, step, STOCHASTIC)
 
 
 def _empty(denoise, x_init):

@@ -22,6 +22,8 @@ from gmflow_jax.gm._types import Gaussian, GaussianMixture
 from gmflow_jax.guidance import Guided
 from gmflow_jax.guidance._observe import unobserved
 from gmflow_jax.solvers._base import (
+    POSTERIOR,
+    STOCHASTIC,
     Denoiser,
     Solver,
     component_draw,
@@ -117,7 +119,7 @@ def gm_ode(
         x = integrate(velocity, x_t, t, end, num_substeps, shift, integrator)
         return (forward_unchecked(x, step_noise(key, x), end, s) if noisy else x), state
 
-    return make_solver(_initialiser(order), step)
+    return make_solver(_initialiser(order), step, POSTERIOR)
 
 
 def gm_sde(
@@ -186,7 +188,7 @@ def gm_sde(
         mean = append_axes(c1, 1) * x_t + append_axes(c2, 1) * x_0
         return mean + append_axes(safe_sqrt(c3), 1) * noise, state
 
-    return make_solver(_initialiser(order), step)
+    return make_solver(_initialiser(order), step, STOCHASTIC)
 
 
 def _may_differ(value: ArrayLike, number: float) -> bool:

@@ -7,7 +7,7 @@ from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import where
 from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
 from gmflow_jax.flow._transition import Prepared, posterior_at, prepare
-from gmflow_jax.solvers._base import Solver, make_solver, mixture_of, per_sample, predict
+from gmflow_jax.solvers._base import POSTERIOR, Solver, make_solver, mixture_of, per_sample, predict
 from gmflow_jax.solvers._second_order import Memory, empty_memory
 
 
@@ -86,7 +86,7 @@ def gm_pc(
         rate = append_axes(_rate_ratio(t_prev, t), 1) * error_rate(new, x)
         return follow(new, x, s, rate), Memory(q, x, *when)
 
-    return make_solver(empty_memory, step)
+    return make_solver(empty_memory, step, POSTERIOR)
 
 
 def _rate_ratio(t_prev: jax.Array, t: jax.Array) -> jax.Array:

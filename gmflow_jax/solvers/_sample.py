@@ -1,32 +1,49 @@
 """`sample`, which runs a solver over a time grid in one `lax.scan`."""
 
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import concrete, promote
-from gmflow_jax.gm._types import GaussianMixture, check_mixture
-from gmflow_jax.guidance import Guided
-from gmflow_jax.solvers._base import (
-    Denoiser,
-    Draws,
-    Solver,
-    fold_in_keys,
-    mixture_of,
-    per_sample_keys,
-)
+from gmflow_jax._arguments import promote
+from gmflow_jax._meshes import leading_like
+from gmflow_jax.solvers._base import Draws, Solver, fold_in_keys, per_sample_keys
+from gmflow_jax.solvers._checks import check_draws, check_prediction, checked_times, may_rest
+from gmflow_jax.solvers._moves import check_callable, checked_state, keep_at_rest
 
 
+@overload
 def sample(
     key: jax.Array | Draws | None,
-    denoise: Denoiser,
+    denoise: Callable | None,
     x_init: jax.Array,
     solver: Solver,
     times: jax.Array,
     return_trajectory: bool = False,
-) -> jax.Array:
-    """Sample from a model: run a solver from noise to data.
+    has_aux: Literal[False] = False,
+) -> jax.Array: ...
+@overload
+def sample(
+    key: jax.Array | Draws | None,
+    denoise: Callable | None,
+    x_init: jax.Array,
+    solver: Solver,
+    times: jax.Array,
+    return_trajectory: bool = False,
+    *,
+    has_aux: Literal[True],
+) -> tuple[jax.Array, Any]: ...
+def sample(
+    key: jax.Array | Draws | None,
+    denoise: Callable | None,
+    x_init: jax.Array,
+    solver: Solver,
+    times: jax.Array,
+    return_trajectory: bool = False,
+    has_aux: bool = False,
+) -> jax.Array | tuple[jax.Array, Any]:
+    """Sample from a model: run a solver from noise to data, or from data to noise.
 
     The function is pure and traceable. Apply jit, vmap, pmap, shard_map or grad to it as needed.
 
@@ -37,19 +54,26 @@ def sample(
         - [B] keys, one per sample. Under pmap and shard_map, devices that share a batch need these.
         - `Draws`, with a leading axis of size num_steps.
         - None, for a deterministic solver.
-      denoise: (x_t, t) -> GaussianMixture over x_0, or a guided prediction; t is a scalar. `flow.denoiser`
-        makes one from a velocity function.
+      denoise: (x_t, t) -> GaussianMixture over x_0, or a guided prediction; t is a scalar, or [B] if
+        times are [num_steps + 1, B]. `flow.denoiser` makes one from a network. None for a solver of your own
+        that does not use it.
       x_init: state at times[0], [B, ..., D]; standard normal for times[0] = 1.
       solver: a solver of this package, such as `gm_ode()`.
-      times: decreasing times, [num_steps + 1], usually `flow.time_grid(num_steps)`.
+      times: decreasing times, [num_steps + 1], usually `flow.time_grid(num_steps)`; [num_steps + 1, B] gives
+        each sample its own. Where a time is repeated nothing changes: pad a grid with its last time if the
+        number of steps is traced. With increasing times, a deterministic solver (`euler`, `heun`, `ab2`,
+        `dpmpp_2m` or `unipc`) takes data at times[0] to its noise.
       return_trajectory: whether to return all states instead of the last one.
+      has_aux: whether denoise returns a pair (prediction, aux), where aux is a pytree of arrays.
 
     Returns:
       The state at times[-1], of the shape of x_init, or all states, [num_steps + 1, B, ..., D], x_init first.
+      With has_aux a pair of it and the aux of the last step, or that of all steps with an axis for them. If a
+      solver calls denoise more than once in a step, it is the aux of the first call, at the step's start.
 
     Raises:
-      ValueError: if solver is not a Solver, times do not decrease, or the prediction or the key do not fit
-        x_init.
+      ValueError: if solver is not a Solver, x_init is not one array of floats, times are not monotone, or the
+        prediction or the key do not fit x_init.
 
     Example:
       A velocity function for standard normal data, which the flow maps to itself:
@@ -68,64 +92,67 @@ def sample(
             f"solver is a {type(solver).__name__}, not a Solver. Call the function that makes one, for "
             "example solvers.gm_ode()."
         )
-    (x_init,) = promote(x_init)
-    times = _checked_times(times, x_init.dtype)
-    _check_prediction(denoise, x_init, times)
-    num_steps = times.shape[0] - 1
+    (x_init,) = promote(checked_state("x_init", x_init))
+    times = checked_times(times, x_init, solver)
+    num_steps, aux_shapes = times.shape[0] - 1, ()
+    if denoise is not None:
+        check_callable(denoise)
+        aux_shapes = check_prediction(denoise, x_init, times[0], has_aux)
     if isinstance(key, Draws):
-        _check_draws(key, num_steps)
+        check_draws(key, num_steps)
     given = key if isinstance(key, Draws) else None
     keys = None if key is None or isinstance(key, Draws) else per_sample_keys(key, x_init)
+    holds = has_aux and may_rest(times)
 
     def body(carry, inputs):
-        x, state = carry
+        x, state, aux = carry
         t, s, index, draws = inputs
         step_key = draws if keys is None else fold_in_keys(keys, index)
+        call, seen = (denoise, []) if denoise is None or not has_aux else _recorded(denoise)
         with jax.named_scope("solver"):
-            x, state = solver.step(step_key, denoise, x, t, s, state)
-        return (x, state), x if return_trajectory else None
+            x, state = solver.step(step_key, call, x, t, s, state)
+        if has_aux:
+            new = jax.tree.map(lambda leaf, old: jnp.asarray(leaf, old.dtype), _first(seen), aux)
+            aux = keep_at_rest(t == s, aux, new) if holds else new
+        return (x, state, aux), (x, aux) if return_trajectory else None
 
+    state = solver.init(_for_shapes(denoise, times, has_aux), x_init)
+    # zeros_like of a ShapeDtypeStruct keeps the mesh axes over which the value varies in a shard_map.
+    carry = (x_init, state, jax.tree.map(jnp.zeros_like, aux_shapes))
     inputs = (times[:-1], times[1:], jnp.arange(num_steps), given)
-    (x, _), states = jax.lax.scan(body, (x_init, solver.init(denoise, x_init)), inputs)
-    return x if states is None else jnp.concatenate([x_init[None], states])
+    (x, _, aux), states = jax.lax.scan(body, carry, inputs)
+    if states is not None:
+        x, aux = jnp.concatenate([x_init[None], states[0]]), states[1]
+    return (x, aux) if has_aux else x
 
 
-def _checked_times(times: ArrayLike, dtype: jnp.dtype) -> jax.Array:
-    value = concrete(times)
-    times = jnp.asarray(times, dtype)
-    if times.ndim != 1 or times.shape[0] < 2:
+def _recorded(denoise: Callable) -> tuple[Callable, list]:
+    """Return the denoiser without its aux, and a list to which each call appends its aux."""
+    seen = []
+
+    def call(x_t, t):
+        prediction, aux = denoise(x_t, t)
+        seen.append(aux)
+        return prediction
+
+    return call, seen
+
+
+def _first(seen: list):
+    if not seen:
         raise ValueError(
-            f"times must be an array [num_steps + 1] of at least 2 decreasing times, but its shape is "
-            f"{times.shape}. Use flow.time_grid(num_steps)."
+            "has_aux is set, but the solver did not call denoise, so that there is no aux. Leave out has_aux."
         )
-    if value is not None and not (np.all(np.diff(value) < 0) and value[0] <= 1 and value[-1] >= 0):
-        raise ValueError(
-            f"times must decrease from at most 1 (noise) to at least 0 (data), but {value} was given. "
-            "Use flow.time_grid(num_steps)."
-        )
-    return times
+    return seen[0]
 
 
-def _check_prediction(denoise: Denoiser, x_init: jax.Array, times: jax.Array) -> None:
-    prediction = jax.eval_shape(denoise, x_init, times[0])
-    if not isinstance(prediction, (GaussianMixture, Guided)):
-        raise ValueError(
-            f"denoise must return a GaussianMixture over x_0 or a guided prediction, but it returned "
-            f"{type(prediction).__name__}. Wrap a velocity function in flow.denoiser."
-        )
-    q = mixture_of(prediction)
-    check_mixture(q)
-    if (*q.means.shape[:-2], q.means.shape[-1]) != x_init.shape:
-        raise ValueError(
-            f"denoise returned means of shape {q.means.shape} for a state of shape {x_init.shape}; "
-            "they must be [*batch, K, D] for a state [*batch, D]."
-        )
+def _for_shapes(denoise: Callable | None, times: jax.Array, has_aux: bool) -> Callable | None:
+    """Return the denoiser without its aux, called with times of the shape of a step's."""
+    if denoise is None or (not has_aux and times.ndim == 1):
+        return denoise
 
+    def call(x_t, t):
+        result = denoise(x_t, t if times.ndim == 1 else leading_like(t, x_t))
+        return result[0] if has_aux else result
 
-def _check_draws(draws: Draws, num_steps: int) -> None:
-    for leaf in jax.tree.leaves(draws):
-        if leaf.shape[:1] != (num_steps,):
-            raise ValueError(
-                f"Every field of Draws needs a leading axis of size num_steps = {num_steps}, but one has "
-                f"shape {leaf.shape}."
-            )
+    return call

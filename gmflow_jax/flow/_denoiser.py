@@ -1,0 +1,222 @@
+r"""Denoisers from networks of other conventions: what they predict, their time, and their noise schedule."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmflow_jax._arguments import append_axes, expand_time, finite_number, promote
+from gmflow_jax._meshes import leading_like
+from gmflow_jax._safe import safe_divide, safe_log
+from gmflow_jax.flow._path import Prediction, checked_time, to_data
+from gmflow_jax.flow._schedule import STRAIGHT, AlphaSigma, Schedule, read_schedule
+from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture
+
+# (t, c) -> (a, b, n) with x_0 = (a x_t - b prediction) / n, if the network sees c x_t.
+_COEFFICIENTS = {
+    "x_0": lambda t, c: (jnp.zeros_like(t), -jnp.ones_like(t), jnp.ones_like(t)),
+    "noise": lambda t, c: (jnp.ones_like(t), t, 1 - t),
+    "score": lambda t, c: (jnp.ones_like(t), -c * jnp.square(t), 1 - t),
+    "v": lambda t, c: (1 - t, t / c, jnp.square(1 - t) + jnp.square(t)),
+}
+_KINDS = ("velocity", *_COEFFICIENTS)
+
+
+def denoiser(
+    velocity_fn: Callable[[jax.Array, jax.Array], Prediction],
+    predicts: Literal["velocity", "x_0", "noise", "score", "v"] = "velocity",
+    reversed_time: bool = False,
+    time_shape: Literal["scalar", "batch"] = "scalar",
+    scale: float = 1.0,
+    schedule: AlphaSigma | None = None,
+) -> Callable[[jax.Array, jax.Array], GaussianMixture]:
+    r"""Convert a network to a denoiser, the form in which solvers take it.
+
+    The convention of this library is $x_t = (1 - t) x_0 + t \epsilon$, with data at t = 0, noise at t = 1 and
+    the velocity $u = \epsilon - x_0$. The other arguments adapt networks of other conventions:
+
+    - 'x_0' is taken as it is.
+    - 'noise', $\epsilon$: $x_0 = (x_t - t \epsilon) / (1 - t)$.
+    - 'score', $s = \nabla \log p(x_t) = -\mathrm{E}[\epsilon | x_t] / t$: $x_0 = (x_t + t^2 s) / (1 - t)$.
+    - 'v' $= (1 - t) \epsilon - t x_0$: $x_0 = ((1 - t) x_t - t v) / ((1 - t)^2 + t^2)$.
+    - A `schedule` $x = \alpha x_0 + \sigma \epsilon$ meets the straight path where
+      $\sigma / \alpha = t / (1 - t)$. There $x = c x_t$ with $c = \alpha + \sigma$. The noise is the
+      same, the score of x is $1 / c$ of that of x_t, v is $\alpha \epsilon - \sigma x_0$, and the velocity is
+      $d x / d \tau = \alpha' x_0 + \sigma' \epsilon$.
+
+    At t = 0 all but 'x_0' give $x_0 = x_t$, whatever the network says. At t = 1 noise and score say nothing
+    about $x_0$: beyond $t = 1 - \sqrt{\mathrm{eps}}$ (3.5e-4 before the end for a state in float32, 0.09 in
+    bfloat16) their network is called at that time. A network whose schedule does not reach t = 0 or t = 1 is
+    called at the schedule's end. In both cases the state is scaled such that its noise (near t = 1) or its
+    data (near t = 0) fits.
+
+    Args:
+      velocity_fn: (x_t, t) -> prediction: a GaussianMixture, a Gaussian, or an array [B, ..., D]. An array
+        becomes the mixture with K = 1 and the standard deviation t, which for the velocity is unit variance.
+        A pair (prediction, aux) is passed on as (mixture, aux), see `has_aux` of `solvers.sample`.
+      predicts: what the network predicts: 'velocity', 'x_0', 'noise', 'score' or 'v'. Mixtures and Gaussians
+        are over that variable.
+      reversed_time: whether the network's path is $x_s = s x_0 + (1 - s) \epsilon$, with data at s = 1, noise
+        at s = 0 and the velocity $x_0 - \epsilon$.
+      time_shape: 'batch' calls the network with times [B] even if all samples share the time.
+      scale: the network gets scale * t, such as 1000 * t.
+      schedule: (alpha, sigma), two functions of a time in [0, 1] with monotone sigma / alpha, in either
+        direction. The time is found by bisection; a third function may give it for t = sigma / (alpha +
+        sigma). Or two tables [T] of the steps of a discrete schedule; the network then gets the index of the
+        step, between steps a fraction.
+
+    Returns:
+      denoise(x_t, t) -> GaussianMixture over x_0.
+
+    Raises:
+      ValueError: if an argument is not valid.
+
+    Source:
+      Karras et al. 2022 (arXiv 2206.00364), section 2 and appendix B, for changes of time and scale;
+      Ho et al. 2020 (arXiv 2006.11239), eq. 15, for the noise; Song et al. 2021 (arXiv 2011.13456) for the
+      score; Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v.
+
+    Example:
+      For standard normal data the mean velocity is (2 t - 1) x_t / (t^2 + (1 - t)^2):
+
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gmflow_jax import flow, gm
+      >>> denoise = flow.denoiser(lambda x_t, t: (2 * t - 1) * x_t / (t**2 + (1 - t) ** 2))
+      >>> q = denoise(jnp.ones((1, 2)), 0.5)
+      >>> print(np.asarray(gm.mean(q)).round(3))
+      [[1. 1.]]
+
+      A variance-preserving network for the same data, whose noise is sin(pi tau / 2) x:
+
+      >>> alpha, sigma = lambda tau: jnp.cos(jnp.pi / 2 * tau), lambda tau: jnp.sin(jnp.pi / 2 * tau)
+      >>> denoise = flow.denoiser(lambda x, tau: sigma(tau) * x, predicts="noise", schedule=(alpha, sigma))
+      >>> print(np.asarray(gm.mean(denoise(jnp.ones((1, 2)), 0.5))).round(3))
+      [[1. 1.]]
+    """
+    _check_options(velocity_fn, predicts, reversed_time, time_shape, scale)
+    if reversed_time and schedule is not None:
+        raise ValueError(
+            "reversed_time and schedule were both given. Leave out reversed_time: alpha and sigma say at "
+            "which end of the time the data is."
+        )
+
+    def call(x: jax.Array, t: jax.Array) -> tuple[Prediction, tuple]:
+        t = 1 - t if reversed_time else t
+        t = t if scale == 1 else scale * t
+        result = velocity_fn(x, leading_like(jnp.asarray(t), x) if time_shape == "batch" else t)
+        return _checked_result(result)
+
+    if predicts == "velocity" and schedule is None:
+
+        def from_velocity(x_t, t):
+            u, aux = call(x_t, t)
+            q = as_mixture(_with_unit_variance(u))
+            q = dataclasses.replace(q, means=-q.means) if reversed_time else q
+            return _with_aux(to_data(q, x_t, t), aux)
+
+        return from_velocity
+    path = STRAIGHT if schedule is None else read_schedule(schedule)
+
+    def denoise(x_t, t):
+        return _denoise(call, predicts, path, jnp.asarray(x_t), jnp.asarray(t))
+
+    return denoise
+
+
+def _denoise(call: Callable, kind: str, path: Schedule, x_t: jax.Array, time: jax.Array):
+    """Call a network near (x_t, t), within the limits of its schedule, and convert its prediction to x_0."""
+    x, t = promote(x_t, time)
+    low, high = (jnp.asarray(v, x.dtype) for v in _call_limits(kind, path, x_t.dtype, x.dtype))
+    below, above = jnp.where(t < low, t, low), jnp.where(t > high, t, high)
+    fit = (1 - low) / (1 - below) * (high / above)  # 1 between the limits
+
+    def at(value: jax.Array, axes: int) -> jax.Array:
+        return append_axes(expand_time(value, x.shape[:-1]), axes)
+
+    inside = jnp.where(t < low, low, jnp.where(t > high, high, t))  # jnp.clip halves the gradient at its ends
+    tau = path.time(inside)
+    c = path.level(tau)[1].astype(x.dtype)
+    fitted = at(fit, 1) * x
+    prediction, aux = call(
+        (at(c, 1) * fitted).astype(x_t.dtype), tau.astype(x_t.dtype if time.weak_type else time.dtype)
+    )
+    coefficients = _of_velocity(path, tau) if kind == "velocity" else _COEFFICIENTS[kind](inside, c)
+    # Below the least noise of the schedule, the noise that was predicted there is kept: x_0 = x_t at t = 0.
+    share = safe_divide(below, low, otherwise=1.0) * ((1 - low) / (1 - below))
+    rest = x / at(1 - below, 1)
+    q = as_mixture(_with_unit_variance(prediction))
+    q, x, t, fitted, rest, share, a, b, n = promote(q, x, t, fitted, rest, share, *coefficients)
+    checked_time(q, x, t)
+    means = q.means if kind == "x_0" else (at(a, 2) * fitted[..., None, :] - at(b, 2) * q.means) / at(n, 2)
+    means = means + at(1 - share, 2) * (rest[..., None, :] - means)
+    of_array = not isinstance(prediction, (GaussianMixture, Gaussian))
+    factor = share * jnp.abs(b / n)
+    log_std = safe_log(at(t, 0)) if of_array else q.log_std + safe_log(at(factor, 0))
+    return _with_aux(GaussianMixture(means, q.log_weights, log_std), aux)
+
+
+def _call_limits(kind: str, path: Schedule, given: jnp.dtype, dtype: jnp.dtype):
+    """Return the least and the largest t at which a network is called, for a state of dtype `given`."""
+    if kind == "x_0":
+        return path.low, path.high
+    eps = float(jnp.finfo(dtype).eps)
+    # Networks may divide by t^2, which must not overflow in float16.
+    low = max(eps, 2 * float(jnp.finfo(given).max) ** -0.5)
+    # x_t - t noise, rounded to eps, is divided by 1 - t; the prediction changes by about 1 - t.
+    margin = math.sqrt(float(jnp.finfo(given).eps)) if kind in ("noise", "score") else eps
+    return jnp.maximum(path.low, low), jnp.minimum(path.high, 1 if kind == "v" else 1 - margin)
+
+
+def _of_velocity(path: Schedule, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the coefficients of x_0 for the velocity dx/dtau = c' x_t + c t' u, where x = c x_t."""
+    (t, c), (dt, dc) = jax.jvp(path.level, (tau,), (jnp.ones_like(tau),))
+    return c * dt + t * dc, t, c * dt
+
+
+def _with_unit_variance(prediction: Prediction) -> GaussianMixture | Gaussian:
+    if isinstance(prediction, (GaussianMixture, Gaussian)):
+        return prediction
+    return Gaussian(jnp.asarray(prediction), jnp.ones((), jnp.float32))
+
+
+def _checked_result(result) -> tuple[Prediction, tuple]:
+    """Return the prediction and, in a tuple, its aux if there is one."""
+    pair = isinstance(result, tuple) and len(result) == 2
+    prediction, aux = (result[0], result[1:]) if pair else (result, ())
+    if not isinstance(prediction, (GaussianMixture, Gaussian, jax.Array, np.ndarray)):
+        raise ValueError(
+            f"The network returned {type(prediction).__name__}, but a denoiser needs its prediction: a "
+            "GaussianMixture, a Gaussian or an array [B, ..., D], or a pair of it and aux. Select it in a "
+            "function (x_t, t) -> prediction."
+        )
+    is_distribution = isinstance(prediction, (GaussianMixture, Gaussian))
+    return prediction if is_distribution else jnp.asarray(prediction), aux
+
+
+def _with_aux(q: GaussianMixture, aux: tuple) -> GaussianMixture:
+    return (q, *aux) if aux else q  # pyright: ignore[reportReturnType]  (a pair only if the network gives one)
+
+
+def _check_options(velocity_fn, predicts, reversed_time, time_shape, scale) -> None:
+    if not callable(velocity_fn):
+        raise ValueError(
+            f"The network is a {type(velocity_fn).__name__}, which cannot be called. Give a function "
+            "(x_t, t) -> prediction."
+        )
+    for name, value, allowed in (
+        ("predicts", predicts, _KINDS),
+        ("reversed_time", reversed_time, (False, True)),
+        ("time_shape", time_shape, ("scalar", "batch")),
+    ):
+        if not any(type(value) is type(known) and value == known for known in allowed):
+            raise ValueError(
+                f"{name} is {value!r}, but must be one of {', '.join(map(repr, allowed))}. "
+                "Choose one of them."
+            )
+    if finite_number("scale", scale) <= 0:
+        raise ValueError(f"scale is {scale}, but must be positive: the network is called with scale * t.")

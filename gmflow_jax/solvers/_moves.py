@@ -1,0 +1,152 @@
+"""Steps of any direction: from noise to data, at rest, and from data to noise; and checks of the state."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gmflow_jax._arguments import append_axes, expand_time, known_times, promote
+from gmflow_jax._meshes import where
+
+
+class Move(NamedTuple):
+    """A step as a solver makes it.
+
+    Attributes:
+      x_t: state at t.
+      t: start, not equal to s.
+      s: end.
+      rests: whether the step as it was given goes nowhere, a scalar or [B]; None if it is known to move.
+      refused: whether it goes to noise and the solver cannot, likewise.
+    """
+
+    x_t: jax.Array
+    t: ArrayLike
+    s: ArrayLike
+    rests: jax.Array | None
+    refused: jax.Array | None
+
+
+def begin(x_t: jax.Array, t: ArrayLike, s: ArrayLike, only_to_data: str | None) -> Move:
+    """Replace a step on which a solver would divide by 0.
+
+    A step at rest (s = t) becomes another one, whose result `finish` discards. A step from t = 0 to noise
+    starts at a small time t' instead: E[noise | x_0] = 0, so that the flow begins as x = (1 - t') x_0.
+
+    Args:
+      x_t: state at t, [*batch, D].
+      t: start, a scalar or [B].
+      s: end, likewise.
+      only_to_data: why the solver goes only from noise to data; None if it goes both ways.
+
+    Returns:
+      The step to make, which is the given one if it is known to go to data.
+
+    Raises:
+      ValueError: if the step is known to go to noise and the solver cannot.
+    """
+    known = known_times(t, s)
+    if known is not None:
+        if only_to_data is not None and np.any(known[1] > known[0]):
+            raise ValueError(refusal(only_to_data))
+        if np.all(known[1] < known[0]):
+            return Move(x_t, t, s, None, None)
+    dtypes = [jnp.asarray(v).dtype for v in (t, s)]
+    t, s = promote(t, s)
+    for name, time in (("t", t), ("s", s)):
+        expand_time(time, x_t.shape[:-1], name)
+    rises, rests = s > t, s == t
+    # As distant from 0 as the rounding of (x_t - x_0) / t allows.
+    least = math.sqrt(float(jnp.finfo(t.dtype).eps))
+    start = jnp.where(s >= t, jnp.maximum(t, least), t)
+    end = jnp.where(rests, 0.5 * start, s)
+    if only_to_data is None:
+        lift = jnp.where(rises & (t < least), (1 - start) / (1 - jnp.minimum(t, least)), 1.0)
+        lift = append_axes(expand_time(lift, x_t.shape[:-1]), 1).astype(t.dtype)
+        x_t = (lift * x_t.astype(jnp.promote_types(t.dtype, x_t.dtype))).astype(x_t.dtype)
+    start, end = (v.astype(dtype) for v, dtype in zip((start, end), dtypes, strict=True))
+    return Move(x_t, start, end, rests, None if only_to_data is None else rises)
+
+
+def finish(move: Move, old: list[jax.Array], new: list[jax.Array]) -> list[jax.Array]:
+    """Return the arrays after a step: the old ones at rest, and NaN for the point of a refused step.
+
+    Args:
+      move: the step.
+      old: the point and the arrays of the state before it.
+      new: the same arrays after it.
+
+    Returns:
+      The arrays to keep.
+    """
+    if move.refused is not None:
+        new = [_select(move.refused, jnp.full_like(new[0], jnp.nan), new[0]), *new[1:]]
+    return new if move.rests is None else keep_at_rest(move.rests, old, new)
+
+
+def keep_at_rest(rests: jax.Array, old: Any, new: Any) -> Any:
+    """Return the old pytree where a step rests, else the new one.
+
+    Args:
+      rests: a scalar or [B].
+      old: pytree of arrays.
+      new: the same pytree.
+
+    Returns:
+      The pytree. Arrays that all samples share are the new ones if each sample has its own `rests`.
+    """
+    return jax.tree.map(lambda a, b: _select(rests, a, b), old, new)
+
+
+def _select(condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    if condition.ndim and b.shape[:1] != condition.shape:
+        return b
+    return where(append_axes(condition, b.ndim - 1), a, b)
+
+
+def refusal(why: str) -> str:
+    """Return the message for a solver that goes only to data."""
+    return (
+        f"The times increase, from data to noise, but this solver goes only from noise to data: {why}. Use "
+        "euler, heun, ab2, dpmpp_2m or unipc for increasing times, or give decreasing ones."
+    )
+
+
+def checked_state(name: str, x: Any) -> jax.Array:
+    """Check that a state is one array of floats with a channel axis.
+
+    Args:
+      name: name of the argument, for the message.
+      x: the state, [*batch, D].
+
+    Returns:
+      The state as a JAX array.
+
+    Raises:
+      ValueError: if it is anything else.
+    """
+    is_array = isinstance(x, (jax.Array, np.ndarray))
+    if is_array and x.ndim and jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.asarray(x)
+    if is_array:
+        given = f"an array of {x.dtype} with shape {x.shape}"
+        advice = "Convert it with .astype(jnp.float32)." if x.ndim else "Add the axis of channels."
+    else:
+        given = f"of type {type(x).__name__}"
+        advice = "Give floats, for example jax.random.normal(key, shape)."
+        if isinstance(x, (dict, list, tuple)) or dataclasses.is_dataclass(x):
+            advice = "Join its arrays to one, for example with jax.flatten_util.ravel_pytree."
+    raise ValueError(f"{name} is {given}, but a solver moves one array of floats, [*batch, D]. {advice}")
+
+
+def check_callable(denoise: Any) -> None:
+    """Raise ValueError unless a denoiser can be called."""
+    if not callable(denoise):
+        raise ValueError(
+            f"denoise is of type {type(denoise).__name__}, which cannot be called. Give a function "
+            "(x_t, t) -> GaussianMixture over x_0, such as flow.denoiser makes from a network."
+        )
