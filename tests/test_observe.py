@@ -14,6 +14,7 @@ from tests.helpers import all_finite, assert_message_names, assert_trees_close, 
 
 MEANS = np.array([[1.5, 0.2], [-0.8, 1.1], [-0.6, -1.4], [0.4, 0.3]])
 WEIGHTS, LOG_STD = np.array([0.4, 0.3, 0.2, 0.1]), np.log(0.25)
+SOLVERS = {name: solvers.by_name(name) for name in ("gm_sde", "gm_ode", "gm_pc", "unipc")}
 # [B, H, W] of pictures, with a variance of every kind in each.
 BATCH = (4, 2, 3)
 VAR = np.broadcast_to(np.float32([[0, np.inf, 1e-3], [1e3, 1e-6, 0.5]]), BATCH)
@@ -108,26 +109,23 @@ def test_order_2_multiplies_the_extrapolated_prediction(x64, denoise):
     assert_trees_close(solvers.second_order(observed, first, x, 0.5, 0.3), observed, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("t", [0.0, 1e-3, 1.0])
-def test_gradients_are_finite(t):
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_gradients_are_finite(t, fast_compile):
     x, y = pictures()
 
     def loss(x, y, var, log_std):
-        law = data_law(x, log_std)
-        total = 0.0
-        for denoise in (functools.partial(denoise_law, law), lambda x, t: law):
-            guided = guidance.guided_denoiser(denoise, rippled, 0.3)
-            for q in (observe(denoise, y, var)(x, t), observe(guided, y, var)(x, t)):
-                total += jnp.sum(jnp.sin(q.means)) + jnp.sum(gm.mean(q) ** 2) + jnp.sum(jnp.exp(q.log_std))
-                total += jnp.sum(jnp.exp(q.log_weights) ** 2)
-        return total
+        law, total = data_law(x, log_std), 0.0
+        for denoise in (lambda x, t: law, guidance.guided_denoiser(lambda x, t: law, rippled, 0.3)):
+            q = observe(denoise, y, var)(x, t)
+            total += jnp.sum(jnp.sin(q.means)) + jnp.sum(gm.mean(q) ** 2) + jnp.sum(jnp.exp(q.log_std))
+        return total + jnp.sum(jnp.exp(q.log_weights) ** 2)
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
     for var in (VAR, np.zeros(BATCH), np.full(BATCH, np.inf), np.ones(BATCH)):
         for log_std in (-np.inf, -30.0, -1.0, 3.0):
             found = gradient(x, y, jnp.asarray(var, jnp.float32), jnp.float32(log_std))
             assert all_finite(found), (var, log_std)
-            assert np.all(np.asarray(found[1][2])[np.isinf(var)] == 0)
+            assert np.all(np.asarray(found[1][1])[np.isinf(var)] == 0)
 
 
 def test_collapsed_predictions_are_observed_too():
@@ -188,14 +186,14 @@ def test_observed_predictions_can_be_guided():
         np.testing.assert_allclose(gm.mean(getattr(q, "mixture", q))[VAR == 0], y[VAR == 0], atol=1e-6)
 
 
-def test_splitting_over_devices_changes_nothing():
+def test_splitting_over_devices_changes_nothing(fast_compile):
     x, y = pictures()
     mesh = jax.make_mesh((4,), ("data",))  # Explicit axes
     keys, times = jax.random.split(jax.random.key(0), 4), flow.time_grid(2)
     slope = lambda x_0: -jnp.sum(jnp.square(x_0[..., 0]), axis=(1, 2))  # noqa: E731
 
-    def run(solver, denoise, x, y, var):
-        denoise = observe_approximately(observe(denoise, y, var), slope, 2.0)
+    def sampled(solver, x, y, var):
+        denoise = observe_approximately(observe(GUIDED, y, var), slope, 2.0)
         return solvers.sample(keys, denoise, x, solver, times)
 
     expected = observe(GUIDED, y, VAR)(x, 0.5).mixture
@@ -203,12 +201,10 @@ def test_splitting_over_devices_changes_nothing():
     with jax.set_mesh(mesh):
         found = jax.jit(lambda x, y, var: observe(GUIDED, y, var)(x, 0.5).mixture)(*split)
         assert_trees_close(found, expected, rtol=2e-6, atol=2e-6)
-        for name in solvers.NAMES:
-            solver = solvers.by_name(name)
-            for others in ((y, VAR), (y, VAR[:1]), (y, 0.3), split[1:]):
-                for denoise in (rippled, GUIDED):
-                    result = jax.eval_shape(functools.partial(run, solver, denoise), split[0], *others)
-                    assert result.sharding == jax.typeof(split[0]).sharding, name
+        for name, others in zip(SOLVERS, [split[1:], (y, VAR), (y, VAR[:1]), (split[1], 0.3)], strict=True):
+            run = functools.partial(sampled, SOLVERS[name])
+            result = jax.eval_shape(run, split[0], *others)
+            assert result.sharding == jax.typeof(split[0]).sharding, name
 
 
 def test_a_gaussian_likelihood_with_its_curvature_is_exact(x64):

@@ -111,5 +111,5 @@ def times(
     return GaussianMixture(
         where(append_axes(nothing, 2), mixture.means, tilted.means),
         where(append_axes(nothing, 1), mixture.log_weights, tilted.log_weights),
-        where(nothing, mixture.log_std, tilted.log_std),
+        where(factor.precision == 0, mixture.log_std, tilted.log_std),
     )

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import check_number, concrete, is_within, promote
-from gmflow_jax._meshes import broadcast_like, reshard_like, rows_like
+from gmflow_jax._meshes import reshard_like, rows_like
 from gmflow_jax.gm._factor import Factor, combine, gaussian_factor, times
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_scale_shape, normalised
@@ -97,8 +97,7 @@ def observe(
                 "of the state, [B, ..., D]. Use jnp.broadcast_to to give all samples the same observation."
             )
         prediction, mean, variance, x_t = promote(_prediction(denoise, x_t, t), y, var, x_t)
-        mean = broadcast_like(mean, x_t)
-        variance = broadcast_like(variance, x_t[..., 0]) if variance.ndim else variance
+        mean, variance = rows_like((mean, _for_each_sample(variance, x_t)), x_t)
         return _condition(prediction, gaussian_factor(mean, variance))
 
     return observed
@@ -155,7 +154,7 @@ def observe_approximately(
         prediction, curvature, x_t = promote(_prediction(denoise, x_t, t), precision, x_t)
         mean = weighted_mean(prediction if isinstance(prediction, GaussianMixture) else prediction.mixture)
         check_scale_shape(curvature, mean.shape[:-1], "precision")
-        curvature = broadcast_like(curvature, mean[..., 0]) if curvature.ndim else curvature
+        curvature = rows_like(_for_each_sample(curvature, mean), mean)
         slope = reshard_like(jax.grad(lambda x_0: _total(log_likelihood(x_0), x_0))(mean), mean)
         return _condition(prediction, Factor(mean, slope, curvature, jnp.ones_like(curvature)))
 
@@ -207,6 +206,11 @@ def _prediction(denoise: Callable, x_t: jax.Array, t: jax.Array) -> GaussianMixt
         )
     prediction = rows_like(promote(prediction)[0], x_t)
     return prediction if isinstance(prediction, (Guided, Observed)) else normalised(as_mixture(prediction))
+
+
+def _for_each_sample(value: jax.Array, x: jax.Array) -> jax.Array:
+    """Broadcast the leading axis of an array of the rank of `*batch`, as a solver's state needs it."""
+    return jnp.broadcast_to(value, (x.shape[0], *value.shape[1:])) if value.ndim else value
 
 
 def _total(value: jax.Array, x_0: jax.Array) -> jax.Array:
