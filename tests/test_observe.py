@@ -44,6 +44,9 @@ def rippled(x_t, t):
     return gm.GaussianMixture(q.means + 0.2 * jnp.sin(2 * q.means + 5 * t), q.log_weights, q.log_std)
 
 
+# Most of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 GUIDED = guidance.guided_denoiser(rippled, exact, 0.4)
 
 
@@ -110,7 +113,7 @@ def test_order_2_multiplies_the_extrapolated_prediction(x64, denoise):
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0])
-def test_gradients_are_finite(t, fast_compile):
+def test_gradients_are_finite(t):
     x, y = pictures()
 
     def loss(x, y, var, log_std):
@@ -186,7 +189,14 @@ def test_observed_predictions_can_be_guided():
         np.testing.assert_allclose(gm.mean(getattr(q, "mixture", q))[VAR == 0], y[VAR == 0], atol=1e-6)
 
 
-def test_splitting_over_devices_changes_nothing(fast_compile):
+def test_an_aux_stays_beside_the_prediction():
+    x, y = pictures()
+    found, aux = observe(observe_approximately(lambda x, t: (exact(x, t), {"t": t}), jnp.sum), y, VAR)(x, 0.5)
+    assert_trees_close(found, observe(observe_approximately(exact, jnp.sum), y, VAR)(x, 0.5), rtol=0, atol=0)
+    assert aux == {"t": 0.5}
+
+
+def test_splitting_over_devices_changes_nothing():
     x, y = pictures()
     mesh = jax.make_mesh((4,), ("data",))  # Explicit axes
     keys, times = jax.random.split(jax.random.key(0), 4), flow.time_grid(2)

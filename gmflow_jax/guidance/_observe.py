@@ -54,8 +54,9 @@ def observe(
     exact answer at one pixel then reaches the others through x_t alone, at the later steps.
 
     Args:
-      denoise: (x_t, t) -> mixture over x_0, or a guided prediction. Put `observe` around `guided_denoiser`,
-        not inside it. It may be the result of `observe`, for a second observation.
+      denoise: (x_t, t) -> mixture over x_0, or a guided prediction; or a pair of it and an aux, which is
+        returned beside the observed prediction. Put `observe` around `guided_denoiser`, not inside it. It may
+        be the result of `observe`, for a second observation.
       y: the observation, floats of the shape [B, ..., D] of x_t. It is not broadcast: for many samples given
         one observation, use `jnp.broadcast_to`. Where the variance is infinite, y has no effect and may be
         NaN.
@@ -90,17 +91,17 @@ def observe(
     if known_var is not None and np.all(np.isinf(known_var)):
         return denoise
 
-    def observed(x_t: jax.Array, t: jax.Array) -> Observed:
+    def condition(prediction: GaussianMixture | Guided, x_t: jax.Array) -> Observed:
         if y.shape != jnp.shape(x_t):
             raise ValueError(
                 f"y has shape {y.shape}, but x_t has shape {jnp.shape(x_t)}: an observation needs the shape "
                 "of the state, [B, ..., D]. Use jnp.broadcast_to to give all samples the same observation."
             )
-        prediction, mean, variance, x_t = promote(_prediction(denoise, x_t, t), y, var, x_t)
+        prediction, mean, variance, x_t = promote(prediction, y, var, x_t)
         mean, variance = rows_like((mean, _for_each_sample(variance, x_t)), x_t)
-        return _condition(prediction, gaussian_factor(mean, variance))
+        return _multiply(prediction, gaussian_factor(mean, variance))
 
-    return observed
+    return _conditioned(denoise, condition)
 
 
 def observe_approximately(
@@ -150,15 +151,16 @@ def observe_approximately(
     """
     check_number("precision", precision, "[0, inf)")
 
-    def observed(x_t: jax.Array, t: jax.Array) -> Observed:
-        prediction, curvature, x_t = promote(_prediction(denoise, x_t, t), precision, x_t)
+    def condition(prediction: GaussianMixture | Guided, x_t: jax.Array) -> Observed:
+        del x_t
+        prediction, curvature = promote(prediction, precision)
         mean = weighted_mean(prediction if isinstance(prediction, GaussianMixture) else prediction.mixture)
         check_scale_shape(curvature, mean.shape[:-1], "precision")
         curvature = rows_like(_for_each_sample(curvature, mean), mean)
         slope = reshard_like(jax.grad(lambda x_0: _total(log_likelihood(x_0), x_0))(mean), mean)
-        return _condition(prediction, Factor(mean, slope, curvature, jnp.ones_like(curvature)))
+        return _multiply(prediction, Factor(mean, slope, curvature, jnp.ones_like(curvature)))
 
-    return observed
+    return _conditioned(denoise, condition)
 
 
 def unobserved(prediction: GaussianMixture | Guided) -> GaussianMixture | Guided:
@@ -184,7 +186,7 @@ def observe_tilted(
     return Observed(given.means, given.log_weights, given.log_std, tilted, prediction.observation)
 
 
-def _condition(prediction: GaussianMixture | Guided, factor: Factor) -> Observed:
+def _multiply(prediction: GaussianMixture | Guided, factor: Factor) -> Observed:
     """Multiply a prediction, which may be observed already, by a factor."""
     if isinstance(prediction, Observed):
         factor = combine(prediction.observation, factor)
@@ -196,9 +198,25 @@ def _condition(prediction: GaussianMixture | Guided, factor: Factor) -> Observed
     return Observed(given.means, given.log_weights, given.log_std, inner, factor)
 
 
-def _prediction(denoise: Callable, x_t: jax.Array, t: jax.Array) -> GaussianMixture | Guided:
-    prediction = denoise(x_t, t)
-    if not isinstance(prediction, (GaussianMixture, Gaussian, Guided)):
+def _conditioned(denoise: Callable, condition: Callable) -> Callable:
+    """Return a denoiser whose predictions are conditioned; an aux beside the prediction stays."""
+
+    def conditioned(x_t: jax.Array, t: jax.Array):
+        result = denoise(x_t, t)
+        # A pair of two predictions, which in_one_batch returns, is refused below.
+        has_aux = isinstance(result, tuple) and len(result) == 2 and not isinstance(result[1], _PREDICTIONS)
+        prediction, *aux = result if has_aux else (result,)
+        observed = condition(_checked(prediction, x_t), x_t)
+        return (observed, *aux) if has_aux else observed
+
+    return conditioned
+
+
+_PREDICTIONS = (GaussianMixture, Gaussian, Guided)
+
+
+def _checked(prediction, x_t: jax.Array) -> GaussianMixture | Guided:
+    if not isinstance(prediction, _PREDICTIONS):
         raise ValueError(
             f"denoise returned a {type(prediction).__name__}, but only a mixture over x_0 or a guided "
             "prediction can be observed. Wrap a velocity function in flow.denoiser, and put the observation "
