@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._arguments import concrete, expand_time
+from gmflow_jax._arguments import as_whole, concrete, expand_time
 from gmflow_jax._meshes import broadcast_like, rows_like, where
 from gmflow_jax.guidance._formulas import classifier_free_guidance, expand_scale, probabilistic_guidance
 from gmflow_jax.guidance._methods import METHODS, USUAL_ORTHOGONAL, check_guidance_scale, check_method
 
 
-def in_one_batch(denoise: Callable, condition, null_condition) -> "OneBatch":
+def in_one_batch(denoise: Callable, condition, null_condition, batch_axes=0) -> "OneBatch":
     """Make the conditional and the unconditional prediction with one network call on a batch of 2 B.
 
     Args:
@@ -22,6 +22,9 @@ def in_one_batch(denoise: Callable, condition, null_condition) -> "OneBatch":
       condition: pytree of arrays [B, ...], such as labels.
       null_condition: the same pytree for unconditional predictions, such as null labels. Its arrays may have
         axes of size 1, or be scalars, which all samples share.
+      batch_axes: the axis of size B of each array, a pytree prefix of the conditions as the `in_axes` of
+        `jax.vmap`: 1 for a cache of keys and values [layers, B, ...]. None marks what all samples share;
+        it is taken from `condition` for both predictions.
 
     Returns:
       predict(x_t, t) -> (conditional prediction, unconditional prediction), for x_t [B, ..., D]. Pass it to
@@ -29,17 +32,68 @@ def in_one_batch(denoise: Callable, condition, null_condition) -> "OneBatch":
       alone, with B samples.
 
     Raises:
-      ValueError: if the conditions do not fit each other; by predict, if the numbers of samples, conditions
-        or times differ.
+      ValueError: if the conditions or batch_axes do not fit each other; by predict, if the numbers of
+        samples, conditions or times differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from gmflow_jax import flow, guidance
+      >>> condition = {"label": jnp.array([1, 2, 3]), "cache": jnp.ones((12, 3, 8))}  # [layers, B, ...]
+      >>> null = {"label": 0, "cache": jnp.zeros(())}
+      >>> def denoise(x, t, condition):  # stands for a network
+      ...     return flow.denoiser(lambda x, t: x + condition["cache"].mean(axis=(0, 2))[:, None])(x, t)
+      >>> both = guidance.in_one_batch(denoise, condition, null, batch_axes={"label": 0, "cache": 1})
+      >>> [q.means.shape for q in both(jnp.zeros((3, 2)), 0.5)]
+      [(3, 1, 2), (3, 1, 2)]
     """
     if jax.tree.structure(condition) != jax.tree.structure(null_condition):
         raise ValueError(
             "condition and null_condition must be the same pytree, but their structures are "
             f"{jax.tree.structure(condition)} and {jax.tree.structure(null_condition)}."
         )
-    condition = jax.tree.map(jnp.asarray, condition)
-    null_condition = jax.tree.map(_like_condition, null_condition, condition)
-    return OneBatch(denoise, condition, jax.tree.map(_interleave, condition, null_condition))
+    leaves, treedef = jax.tree.flatten(condition)
+    leaves, nulls = [jnp.asarray(leaf) for leaf in leaves], jax.tree.leaves(null_condition)
+    axes = [_batch_axis(axis, leaf) for axis, leaf in zip(_axes(batch_axes, condition), leaves, strict=True)]
+    both = [
+        _shared(leaf, null) if axis is None else _interleave(leaf, _like_condition(null, leaf), axis)
+        for leaf, null, axis in zip(leaves, nulls, axes, strict=True)
+    ]
+    sizes = tuple(leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True) if axis is not None)
+    return OneBatch(denoise, treedef.unflatten(leaves), treedef.unflatten(both), sizes)
+
+
+def _axes(batch_axes, condition) -> list[int | None]:
+    """Return the batch axis of each array of the conditions."""
+    try:
+        axes = jax.tree.broadcast(batch_axes, condition, is_leaf=lambda axis: axis is None)
+    except ValueError as error:
+        raise ValueError(
+            f"batch_axes is {batch_axes}, which is no prefix of the condition's pytree "
+            f"{jax.tree.structure(condition)}. Give one axis for all arrays, or one for each."
+        ) from error
+    return jax.tree.leaves(axes, is_leaf=lambda axis: axis is None)
+
+
+def _shared(leaf: jax.Array, null) -> jax.Array:
+    known, other = concrete(leaf), concrete(null)
+    if known is not None and other is not None and not np.array_equal(known, other):
+        raise ValueError(
+            f"batch_axes marks a condition of shape {leaf.shape} as shared by all samples, but "
+            "null_condition has other values for it. Give the same array in both, or a batch axis."
+        )
+    return leaf
+
+
+def _batch_axis(axis: int | None, leaf: jax.Array) -> int | None:
+    if axis is None:
+        return None
+    number = None if isinstance(axis, bool) else as_whole(axis)
+    if number is None or not -leaf.ndim <= number < leaf.ndim:
+        raise ValueError(
+            f"batch_axes names axis {axis!r} for a condition of shape {leaf.shape}: give the number of "
+            "its axis of size B, or None for an array that all samples share."
+        )
+    return number % leaf.ndim
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,14 +102,16 @@ class OneBatch:
 
     Attributes:
       denoise: (x_t, t, condition) -> prediction.
-      condition: pytree of arrays [B, ...].
-      both: the same pytree of arrays [2 B, ...]. Conditional and unconditional ones alternate: if the batch
-        is split over devices, both copies of a sample then stay on its device.
+      condition: pytree of arrays with a batch axis of size B, the first unless `batch_axes` was given.
+      both: the same pytree with 2 B. Conditional and unconditional ones alternate: if the batch is split over
+        devices, both copies of a sample then stay on its device.
+      sizes: the numbers of samples in the conditions.
     """
 
     denoise: Callable
     condition: Any
     both: Any
+    sizes: tuple[int, ...]
 
     def __call__(self, x_t: jax.Array, t: jax.Array):
         """Return the conditional and the unconditional prediction."""
@@ -78,7 +134,7 @@ class OneBatch:
 
     def _checked_time(self, x_t: jax.Array, t: jax.Array) -> jax.Array:
         t = jnp.asarray(t)
-        sizes = [leaf.shape[0] for leaf in jax.tree.leaves(self.condition)] + list(t.shape[:1])
+        sizes = [*self.sizes, *t.shape[:1]]
         if set(sizes) - {x_t.shape[0]}:
             raise ValueError(
                 f"x_t has {x_t.shape[0]} samples, but conditions and times are for {sizes}: give one "
@@ -106,9 +162,10 @@ def _like_condition(null, condition: jax.Array) -> jax.Array:
     return broadcast_like(null.astype(condition.dtype if plain else null.dtype), condition)
 
 
-def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+def _interleave(a: jax.Array, b: jax.Array, axis: int = 0) -> jax.Array:
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+        pairs = jnp.stack([a, b], axis=axis + 1)
+    return pairs.reshape(*a.shape[:axis], 2 * a.shape[axis], *a.shape[axis + 1 :])
 
 
 def guided_denoiser(

@@ -28,7 +28,7 @@ class Solver(NamedTuple):
       step: (key, denoise, x_t, t, s, state) -> (x_s, state), one step from time t to s (scalars or [B]).
         `key` is a PRNG key, one key per sample ([B] keys), or the `Draws` to use. Deterministic solvers
         ignore it, so it may be None. For s = t nothing changes. s > t is a step to noise, which `euler`,
-        `heun`, `ab2`, `dpmpp_2m` and `unipc` make.
+        `heun`, `ab2` and `dpmpp_2m` make.
 
     Example:
       A network may need both times of a step, such as the average velocity u(x, t, s) of MeanFlow (arXiv

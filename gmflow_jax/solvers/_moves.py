@@ -112,7 +112,7 @@ def refusal(why: str) -> str:
     """Return the message for a solver that goes only to data."""
     return (
         f"The times increase, from data to noise, but this solver goes only from noise to data: {why}. Use "
-        "euler, heun, ab2, dpmpp_2m or unipc for increasing times, or give decreasing ones."
+        "euler, heun, ab2 or dpmpp_2m for increasing times, or give decreasing ones."
     )
 
 

@@ -61,8 +61,8 @@ def sample(
       solver: a solver of this package, such as `gm_ode()`.
       times: decreasing times, [num_steps + 1], usually `flow.time_grid(num_steps)`; [num_steps + 1, B] gives
         each sample its own. Where a time is repeated nothing changes: pad a grid with its last time if the
-        number of steps is traced. With increasing times, a deterministic solver (`euler`, `heun`, `ab2`,
-        `dpmpp_2m` or `unipc`) takes data at times[0] to its noise.
+        number of steps is traced. With increasing times, `euler`, `heun`, `ab2` or `dpmpp_2m` take data at
+        times[0] to its noise.
       return_trajectory: whether to return all states instead of the last one.
       has_aux: whether denoise returns a pair (prediction, aux), where aux is a pytree of arrays.
 

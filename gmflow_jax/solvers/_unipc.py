@@ -40,7 +40,8 @@ def unipc() -> Solver:
         next_weight, next_shift = (1 - left) * new, (1 - left) * (old - 0.5) * change
         return x_s, (x_0, per_sample(h, x_t), per_sample(next_weight, x_t), next_shift)
 
-    return make_solver(init, step)
+    why = "its corrector multiplies changes of the predicted x_0 by s / t, which is large for steps to noise"
+    return make_solver(init, step, why)
 
 
 def _corrector_weights(h: jax.Array, h_prev: jax.Array, ratio: jax.Array) -> tuple[jax.Array, jax.Array]:

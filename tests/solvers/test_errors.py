@@ -33,9 +33,9 @@ def test_bad_solver_arguments_are_refused(build, message):
 
 @pytest.mark.parametrize(
     "times",
-    [(0.0, 0.5, 1.0), (1.0, 0.5, 0.5), (1.2, 0.5, 0.0), (1.0, 0.5, -0.1), (1.0, float("nan"), 0.0)],
+    [(0.0, 0.5, 0.4), (1.0, 0.5, 0.5), (1.0, 1.0), (1.2, 0.5, 0.0), (1.0, 0.5, -0.1), (1.0, np.nan, 0.0)],
 )
-def test_times_must_decrease_from_1_to_0(plane, times):
+def test_times_must_be_monotone_from_1_to_0(plane, times):
     with pytest.raises(ValueError, match="times must decrease"):
         solvers.sample(None, plane.denoiser(), X, solvers.euler(), jnp.asarray(times))
 
@@ -44,6 +44,60 @@ def test_times_must_decrease_from_1_to_0(plane, times):
 def test_times_must_be_a_list_of_two_or_more(plane, times):
     with pytest.raises(ValueError, match="at least 2 decreasing times"):
         solvers.sample(None, plane.denoiser(), X, solvers.euler(), times)
+
+
+ONLY_TO_DATA = [name for name in solvers.NAMES if name not in ("euler", "heun", "ab2", "dpmpp_2m")]
+
+
+@pytest.mark.parametrize("name", ONLY_TO_DATA)
+def test_increasing_times_are_refused(name):
+    solver, denoise = solvers.by_name(name), flow.denoiser(lambda x, t: x)
+    with pytest.raises(ValueError, match=r"times increase.* only from noise to data.*Use euler, heun"):
+        solvers.sample(jax.random.key(0), denoise, X, solver, jnp.asarray(TIMES[::-1]))
+    with pytest.raises(ValueError, match=r"times increase.* only from noise to data.*Use euler, heun"):
+        solver.step(jax.random.key(0), denoise, X, 0.2, 0.5, solver.init(denoise, X))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": X}, "of type dict.*ravel_pytree"),
+        ([X, X[:1]], "of type list.*ravel_pytree"),
+        (gm.Gaussian(X, X), "of type Gaussian.*ravel_pytree"),
+        ("noise", "of type str.*jax.random.normal"),
+        (None, "of type NoneType.*jax.random.normal"),
+        (jnp.zeros((3, 2), int), "an array of int32 with shape \\(3, 2\\).*astype"),
+        (jnp.zeros(()), "an array of float32 with shape \\(\\).*axis of channels"),
+    ],
+)
+def test_states_must_be_one_array_of_floats(state, message):
+    solver, denoise = solvers.euler(), flow.denoiser(lambda x, t: x)
+    for call in (
+        lambda: solvers.sample(None, denoise, state, solver, jnp.asarray(TIMES)),
+        lambda: solver.init(denoise, state),
+        lambda: solver.step(None, denoise, state, 0.5, 0.2, ()),
+    ):
+        with pytest.raises(ValueError, match=f"x_(init|t) is {message}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": 0}, "key is of type int.*jax.random.key"),
+        ({"key": jnp.ones(2)}, "key is an array of float32.*jax.random.key"),
+        ({"denoise": None}, "denoise is of type NoneType"),
+        ({"denoise": lambda x, t: (flow.denoiser(lambda x, t: x)(x, t), t)}, "set has_aux=True"),
+        ({"has_aux": True}, "must return a pair"),
+        ({"times": None}, "times is of type NoneType"),
+        ({"times": jnp.stack([jnp.asarray(TIMES)] * 3, axis=1).at[:, 1].set(TIMES[::-1])}, "for all samples"),
+    ],
+)
+def test_other_arguments_that_cannot_work(change, message):
+    arguments = {"key": jax.random.key(0), "denoise": flow.denoiser(lambda x, t: x), "x_init": X}
+    arguments |= {"solver": solvers.ddpm(), "times": jnp.asarray(TIMES)} | change
+    with pytest.raises(ValueError, match=message):
+        solvers.sample(**arguments)
 
 
 def wrong(change):
