@@ -35,3 +35,41 @@ def test_one_batch_gives_what_two_calls_give(times):
     assert_trees_close(one, two, **ROUNDING)
     with pytest.raises(ValueError, match=r"x_t has 3 samples.* \[3, 2\].*one for each"):
         guidance.in_one_batch(denoise, labels, null)(x, jnp.ones(2))
+
+
+def test_conditions_may_have_their_batch_axis_anywhere():
+    """As one call for each condition; arrays marked with None are shared."""
+    rng = np.random.default_rng(32)
+    x, cache, tail = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in ((3, 2), (4, 3, 2), (5, 2, 3)))
+    condition = {"cache": [cache, cache + 1], "tail": tail, "table": jnp.arange(2.0)}
+    null = {"cache": [0.0, cache[:, :1]], "tail": tail[:1], "table": jnp.arange(2.0)}
+
+    def denoise(x_t, t, given):
+        first, second = given["cache"]
+        shift = jnp.sum(first * second, axis=0) + jnp.sum(given["tail"], axis=(0, 1))[:, None]
+        assert first.shape == (4, len(x_t), 2) and given["table"].shape == (2,)
+        return x_t + t * shift + given["table"][None], {"cache": first}  # with aux
+
+    axes = {"cache": 1, "tail": -1, "table": None}
+    both = guidance.in_one_batch(denoise, condition, null, batch_axes=axes)
+    full = {"cache": [0 * cache, jnp.tile(cache[:, :1], (1, 3, 1))], "tail": jnp.tile(tail[:1], (5, 1, 1))}
+    for (found, _), given in zip(both(x, 0.5), (condition, {**condition, **full}), strict=True):
+        np.testing.assert_allclose(found, denoise(x, 0.5, given)[0], rtol=3e-6, atol=3e-6)
+    assert_trees_close(both.conditional(x, 0.5), denoise(x, 0.5, condition), **ROUNDING)
+    with pytest.raises(ValueError, match=r"x_t has 2 samples.* \[3, 3, 3\]"):
+        both(x[:2], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (2, "axis 2 for a condition of shape \\(4, 3\\)"),
+        ("a", "axis 'a'.*number of its axis"),
+        ({"b": 0}, "no prefix of the condition's pytree.*one for each"),
+        (None, "shared by all samples, but null_condition has other values"),
+    ],
+)
+def test_batch_axes_must_fit(axes, message):
+    condition, null = {"a": jnp.ones((4, 3))}, {"a": jnp.zeros((4, 1))}
+    with pytest.raises(ValueError, match=message):
+        guidance.in_one_batch(lambda x, t, c: x, condition, null, axes)

@@ -83,7 +83,13 @@ def _of_functions(alpha: Callable, sigma: Callable, inverse: Callable | None = N
         a, s = alpha(tau), sigma(tau)
         return jnp.clip(s / (a + s), 0, 1), a + s
 
-    _check(jax.vmap(level), jnp.linspace(0.0, 1.0, _CHECKED))
+    try:
+        _check(jax.vmap(level), jnp.linspace(0.0, 1.0, _CHECKED))
+    except TypeError as error:
+        raise ValueError(
+            "alpha and sigma of the schedule cannot be called with a traced array. Write them with jax.numpy, "
+            "which has cos where math and numpy have it, so that they return arrays."
+        ) from error
     first, last = level(jnp.zeros(()))[0], level(jnp.ones(()))[0]
 
     def time(t):

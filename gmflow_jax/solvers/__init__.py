@@ -2,9 +2,9 @@
 
 Each solver is a pair of pure functions (init, step). `sample` runs one in a `lax.scan`.
 
-The convention is x_t = (1 - t) x_0 + t noise: solvers go from noise at t = 1 to data at t = 0. They take a
-denoiser, which `flow.denoiser` makes from a network that predicts the velocity u = noise - x_0. Pass it a
-network `net` with data at t = 1 and the velocity x_0 - noise as `lambda x, t: -net(x, 1 - t)`.
+The convention is x_t = (1 - t) x_0 + t noise: solvers go from noise at t = 1 to data at t = 0, and with
+increasing times some go back. They take a denoiser, which `flow.denoiser` makes from a network that predicts
+the velocity u = noise - x_0, or from one of another convention.
 """
 
 from gmflow_jax.solvers._ab2 import ab2
