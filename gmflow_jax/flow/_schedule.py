@@ -87,8 +87,8 @@ def _of_functions(alpha: Callable, sigma: Callable, inverse: Callable | None = N
         _check(jax.vmap(level), jnp.linspace(0.0, 1.0, _CHECKED))
     except TypeError as error:
         raise ValueError(
-            "alpha and sigma of the schedule cannot be called with a traced array. Write them with jax.numpy, "
-            "which has cos where math and numpy have it, so that they return arrays."
+            "alpha and sigma of the schedule cannot be called with a traced array. Write them with "
+            "jax.numpy instead of math or numpy, so that they return arrays."
         ) from error
     first, last = level(jnp.zeros(()))[0], level(jnp.ones(()))[0]
 
