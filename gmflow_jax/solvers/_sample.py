@@ -107,6 +107,7 @@ def sample(
     def body(carry, inputs):
         x, state, aux = carry
         t, s, index, draws = inputs
+        t, s = (leading_like(v, x) if v.ndim else v for v in (t, s))
         step_key = draws if keys is None else fold_in_keys(keys, index)
         call, seen = (denoise, []) if denoise is None or not has_aux else _recorded(denoise)
         with jax.named_scope("solver"):
