@@ -100,10 +100,12 @@ FUNCTIONS = {
     guidance: {
         "classifier_free_guidance": lambda q, x: guidance.classifier_free_guidance(q, q, 2.0),
         "guided_denoiser": lambda q, x: guided(q)(x, 0.5),
+        "observe": lambda q, x: guidance.observe(guided(q), x, 0.5)(x, 0.5),
+        "observe_approximately": lambda q, x: guidance.observe_approximately(guided(q), jnp.sum)(x, 0.5),
         "probabilistic_guidance": lambda q, x: guidance.probabilistic_guidance(q, q, 0.5),
     },
 }
-NO_ARITHMETIC = {"Gaussian", "GaussianMixture", "Guided", "METHODS", "USUAL_ORTHOGONAL"}
+NO_ARITHMETIC = {"Gaussian", "GaussianMixture", "Guided", "METHODS", "Observed", "USUAL_ORTHOGONAL"}
 NO_ARITHMETIC |= {"check_guidance_scale", "in_one_batch"}
 
 

@@ -97,7 +97,7 @@ def observe(
                 f"y has shape {y.shape}, but x_t has shape {jnp.shape(x_t)}: an observation needs the shape "
                 "of the state, [B, ..., D]. Use jnp.broadcast_to to give all samples the same observation."
             )
-        prediction, mean, variance, x_t = promote(prediction, y, var, x_t)
+        prediction, mean, variance = promote(prediction, y, var)
         mean, variance = rows_like((mean, _for_each_sample(variance, x_t)), x_t)
         return _multiply(prediction, gaussian_factor(mean, variance))
 

@@ -113,6 +113,17 @@ def test_multiply_and_reweight_by_the_ratio_of_densities(x64, random_mixture, po
     assert ratio_is_constant(result, q, ratio, x)
 
 
+def test_multiplying_by_gaussians_of_any_variance(random_mixture):
+    """An infinite variance changes nothing, 0 gives a point, and gradients stay finite."""
+    q = random_mixture(3, (5,), 3, 2)
+    mean, var = jnp.ones((5, 2)), jnp.asarray([0.0, 1e-30, 1.0, 1e30, jnp.inf])
+    loss = lambda mean, var: jnp.sum(jnp.sin(gm.multiply(q, gm.Gaussian(mean, var)).means))  # noqa: E731
+    assert all_finite(jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(mean, var))
+    result = multiply(q, gm.Gaussian(mean, var))
+    np.testing.assert_allclose(result.means[:2], 1.0, atol=1e-6)
+    assert_trees_close(*(jax.tree.map(lambda a: a[3:], mixture) for mixture in (result, q)), 1e-5, 1e-6)
+
+
 def test_product_multiplies_densities(x64, random_mixture):
     p, q = random_mixture(6, (5,), 3, 2, np.float64), random_mixture(7, (5,), 4, 2, np.float64)
     log_q = jax.jit(gm.log_prob)

@@ -13,7 +13,8 @@ from tests.helpers import all_finite, z_scores
 NUM_SAMPLES = 100_000
 Y = np.array([-0.5, -0.2])
 GRID = flow.time_grid(2)
-SOLVERS = {name: solvers.by_name(name) for name in solvers.NAMES if name != "ddpm_large"} | {
+slow = pytest.mark.slow
+SOLVERS = {name: solvers.by_name(name, num_substeps=2) for name in solvers.NAMES if name != "ddpm_large"} | {
     "gm_ode 1": solvers.gm_ode(1, 2),
     "gm_sde 1": solvers.gm_sde(1),
     "gm_ode, correction": solvers.gm_ode(2, 2, correction_steps=1),
@@ -47,13 +48,15 @@ def samples(data, key, y, var, num_steps, order=1):
     return solvers.sample(key, denoise, noise, solvers.gm_sde(order), flow.time_grid(num_steps))
 
 
-@pytest.mark.parametrize(("num_steps", "order"), [(1, 1), (2, 1), (4, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("num_steps", "order"), [(1, 1), pytest.param(2, 1, marks=slow), (4, 1), pytest.param(4, 2, marks=slow)]
+)
 def test_gm_sde_samples_the_exact_posterior(plane, num_steps, order, fast_compile):
     for i, var in enumerate((1e-6, 1e-3, 0.1, 1.0, 1e3)):
         law = posterior(plane, Y, var)
         assert np.sum(law.weights > 0.01) > 1
         x = samples(plane, jax.random.key(i), jnp.asarray(Y, jnp.float32), var, num_steps, order)
-        assert scores(law, x).max() < 4.5, (var, scores(law, x))  # measured: at most 3.4
+        assert scores(law, x).max() < 4, (var, scores(law, x))  # measured: at most 2.3
 
 
 def test_the_scores_detect_another_observation(plane, fast_compile):
@@ -70,7 +73,7 @@ def pictures():
     return x, y, np.broadcast_to(np.float32([[0, np.inf, 1e-3], [1e3, 1e-6, 0.5]]), x.shape[:-1])
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [*list(SOLVERS)[:-1], pytest.param("gm_sde, spectrum", marks=slow)])
 def test_known_pixels_come_out_and_unknown_ones_may_be_nan(name, pictures, guided, uncompiled):
     x, y, var = pictures
     y = jnp.where(np.isinf(var)[..., None], jnp.nan, y)
@@ -82,12 +85,15 @@ def test_known_pixels_come_out_and_unknown_ones_may_be_nan(name, pictures, guide
 
 def test_an_infinite_variance_changes_no_sample(pictures, guided, fast_compile):
     x, y, var = pictures
-    for name in ("gm_ode", "gm_sde"):
-        run = lambda denoise, s=SOLVERS[name]: solvers.sample(jax.random.key(0), denoise, x, s, GRID)  # noqa: E731
-        expected = run(guided(0.4))
-        np.testing.assert_array_equal(run(guidance.observe(guided(0.4), y, jnp.inf)), expected)
-        traced = jax.jit(lambda var, run=run: run(guidance.observe(guided(0.4), y, var)))
-        np.testing.assert_allclose(traced(jnp.full_like(var, jnp.inf)), expected, atol=1e-5)
+
+    def run(denoise):
+        return solvers.sample(jax.random.key(0), denoise, x, solvers.gm_sde(), GRID)
+
+    expected = run(guided(0.4))
+    np.testing.assert_array_equal(run(guidance.observe(guided(0.4), y, jnp.inf)), expected)
+    # Another program, whose rounding may differ.
+    traced = jax.jit(lambda var: run(guidance.observe(guided(0.4), y, var)))
+    np.testing.assert_allclose(traced(jnp.full_like(var, jnp.inf)), expected, atol=1e-5)
 
 
 def test_order_2_with_an_exact_network_changes_nothing(plane, pictures, uncompiled):
@@ -98,6 +104,7 @@ def test_order_2_with_an_exact_network_changes_nothing(plane, pictures, uncompil
         np.testing.assert_allclose(second, first, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gm_ode", "gm_sde", "gm_pc"])
 def test_gradients_of_samples_are_finite(name, pictures, guided, fast_compile):
     x, y, var = pictures
@@ -121,4 +128,4 @@ def test_means_of_pixels_are_reached(name, pictures, rippled, uncompiled):
 
     denoise = guidance.observe_approximately(rippled.denoiser(), log_likelihood, 1 / (6 * var))
     x_0 = solvers.sample(jax.random.key(0), denoise, x, SOLVERS[name], flow.time_grid(4))
-    np.testing.assert_allclose(jnp.mean(x_0, axis=(1, 2)), coarse, atol=0.1)
+    np.testing.assert_allclose(jnp.mean(x_0, axis=(1, 2)), coarse, atol=0.05)  # measured: at most 0.021
