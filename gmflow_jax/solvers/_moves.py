@@ -66,8 +66,8 @@ def begin(x_t: jax.Array, t: ArrayLike, s: ArrayLike, only_to_data: str | None) 
     end = jnp.where(rests, 0.5 * start, s)
     if only_to_data is None:
         lift = jnp.where(rises & (t < least), (1 - start) / (1 - jnp.minimum(t, least)), 1.0)
-        lift = append_axes(expand_time(lift, x_t.shape[:-1]), 1).astype(t.dtype)
-        x_t = (lift * x_t.astype(jnp.promote_types(t.dtype, x_t.dtype))).astype(x_t.dtype)
+        lift, wide = promote(append_axes(expand_time(lift, x_t.shape[:-1]), 1), x_t)
+        x_t = (lift * wide).astype(x_t.dtype)
     start, end = (v.astype(dtype) for v, dtype in zip((start, end), dtypes, strict=True))
     return Move(x_t, start, end, rests, None if only_to_data is None else rises)
 
