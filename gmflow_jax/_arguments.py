@@ -36,6 +36,16 @@ def _promoted_dtype(values) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32)
 
 
+def split_aux(result: Any) -> tuple[Any, tuple]:
+    """Split what a network returns into its prediction and, in a tuple, its aux if it returns a pair."""
+    return (result[0], result[1:]) if type(result) is tuple and len(result) == 2 else (result, ())
+
+
+def join_aux(prediction: Any, aux: tuple) -> Any:
+    """Put the aux of `split_aux` beside another prediction."""
+    return (prediction, *aux) if aux else prediction
+
+
 def append_axes(value: jax.Array, count: int) -> jax.Array:
     """Append `count` axes of size 1. A scalar is returned unchanged, since it broadcasts with any rank."""
     return value if value.ndim == 0 else value.reshape(value.shape + (1,) * count)

@@ -163,3 +163,30 @@ def test_null_conditions_may_be_shared(null):
 def test_null_conditions_that_do_not_fit_are_refused(null, message):
     with pytest.raises(ValueError, match=message):
         guidance.in_one_batch(Network(), jnp.ones((3, 4)), null)
+
+
+@pytest.mark.parametrize("method", guidance.METHODS)
+def test_the_aux_of_the_conditional_prediction_comes_back(method):
+    """By two calls, by one, and from a branch, beside the prediction that there is without aux."""
+    labels = jnp.arange(3.0)
+
+    def network(x_t, t, condition):
+        return Network()(x_t, t, condition), {"label": condition, "t": t}
+
+    def pair(labels):
+        return lambda x, t: network(x, t, labels)
+
+    plain = guidance.guided_denoiser(
+        lambda x, t: network(x, t, labels)[0], lambda x, t: network(x, t, labels + 1)[0], ON[method], method
+    )
+    one = guidance.in_one_batch(network, labels, labels + 1)
+    for networks in ((pair(labels), pair(labels + 1)), (one, None)):
+        denoise = guidance.guided_denoiser(*networks, ON[method], method, interval=(0.3, 0.7))
+        found, aux = denoise(X, 0.5)
+        assert_trees_close(found, plain(X, 0.5), rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(aux["label"], labels)
+        _, aux = solvers.sample(
+            None, denoise, X, solvers.euler(), flow.time_grid(4), return_trajectory=True, has_aux=True
+        )
+        np.testing.assert_array_equal(aux["t"], [1.0, 0.75, 0.5, 0.25])
+        np.testing.assert_array_equal(aux["label"][-1], labels)

@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "digits"
     config.num_steps = 5000
     config.batch_size = 64
+    config.data.held_out = 0  # digits at the end of the data that are not trained on
 
     # A pixel of the mixture is a block of 2 x 2 pixels of the image: 16 tokens of D = 4 channels.
     config.network = ml_collections.ConfigDict(dict(

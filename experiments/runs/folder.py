@@ -62,7 +62,7 @@ def _differences(old: Any, new: Any, free: Set[str], name: str = "") -> list[str
             for key in sorted(set(old) | set(new))
             for difference in _differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
         ]
-    if old is None and new is False:  # an option that is off, which older versions did not have
+    if old is None and new in (False, 0):  # an option that is off, which older versions did not have
         return []
     if old == new or name in free or name.split(".")[0] in free:
         return []

@@ -29,7 +29,8 @@ def make_task(
             )
         task = _UNSCORED[config.task](config, network)
     elif config.task in SCORED:
-        task = make_scored_task(config.task)
+        held_out = config.get("data", {}).get("held_out", 0)
+        task = make_scored_task(config.task, held_out)
     else:
         names = ", ".join((*SCORED, *_UNSCORED))
         raise ValueError(f"There is no task {config.task!r}. Choose one of {names}.")
@@ -47,8 +48,11 @@ def _check_classes(task: Task, name: str, network: models.GMDiTConfig | models.G
         )
 
 
-def make_scored_task(name: str) -> DigitsTask | CheckerboardTask:
-    """Make a task with scores, digits or checkerboard, by its name; raise ValueError if there is none."""
+def make_scored_task(name: str, held_out: int = 0) -> DigitsTask | CheckerboardTask:
+    """Make a task with scores, digits or checkerboard, by its name; raise ValueError if there is none.
+
+    `held_out` is for digits, see `DigitsTask`.
+    """
     if name not in SCORED:
         raise ValueError(f"There is no task {name!r} with scores. Choose one of {', '.join(SCORED)}.")
-    return SCORED[name]()
+    return DigitsTask(held_out) if name == "digits" else SCORED[name]()

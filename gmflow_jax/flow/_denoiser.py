@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._arguments import append_axes, expand_time, finite_number, promote
+from gmflow_jax._arguments import append_axes, expand_time, finite_number, join_aux, promote, split_aux
 from gmflow_jax._meshes import leading_like
 from gmflow_jax._safe import safe_divide, safe_log
 from gmflow_jax.flow._path import Prediction, checked_time, to_data
@@ -117,7 +117,7 @@ def denoiser(
             u, aux = call(x_t, t)
             q = as_mixture(_with_unit_variance(u))
             q = dataclasses.replace(q, means=-q.means) if reversed_time else q
-            return _with_aux(to_data(q, x_t, t), aux)
+            return join_aux(to_data(q, x_t, t), aux)
 
         return from_velocity
     path = STRAIGHT if schedule is None else read_schedule(schedule)
@@ -157,7 +157,7 @@ def _denoise(call: Callable, kind: str, path: Schedule, x_t: jax.Array, time: ja
     of_array = not isinstance(prediction, (GaussianMixture, Gaussian))
     factor = share * jnp.abs(b / n)
     log_std = safe_log(at(t, 0)) if of_array else q.log_std + safe_log(at(factor, 0))
-    return _with_aux(GaussianMixture(means, q.log_weights, log_std), aux)
+    return join_aux(GaussianMixture(means, q.log_weights, log_std), aux)
 
 
 def _call_limits(kind: str, path: Schedule, given: jnp.dtype, dtype: jnp.dtype):
@@ -186,8 +186,7 @@ def _with_unit_variance(prediction: Prediction) -> GaussianMixture | Gaussian:
 
 def _checked_result(result) -> tuple[Prediction, tuple]:
     """Return the prediction and, in a tuple, its aux if there is one."""
-    pair = isinstance(result, tuple) and len(result) == 2
-    prediction, aux = (result[0], result[1:]) if pair else (result, ())
+    prediction, aux = split_aux(result)
     if not isinstance(prediction, (GaussianMixture, Gaussian, jax.Array, np.ndarray)):
         raise ValueError(
             f"The network returned {type(prediction).__name__}, but a denoiser needs its prediction: a "
@@ -196,10 +195,6 @@ def _checked_result(result) -> tuple[Prediction, tuple]:
         )
     is_distribution = isinstance(prediction, (GaussianMixture, Gaussian))
     return prediction if is_distribution else jnp.asarray(prediction), aux
-
-
-def _with_aux(q: GaussianMixture, aux: tuple) -> GaussianMixture:
-    return (q, *aux) if aux else q  # pyright: ignore[reportReturnType]  (a pair only if the network gives one)
 
 
 def _check_options(velocity_fn, predicts, reversed_time, time_shape, scale) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._arguments import as_whole, concrete, expand_time
+from gmflow_jax._arguments import as_whole, concrete, expand_time, join_aux, split_aux
 from gmflow_jax._meshes import broadcast_like, rows_like, where
 from gmflow_jax.guidance._formulas import classifier_free_guidance, expand_scale, probabilistic_guidance
 from gmflow_jax.guidance._methods import METHODS, USUAL_ORTHOGONAL, check_guidance_scale, check_method
@@ -180,7 +180,8 @@ def guided_denoiser(
     """Combine a conditional and an unconditional denoiser into one guided denoise(x_t, t).
 
     Args:
-      denoise: (x_t, t) -> conditional GaussianMixture over x_0.
+      denoise: (x_t, t) -> conditional GaussianMixture over x_0, or a pair of it and an aux, which is returned
+        beside the guided prediction.
       denoise_uncond: (x_t, t) -> unconditional GaussianMixture over x_0. None if `denoise` returns both
         predictions, as the result of `in_one_batch` does.
       scale: guidance scale. For 'probabilistic' in [0, 1), where 0 means no guidance; for 'cfg' usually at
@@ -235,13 +236,15 @@ def guided_denoiser(
         active = where(inside, expand_scale(jnp.asarray(scale), x_t.shape[:-1]), off)
 
         def with_guidance():
-            predictions = rows_like(both(x_t, t), x_t)
+            (cond, aux), (uncond, _) = map(split_aux, both(x_t, t))
+            cond, uncond = rows_like((cond, uncond), x_t)
             with jax.named_scope("guidance"):
-                return combine(*predictions, active, orthogonal, sample_axes)
+                return join_aux(combine(cond, uncond, active, orthogonal, sample_axes), aux)
 
         def without():  # the same formula, so that both branches return the same types
-            prediction = rows_like(conditional(x_t, t), x_t)
-            return combine(prediction, prediction, active, orthogonal, sample_axes)
+            prediction, aux = split_aux(conditional(x_t, t))
+            prediction = rows_like(prediction, x_t)
+            return join_aux(combine(prediction, prediction, active, orthogonal, sample_axes), aux)
 
         def without_in_dtypes():  # which may differ if only the unconditional prediction is float64
             types = jax.eval_shape(with_guidance)

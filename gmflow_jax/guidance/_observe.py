@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import check_number, concrete, is_within, promote
+from gmflow_jax._arguments import check_number, concrete, is_within, join_aux, promote, split_aux
 from gmflow_jax._meshes import reshard_like, rows_like
 from gmflow_jax.gm._factor import Factor, combine, gaussian_factor, times
 from gmflow_jax.gm._moments import weighted_mean
@@ -202,12 +202,10 @@ def _conditioned(denoise: Callable, condition: Callable) -> Callable:
     """Return a denoiser whose predictions are conditioned; an aux beside the prediction stays."""
 
     def conditioned(x_t: jax.Array, t: jax.Array):
-        result = denoise(x_t, t)
-        # A pair of two predictions, which in_one_batch returns, is refused below.
-        has_aux = isinstance(result, tuple) and len(result) == 2 and not isinstance(result[1], _PREDICTIONS)
-        prediction, *aux = result if has_aux else (result,)
-        observed = condition(_checked(prediction, x_t), x_t)
-        return (observed, *aux) if has_aux else observed
+        prediction, aux = split_aux(denoise(x_t, t))
+        if aux and isinstance(aux[0], _PREDICTIONS):  # the two predictions of in_one_batch
+            prediction, aux = (prediction, *aux), ()
+        return join_aux(condition(_checked(prediction, x_t), x_t), aux)
 
     return conditioned
 
