@@ -3,6 +3,7 @@
   python -m experiments.sample --workdir=runs/digits --classes=3,seven --num_samples=64 --out=grid.png
   python -m experiments.sample --checkpoint=checkpoints/imagenet --classes=jay,magpie --out=birds.png
   python -m experiments.sample --workdir=runs/imagenet --autoencoder=checkpoints/imagenet --out=mine.png
+  python -m experiments.sample --workdir=runs/digits --condition=images.npz --mask=lower --out=completed.png
 
 In the flags below, "images" are the samples of a checkpoint or of a run on latents.
 
@@ -12,6 +13,7 @@ applies (config.report.shift, 0.8 for digits).
 
 import re
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,7 +21,7 @@ from absl import flags
 from tqdm.auto import tqdm
 
 from experiments.common import cli, figures, files, solver_choices
-from experiments.runs import bundles, folder, trained
+from experiments.runs import bundles, completion, folder, trained
 from gmflow_jax import flow, pipeline, solvers
 from gmflow_jax._files import to_path, write_arrays
 from gmflow_jax.guidance import check_guidance_scale
@@ -67,6 +69,7 @@ _SPECTRUM = flags.DEFINE_bool(
 _CLASSES = flags.DEFINE_string(
     "classes", None, "Comma-separated class ids or names, used in turn; by default all classes."
 )
+_READ_CONDITION = completion.define_flags()
 _NUM = flags.DEFINE_integer("num_samples", None, "Number of samples; by default 64, for images 8.")
 _BATCH = flags.DEFINE_integer(
     "batch_size", None, "Images drawn at a time; by default 16 on each device."
@@ -113,22 +116,33 @@ def _sample_run() -> None:
             _SOLVER.value, num_steps, shift=run.shift, spectrum=spectrum,
             integrator=run.integrator, **options,
         )
-        labels = _choose_labels(dict(enumerate(run.task.class_names)), len(run.task.class_names), 64)
-        if _IMAGES_OUT.value and not run.task.is_image:
-            raise ValueError("The samples of this run are points, not images: leave --images_out out.")
+        given = known = None
+        request = _READ_CONDITION()
+        for name, value in (("images_out", _IMAGES_OUT.value), ("condition", request)):
+            if value and not run.task.is_image:
+                raise ValueError(f"The samples of this run are points, not images: leave --{name} out.")
+        names = run.task.class_names
+        if request is None:
+            labels = shown = _choose_labels(dict(enumerate(names)), len(names), 64)
+        else:
+            given = request.read(run.task.image_size, len(names))
+            labels, shown = _labels_of_completions(given, run)
+            known = given.known(run.task, len(labels))
     scale = _value_or(_GUIDANCE, 0.0)
-    sampler = run.sampler(solver, flow.time_grid(num_steps, run.shift), len(labels), scale > 0)
+    sampler = run.sampler(solver, flow.time_grid(num_steps, run.shift), len(labels), scale > 0, known)
     samples = sampler(
         jax.random.key(_SEED.value),
         labels,
         scale,
         lambda batches: tqdm(batches, desc="sampling", unit="batch"),
     )
-    _save_samples(samples=samples, labels=labels)
+    _save_samples(samples, shown, "samples")
     if run.task.is_image:
-        _save_images(samples, labels, run.task.class_names, _images_folder())
+        _save_images(samples, shown, names, _images_folder(), given)
     else:
         figures.histogram_grid(_OUT.value, [_SOLVER.value], [num_steps], [[samples]], [[None]])
+    if given is not None:
+        print(given.scores(run.task, samples, shown))
 
 
 def _draws_images() -> bool:
@@ -141,6 +155,8 @@ def _draws_images() -> bool:
 
 def _sample_images() -> None:
     with cli.report_user_errors():
+        if _READ_CONDITION() is not None:
+            raise ValueError("--condition is for runs on digits; leave it out.")
         if _CHECKPOINT.value is not None:
             pipe = pipeline.load(_CHECKPOINT.value)
         else:
@@ -164,7 +180,7 @@ def _sample_images() -> None:
     seconds = time.perf_counter() - start
     each = seconds / len(images)
     print(f"{len(images)} images in {seconds:.1f} s, {each:.2f} s an image, including compilation.")
-    _save_samples(arr_0=images, labels=labels)
+    _save_samples(images, labels, "arr_0")
     names = [pipe.id2label.get(i, "").split(",")[0] for i in range(num_classes)]
     _save_images(images, labels, names, _images_folder())
 
@@ -228,23 +244,50 @@ def _choose_labels(id2label: dict[int, str], num_classes: int, default_num: int)
     return np.resize(np.asarray(chosen, np.int32), num_samples)
 
 
-def _save_samples(**arrays: np.ndarray) -> None:
+def _labels_of_completions(
+    given: completion.Given, run: trained.TrainedRun
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the labels that completions are drawn with, and those of their classes; None if unknown."""
+    num_samples = _value_or(_NUM, len(given.images))
+    of_images = None if given.labels is None else np.resize(given.labels, num_samples)
+    if _CLASSES.value == "none" or (_CLASSES.value is None and of_images is None):
+        return np.full(num_samples, run.null_label, np.int32), of_images
+    if _CLASSES.value is None:
+        return of_images, of_images
+    names = run.task.class_names
+    labels = _choose_labels(dict(enumerate(names)), len(names), num_samples)
+    return labels, labels
+
+
+def _save_samples(samples: np.ndarray, labels: np.ndarray | None, name: str) -> None:
     if not _SAMPLES_OUT.value:
         return
     path = to_path(_SAMPLES_OUT.value)
-    write_arrays(path, **arrays)
-    print(f"Wrote {len(arrays['labels'])} samples to {path}.")
+    write_arrays(path, **{name: samples}, **({} if labels is None else {"labels": labels}))
+    print(f"Wrote {len(samples)} samples to {path}.")
 
 
-def _save_images(images: np.ndarray, labels: np.ndarray, names, images_folder: str | None) -> None:
-    """Write the grid, and if there is a folder, a PNG of each image."""
-    figures.image_grid(_OUT.value, images)
+def _save_images(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    names: Sequence[str],
+    images_folder: str | None,
+    given: completion.Given | None = None,
+) -> None:
+    """Write the grid, for completions beside the given images, and if there is a folder, each image."""
+    if given is None:
+        figures.image_grid(_OUT.value, images)
+    else:
+        given.draw(_OUT.value, images)
     if images_folder is None:
         return
     to_path(images_folder).mkdir(exist_ok=True)
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        name = re.sub(r"\W+", "_", f"_{names[label]}").rstrip("_") if len(names) else ""
-        figures.single_image(f"{images_folder}/{i:05d}_{label}{name}.png", image)
+    for i, image in enumerate(images):
+        name = ""
+        if labels is not None:
+            words = names[labels[i]] if len(names) else ""
+            name = f"_{labels[i]}" + re.sub(r"\W+", "_", f"_{words}").rstrip("_")
+        figures.single_image(f"{images_folder}/{i:05d}{name}.png", image)
     print(f"Wrote {len(images)} images to {images_folder}/.")
 
 

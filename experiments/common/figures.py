@@ -19,6 +19,7 @@ from gmflow_jax._files import to_path, write_whole
 from gmflow_jax.data import BOARD_HALF_WIDTH
 
 _INK, _FAINT_INK, _PAPER = (32, 32, 36), (120, 120, 128), (255, 255, 255)
+_UNKNOWN = (165, 190, 225)  # blue, of pixels to complete
 _TILE, _GAP, _GROUP_GAP, _HEADER, _MARGIN = 40, 4, 12, 30, 12  # of `digit_grid`, in pixels
 _CAPTIONS = "share inside the white squares (1 is best)  /  total variation (0 is best)"
 Label = str | tuple[str, str]
@@ -67,14 +68,15 @@ def digit_grid(
     rows: Sequence[tuple[Label, np.ndarray]],
     columns: Sequence[str] = tuple("0123456789"),
 ) -> None:
-    """Write rows of small grey images as a PNG, with labels at the left and a header.
+    """Write rows of images as a PNG, with labels at the left and a header; grey ones as ink on paper.
 
     Adjacent rows of one solver form a group; its name is written once, and space separates the groups.
+    Small images are enlarged by a whole factor.
 
     Args:
       path: file to write; its folder is created.
-      rows: pairs of a label and images [len(columns), H, W] or [len(columns), H, W, 1] in [0, 1]. A label
-        is a name, or a pair of solver and NFE.
+      rows: pairs of a label and images [len(columns), H, W] or [len(columns), H, W, C], in [0, 1] or uint8,
+        C = 1 or 3, all of one size. A label is a name, or a pair of solver and NFE.
       columns: the header, a name for each column.
 
     Raises:
@@ -90,21 +92,48 @@ def digit_grid(
     nfe_labels = [nfe for _, members in groups for nfe, _ in members if nfe]
     nfe_width = max(map(regular.getlength, ["NFE", *nfe_labels])) if nfe_labels else 0
     left = int(_MARGIN + solver_width + nfe_width + (28 if nfe_labels else 14))
-    width = left + len(columns) * (_TILE + _GAP) - _GAP + _MARGIN
-    height = _HEADER + len(rows) * (_TILE + _GAP) + (len(groups) - 1) * _GROUP_GAP - _GAP + _MARGIN
+    size = np.shape(rows[0][1])[1:3]
+    zoom = max(1, _TILE // max(size))
+    pitch_y, pitch_x = (side * zoom + _GAP for side in size)
+    width = left + len(columns) * pitch_x - _GAP + _MARGIN
+    height = _HEADER + len(rows) * pitch_y + (len(groups) - 1) * _GROUP_GAP - _GAP + _MARGIN
     canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    _draw_header(draw, columns, left, bool(nfe_labels))
+    _draw_header(draw, columns, left, pitch_x, bool(nfe_labels))
     top = _HEADER
     for solver, members in groups:
-        draw.text((_MARGIN, top + _TILE / 2), solver, _INK, bold, "lm")
+        draw.text((_MARGIN, top + (pitch_y - _GAP) / 2), solver, _INK, bold, "lm")
         for nfe, images in members:
-            draw.text((left - 14, top + _TILE / 2), nfe, _FAINT_INK, regular, "rm")
-            for index, image in enumerate(_as_bytes(images)):
-                canvas.paste(_ink_tile(image, _TILE), (left + index * (_TILE + _GAP), top))
-            top += _TILE + _GAP
+            draw.text((left - 14, top + (pitch_y - _GAP) / 2), nfe, _FAINT_INK, regular, "rm")
+            for index, image in enumerate(_inked(images)):
+                canvas.paste(Image.fromarray(_enlarge(image, zoom)), (left + index * pitch_x, top))
+            top += pitch_y
         top += _GROUP_GAP
     _write_png(path, canvas)
+
+
+def completion_grid(
+    path: str | os.PathLike, given, mask: np.ndarray, completions, columns: Sequence[str]
+) -> None:
+    """Write a PNG with rows of the given pixels, of completions and of the whole given images.
+
+    Args:
+      path: file to write; its folder is created.
+      given: [N, H, W] or [N, H, W, C], in [0, 1] or uint8, C = 1 or 3.
+      mask: True where pixels are drawn anew, which are blue in the first row, bool [N, H, W].
+      completions: [M, H, W] or [M, H, W, C]; completion i is of image i modulo N. Rows that are not full
+        are left out, and so is what does not fit: 4 rows, and 16 columns, 8 for images above 64 pixels.
+      columns: name of each image, N.
+    """
+    num = min(len(given), len(completions), 8 if max(np.shape(given)[1:3]) > 64 else 16)
+    num_rows = min(len(completions) // len(given) or 1, 4)
+    first = _inked(given[:num])
+    rows = [("given", np.where(mask[:num, ..., None], np.uint8(_UNKNOWN), first))]
+    for row in range(num_rows):
+        start = row * len(given)
+        name = "completed" if num_rows == 1 else f"completion {row + 1}"
+        rows.append((name, _inked(completions[start : start + num])))
+    digit_grid(path, [*rows, ("original", first)], columns[:num])
 
 
 def _check_digit_rows(rows: Sequence[tuple[Label, np.ndarray]], columns: Sequence[str]) -> None:
@@ -118,10 +147,12 @@ def _check_digit_rows(rows: Sequence[tuple[Label, np.ndarray]], columns: Sequenc
             )
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, columns: Sequence[str], left: int, has_nfe: bool) -> None:
+def _draw_header(
+    draw: ImageDraw.ImageDraw, columns: Sequence[str], left: int, pitch: int, has_nfe: bool
+) -> None:
     font, y = _font(15), _HEADER / 2 + 2
     for index, name in enumerate(columns):
-        center = (left + index * (_TILE + _GAP) + _TILE / 2, y)
+        center = (left + index * pitch + (pitch - _GAP) / 2, y)
         draw.text(center, str(name), _FAINT_INK, font, "mm")
     if has_nfe:
         draw.text((left - 14, y), "NFE", _FAINT_INK, font, "rm")
@@ -214,9 +245,10 @@ def _histogram(axes: Axes, points: np.ndarray, caption: tuple[float, float] | No
         axes.set_xlabel("{:.3f}  /  {:.3f}".format(*caption), size=9, labelpad=4)
 
 
-def _ink_tile(image: np.ndarray, size: int) -> Image.Image:
-    """Turn a grey image [H, W, 1] into dark ink on paper, of `size` pixels along each side."""
-    return Image.fromarray(255 - image[..., 0]).resize((size, size), Image.Resampling.NEAREST)
+def _inked(images) -> np.ndarray:
+    """Convert images to uint8 [N, H, W, 3], grey ones to dark ink on paper."""
+    images = _as_bytes(images)
+    return images if images.shape[-1] == 3 else np.repeat(255 - images, 3, -1)
 
 
 def _split(label: Label) -> tuple[str, str]:

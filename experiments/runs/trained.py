@@ -14,6 +14,7 @@ import numpy as np
 from experiments.common import solver_choices
 from experiments.common.batches import full_batches
 from experiments.runs import bundles, folder, networks
+from experiments.runs.known import Known
 from experiments.tasks.make import make_task
 from gmflow_jax import flow, guidance, models, solvers
 
@@ -54,6 +55,16 @@ class TrainedRun:
             name, num_steps, shift=self.shift, integrator=self.integrator, **self.usual_options(num_steps)
         )
         return solver, flow.time_grid(num_steps, self.shift)
+
+    @property
+    def null_label(self) -> int:
+        """The label of samples of no class; raises ValueError if the run has not learned them."""
+        if not self.config.get("loss", {}).get("class_dropout_prob"):
+            raise ValueError(
+                "This run was trained with a class for each image (class_dropout_prob is 0, or it is "
+                "distilled), so that it cannot draw without one. Give --classes."
+            )
+        return self.config.network.num_classes
 
     @property
     def integrator(self) -> str:
@@ -114,6 +125,7 @@ class TrainedRun:
         solver: solvers.Solver,
         times: jax.Array,
         guidance_scale: jax.Array | float | None = None,
+        known: Known | None = None,
         **options,
     ) -> jax.Array:
         """Draw samples in the network's space; sample i depends on keys[i] and labels[i] alone.
@@ -124,6 +136,7 @@ class TrainedRun:
           solver: solver from `make_solver`.
           times: time grid, from 1 to 0.
           guidance_scale: scale of guidance; None for none.
+          known: pixels that are known, of B samples; None if nothing is.
           **options: further arguments of `guidance.guided_denoiser`.
 
         Returns:
@@ -132,10 +145,18 @@ class TrainedRun:
         noise_keys, step_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
         noise = jax.vmap(lambda k: jax.random.normal(k, self.task.sample_shape))(noise_keys)
         denoise = self.denoiser(labels, guidance_scale, **options)
+        if known is not None:
+            denoise, solver = known.condition(denoise, solver)
         return solvers.sample(step_keys, denoise, noise, solver, times)
 
     def sampler(
-        self, solver: solvers.Solver, times: jax.Array, num_samples: int, guided: bool = False, **options
+        self,
+        solver: solvers.Solver,
+        times: jax.Array,
+        num_samples: int,
+        guided: bool = False,
+        known: Known | None = None,
+        **options,
     ) -> Callable:
         """Compile a function that draws samples in the space of the data.
 
@@ -144,6 +165,7 @@ class TrainedRun:
           times: time grid, from 1 to 0.
           num_samples: number of samples of each call.
           guided: whether to compile with guidance. Then any scale may be passed; otherwise it is ignored.
+          known: known pixels of each of the samples; None if nothing is known.
           **options: further arguments of `guidance.guided_denoiser`.
 
         Returns:
@@ -153,13 +175,13 @@ class TrainedRun:
         """
         size = min(self.task.sample_batch_size, num_samples)
 
-        def draw(params, keys, labels, scale):  # XLA would fold parameters that are constants
+        def draw(params, keys, labels, scale, known):  # XLA would fold parameters that are constants
             run = dataclasses.replace(self, params=params)
-            return run.draw(keys, labels, solver, times, scale if guided else None, **options)
+            return run.draw(keys, labels, solver, times, scale if guided else None, known, **options)
 
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
         shapes = (jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32))
-        compiled = jax.jit(draw).lower(self.params, keys, *shapes).compile()
+        compiled = jax.jit(draw).lower(self.params, keys, *shapes, _rows(known, slice(size))).compile()
 
         def sample(
             key, labels: np.ndarray, guidance_scale: float = 0.0, progress: Callable = iter
@@ -167,12 +189,16 @@ class TrainedRun:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_samples))
             labels, scale = np.asarray(labels, np.int32), jnp.float32(guidance_scale)
             parts = [
-                np.asarray(compiled(self.params, keys[batch], labels[batch], scale))
+                np.asarray(compiled(self.params, keys[batch], labels[batch], scale, _rows(known, batch)))
                 for batch in progress(full_batches(num_samples, size))
             ]
             return self.task.decode(np.concatenate(parts)[:num_samples])
 
         return sample
+
+
+def _rows(known: Known | None, batch) -> Known | None:
+    return jax.tree.map(lambda array: np.asarray(array, np.float32)[batch], known)
 
 
 def load_comparable(workdirs: Sequence[str], scored: bool = True) -> list[TrainedRun]:

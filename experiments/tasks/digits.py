@@ -19,6 +19,7 @@ class DigitsTask:
     against all digits.
     """
 
+    image_size = (8, 8)
     sample_shape = (8 // BLOCK, 8 // BLOCK, BLOCK * BLOCK)
     is_image = True
     metadata = None  # a run's folder needs no description of these data
@@ -62,6 +63,26 @@ class DigitsTask:
         """Convert model outputs [N, 4, 4, 4] to pixels [N, 8, 8] in [0, 1]."""
         return data.to_unit_range(models.depth_to_space(x, BLOCK))[..., 0]
 
+    def encode(self, pixels) -> np.ndarray:
+        """Convert pixels [N, 8, 8] to the network's space [N, 4, 4, 4], the inverse of `decode`."""
+        return np.asarray(models.space_to_depth(np.asarray(pixels)[..., None] * 2 - 1, BLOCK))
+
+    def encode_mask(self, mask) -> np.ndarray:
+        """Convert a mask of pixels [N, 8, 8] to one of the mixture's pixels, [N, 4, 4].
+
+        Raises ValueError if it splits one of them, which are blocks of 2 x 2 pixels.
+        """
+        blocks = np.asarray(models.space_to_depth(np.asarray(mask)[..., None], BLOCK))
+        split = np.argwhere(blocks.any(-1) != blocks.all(-1))
+        if len(split):
+            image, row, column = (int(i) for i in split[0])
+            raise ValueError(
+                f"The mask of image {image} splits the block of {BLOCK} x {BLOCK} pixels at row "
+                f"{row * BLOCK} and column {column * BLOCK}. The network draws such a block as one pixel, so "
+                "that it is known as a whole or not at all: let the mask change at even rows and columns."
+            )
+        return blocks.all(-1)
+
     @property
     def evaluation_labels(self) -> np.ndarray:
         """Labels of the samples in reports: as many of each class as among the real digits."""
@@ -71,9 +92,16 @@ class DigitsTask:
         """Return labels for any number of samples, in the order of the real digits."""
         return np.resize(self.labels, num_samples)
 
-    def score(self, samples: np.ndarray, labels: np.ndarray) -> evaluation.DigitScores:
-        """Score pixels [N, 8, 8] in [0, 1], drawn for labels [N], against the real digits."""
-        return evaluation.digit_scores(self._pixels, samples, labels, self._fitted_classifier())
+    def score(
+        self, samples: np.ndarray, labels: np.ndarray | None, real: np.ndarray | None = None
+    ) -> evaluation.DigitScores:
+        """Score pixels [N, 8, 8] in [0, 1], drawn for labels [N], against the real digits.
+
+        `real` are others to compare with, [M, 8, 8]. Without labels there is no accuracy.
+        """
+        real = self._pixels if real is None else real
+        classifier = None if labels is None else self._fitted_classifier()
+        return evaluation.digit_scores(real, samples, labels, classifier)
 
     def reference_rows(self) -> list[tuple[str, dict]]:
         """Return the scores of real digits and of a simple model, for comparison in reports."""
