@@ -197,6 +197,7 @@ def _images_folder() -> str | None:
 
 
 def _check_flags() -> None:
+    _READ_CONDITION()
     check_guidance_scale(_value_or(_GUIDANCE, 0.0))
     counts = {"num_steps": _STEPS, "num_samples": _NUM, "num_substeps": _SUBSTEPS, "batch_size": _BATCH}
     for name, flag in counts.items():

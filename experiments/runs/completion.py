@@ -70,10 +70,11 @@ def define_flags() -> Callable[[], "Request | None"]:
     condition = cli.define_path(
         "condition",
         None,
-        "Complete images: an .npz with an array images, samples or arr_0, as --samples_out writes it: [N, H, W] "
-        "in [0, 1] for digits, uint8 [N, H, W, 3] for images. Its array labels [N], if there is one, has the "
-        "classes of the completions, unless --classes is given. Without both, or with --classes=none, digits "
-        "are completed without a class. Sample i completes image i modulo N; --num_samples is N by default.",
+        "Complete images: an .npz with an array images, samples or arr_0, as --samples_out writes it, [N, H, "
+        "W] in [0, 1] for digits, uint8 [N, H, W, 3] for images. Its array labels [N], if there is one, has "
+        "the classes of the completions, unless --classes is given. Without both, or with --classes=none, "
+        "digits are completed without a class. Sample i completes image i modulo N; --num_samples is N by "
+        "default.",
     )
     mask = cli.define_path(
         "mask",

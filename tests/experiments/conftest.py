@@ -2,13 +2,20 @@
 
 import dataclasses
 import importlib
+import json
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from gmflow_jax import interop
+from experiments.common import files
+from experiments.configs import digits_spectrum
+from experiments.runs import networks
+from experiments.training import steps
+from gmflow_jax import interop, training
 from tests import inception_weights
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
@@ -48,6 +55,25 @@ def checkpoint(tmp_path_factory):
         id2label={0: "jay", 3: "great white heron/egret, Ardea alba"},
     )
     interop.save_diffusers(folder, bundle)
+    return folder
+
+
+def tiny(config):
+    """Make the network of a digits configuration tiny."""
+    config.network.update(hidden_size=16, depth=1, num_heads=2, num_components=2, log_std_dim=8)
+    return config
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """A digits run that was saved before its first step, with a spectrum that is not white."""
+    config, folder = tiny(digits_spectrum.get_config()), tmp_path_factory.mktemp("untrained")
+    params = jax.jit(lambda: networks.init_params(config))()
+    bias = params["spectrum"]["mlp"]["layer_2"]["bias"]
+    params["spectrum"]["mlp"]["layer_2"]["bias"] = jnp.linspace(-2.0, 2.0, bias.size)
+    files.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
+    with training.Checkpointer(folder / "checkpoints") as checkpointer:
+        checkpointer.save_state(training.init_state(params, steps.make_optimizer(config)))
     return folder
 
 

@@ -1,35 +1,16 @@
 """A run's networks from its configuration, with and without a power spectrum."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import files, solver_choices
+from experiments.common import solver_choices
 from experiments.configs import digits, digits_spectrum
 from experiments.runs import networks, trained
 from experiments.training import steps
-from gmflow_jax import flow, gm, sharding, training
-
-
-def tiny(config):
-    config.network.update(hidden_size=16, depth=1, num_heads=2, num_components=2, log_std_dim=8)
-    return config
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run that was saved before its first step, with a spectrum that is not white."""
-    config, folder = tiny(digits_spectrum.get_config()), tmp_path_factory.mktemp("run")
-    params = jax.jit(lambda: networks.init_params(config))()
-    bias = params["spectrum"]["mlp"]["layer_2"]["bias"]
-    params["spectrum"]["mlp"]["layer_2"]["bias"] = jnp.linspace(-2.0, 2.0, bias.size)
-    files.write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
-    with training.Checkpointer(folder / "checkpoints") as checkpointer:
-        checkpointer.save_state(training.init_state(params, steps.make_optimizer(config)))
-    return folder
+from gmflow_jax import flow, gm, sharding
+from tests.experiments.conftest import tiny
 
 
 def test_a_spectrum_adds_parameters_and_leaves_the_network_alone():
@@ -57,8 +38,8 @@ def test_a_step_trains_network_and_spectrum():
     assert {"loss", "loss_transition", "loss_spectral"} <= set(metrics)
 
 
-def test_gm_sde_draws_with_the_spectrum_of_a_loaded_run(workdir):
-    run = trained.load_run(workdir)
+def test_gm_sde_draws_with_the_spectrum_of_a_loaded_run(untrained):
+    run = trained.load_run(untrained)
     samples = {}
     for wanted in (None, True, False):
         solver = solver_choices.make_solver("gm_sde", 1, order=1, spectrum=run.spectrum("gm_sde", wanted))
@@ -68,8 +49,8 @@ def test_gm_sde_draws_with_the_spectrum_of_a_loaded_run(workdir):
     assert np.abs(samples[True] - samples[False]).max() > 0.1
 
 
-def test_a_spectrum_that_cannot_be_used_is_refused(workdir):
-    run = trained.load_run(workdir)
+def test_a_spectrum_that_cannot_be_used_is_refused(untrained):
+    run = trained.load_run(untrained)
     assert run.spectrum("gm_ode") is None
     with pytest.raises(ValueError, match="Only gm_sde draws with a spectrum"):
         solver_choices.make_solver("gm_ode", 1, spectrum=run.spectrum("gm_ode", wanted=True))
