@@ -1,5 +1,6 @@
 """The pipeline: draws images of classes on all local devices."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,13 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import finite_number, whole_number
+from gmflow_jax._arguments import check_number, finite_number, whole_number
 from gmflow_jax.guidance import METHODS, check_guidance_scale
 from gmflow_jax.interop import Bundle
 from gmflow_jax.models import functional
 from gmflow_jax.pipeline._compiled import CompiledSampler
 from gmflow_jax.pipeline._labels import label_ids
+from gmflow_jax.pipeline._observed import (
+    Shapes,
+    as_mask,
+    as_observed,
+    check_observation,
+    in_latent_pixels,
+    paste,
+)
 from gmflow_jax.pipeline._sampler import Recipe, Sampler, transformer_of
 from gmflow_jax.pipeline._usual import usual_options, warn_of_steps
 from gmflow_jax.solvers import Solver
@@ -40,7 +50,8 @@ class Pipeline:
 
         Args:
           bundle: the networks, such as `load_bundle` returns.
-          decode_batch_size: number of latents that a device decodes at a time, to bound memory.
+          decode_batch_size: number of latents that a device decodes, or images that it encodes, at a time,
+            to bound memory.
           devices: the devices to use; all local devices by default.
 
         Raises:
@@ -54,7 +65,7 @@ class Pipeline:
                 f"The autoencoder's latents have {channels} channels, but the transformer draws "
                 f"{self._config.in_channels}; load networks that belong together."
             )
-        self.bundle, self.id2label = bundle, bundle.id2label
+        self.bundle, self.id2label, self._shapes = bundle, bundle.id2label, Shapes.of(bundle)
         self._decode_batch_size = decode_batch_size
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("data",))
         params = {name: functional(network)[1] for name, network in bundle.networks.items()}
@@ -77,6 +88,50 @@ class Pipeline:
         """
         return np.concatenate(list(self.batches(labels, **options)))
 
+    def edit(
+        self,
+        images: np.ndarray,
+        mask: np.ndarray,
+        labels: Sequence[int | str],
+        *,
+        var: float = 0.0,
+        keep: bool = False,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draw the masked part of each image anew.
+
+        The autoencoder encodes the images, and the masked latent pixels are drawn given the others by
+        `guidance.observe`. All solvers but ddpm_large return the others as they were given. The new latents
+        are decoded as a whole: the image outside the mask is the autoencoder's reconstruction, which differs
+        from the original, and a few pixels along the border of the mask depend on both sides.
+
+        Args:
+          images: uint8 [n, H, W, 3], of the size that the pipeline draws; or latents [n, h, w, C], such as
+            decode=False returns.
+          mask: True or > 0 where pixels are drawn anew, of the size of the latents, [h, w] or [n, h, w], or
+            of the images, [H, W] or [n, H, W]. A latent pixel is drawn anew if any of its image pixels is.
+            True everywhere draws as `__call__` does, False everywhere returns the reconstructions.
+          labels: class ids or names, one for each image, see `label_ids`.
+          var: variance of the noise in the known latents; more than 0 lets them deviate from the images.
+          keep: True copies the pixels of the images to the result wherever the mask is False.
+          **options: further arguments of `batches`.
+
+        Returns:
+          uint8 images [n, H, W, 3], or float32 latents [n, h, w, C] with decode=False.
+
+        Raises:
+          ValueError: if images, mask and labels do not fit each other, or an option cannot work.
+        """
+        images = as_observed(images, self._shapes)
+        if keep and not (images.dtype == np.uint8 and options.get("decode", True)):
+            raise ValueError("keep copies pixels of images, so it needs uint8 images and decode=True.")
+        mask = as_mask(mask, len(images), self._shapes)
+        var = finite_number("var", var)
+        check_number("var", var, "[0, inf)")
+        variance = np.where(in_latent_pixels(mask, self._shapes), np.inf, var)
+        drawn = self(labels, observation=(images, variance), **options)
+        return paste(mask, drawn, images) if keep else drawn
+
     def batches(
         self,
         labels: Sequence[int | str],
@@ -93,6 +148,7 @@ class Pipeline:
         batch_size: int | None = None,
         spectrum: bool | None = None,
         one_batch: bool = True,
+        observation: tuple[ArrayLike, ArrayLike] | None = None,
         decode: bool = True,
         progress: bool = True,
     ) -> Iterator[np.ndarray]:
@@ -122,6 +178,9 @@ class Pipeline:
             device; by default up to 16 per device.
           spectrum: whether gm_sde uses the spectrum network, see `Recipe`.
           one_batch: how guidance calls the network, see `Recipe`.
+          observation: (y, var), on which images are conditioned, see `guidance.observe`: latents
+            [n, h, w, C], or uint8 images [n, H, W, 3], which are encoded; and the variance of each latent
+            pixel, [n, h, w]: 0 where it is known, inf where it is drawn. `edit` makes it from a mask.
           decode: True yields images, False the latents that the transformer models.
           progress: True shows a progress bar and runs each step as a separate call. False runs all steps
             of a batch as one call, which is compiled for each number of steps.
@@ -139,6 +198,7 @@ class Pipeline:
                 "decode=False, or add an autoencoder."
             )
         whole_number("the number of labels", len(ids), 1)
+        observation = check_observation(observation, len(ids), self._shapes)
         num_steps = None if num_steps is None else whole_number("num_steps", num_steps, 1)
         seed = whole_number("seed", seed, 0, 2**32 - 1)
         batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
@@ -153,13 +213,13 @@ class Pipeline:
         recipe = Recipe(solver, order, num_substeps, guided, guidance, orthogonal, spectrum, one_batch)
         run = self._compile(recipe)
         warn_of_steps(self.bundle.num_calls, num_steps)
-        return self._draw(run, ids, which, num_steps, guidance_scale, seed, batch_size, decode, progress)
+        given = np.asarray(ids, np.int32), which.astype(np.uint32), observation
+        return self._draw(run, given, num_steps, guidance_scale, seed, batch_size, decode, progress)
 
     def _draw(
         self,
         run: CompiledSampler,
-        ids: list[int],
-        which: np.ndarray,
+        given: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None],
         num_steps: int,
         guidance_scale: float,
         seed: int,
@@ -167,21 +227,25 @@ class Pipeline:
         decode: bool,
         progress: bool,
     ) -> Iterator[np.ndarray]:
-        size, num_batches = self._batches(len(ids), batch_size)
+        """Draw images of `given`: the class, the index and the observation of each image."""
+        num_images = len(given[0])
+        size, num_batches = self._batches(num_images, batch_size)
         # np.resize repeats images to fill the last batch, so that all batches have one compiled shape. The
         # repeated images are dropped below.
-        padded_which = jnp.asarray(np.resize(which, size * num_batches), jnp.uint32)
-        padded_ids = jnp.asarray(np.resize(ids, size * num_batches), jnp.int32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), padded_which)
+        rows = np.resize(np.arange(num_images), size * num_batches)
+        labels, which, observation = jax.tree.map(operator.itemgetter(rows), given)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(which))
         replicated = NamedSharding(self._mesh, PartitionSpec())
         split = NamedSharding(self._mesh, PartitionSpec("data"))
         times, scale = jax.device_put((run.times(num_steps), jnp.float32(guidance_scale)), replicated)
         with _bar(num_batches * num_steps, progress) as bar:
-            for start in range(0, len(ids), size):
-                batch = slice(start, start + size)
-                batch_keys, batch_labels = jax.device_put((keys[batch], padded_ids[batch]), split)
-                inputs = (self._params, batch_keys, batch_labels, scale)
-                x = run.latents(inputs, times, bar)
+            for start in range(0, num_images, size):
+                rows_of_batch = operator.itemgetter(slice(start, start + size))
+                batch = jax.tree.map(rows_of_batch, (keys, labels, observation))
+                batch_keys, batch_labels, observed = jax.device_put(batch, split)
+                if observed is not None and observed[0].dtype == jnp.uint8:
+                    observed = run.encode(self._params, observed[0]), observed[1]
+                x = run.latents((self._params, batch_keys, batch_labels, scale), observed, times, bar)
                 if not np.isfinite(x).all():
                     raise ValueError(
                         f"Latents of the images from {start} on are NaN or infinite after {num_steps} steps: "
@@ -189,7 +253,7 @@ class Pipeline:
                         "more steps or less guidance."
                     )
                 drawn = np.asarray(run.images(self._params, x) if decode else x)
-                yield drawn[: len(ids) - start]
+                yield drawn[: num_images - start]
 
     def _compile(self, recipe: Recipe) -> CompiledSampler:
         if recipe not in self._compiled:

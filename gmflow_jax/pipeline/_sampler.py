@@ -15,6 +15,7 @@ from gmflow_jax.models import GMDiT, functional
 from gmflow_jax.solvers._base import fold_in_keys
 
 Params = dict[str, Any]
+Observation = tuple[jax.Array, jax.Array]  # latents and their variance, see `guidance.observe`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Sampler:
 
     `params` is {'model': ..., 'spectrum': ..., 'autoencoder': ...}, the parameters of each network that
     the bundle holds. Sample i is drawn with keys[i] only. `guidance_scale` is ignored if the recipe is not
-    guided.
+    guided. `observation` is None, or latents [B, H, W, C] and their variance [B, H, W], on which samples are
+    conditioned as by `guidance.observe`.
     """
 
     def __init__(self, bundle: Bundle, recipe: Recipe, decode_batch_size: int | None = None):
@@ -70,8 +72,8 @@ class Sampler:
         Args:
           bundle: the networks. Their parameters are not kept.
           recipe: solver, guidance and their options.
-          decode_batch_size: number of latents to decode at a time, to bound memory; None decodes all at
-            once.
+          decode_batch_size: number of latents to decode, or images to encode, at a time, to bound memory;
+            None is all at once.
 
         Raises:
           ValueError: if the bundle has no transformer, or an option of the recipe cannot work.
@@ -82,12 +84,18 @@ class Sampler:
         self._model = functional(model)[0]
         self._spectrum = _spectrum(bundle, recipe)
         if bundle.autoencoder is not None:
+            self._encode = functional(bundle.autoencoder, "encode")[0]
             self._decode = functional(bundle.autoencoder, "decode")[0]
             self._scaling_factor = bundle.autoencoder.config.scaling_factor
         self._solver(None)  # raises here if the solver is unknown
 
     def start(
-        self, params: Params, keys: jax.Array, labels: jax.Array, guidance_scale: jax.Array
+        self,
+        params: Params,
+        keys: jax.Array,
+        labels: jax.Array,
+        guidance_scale: jax.Array,
+        observation: Observation | None = None,
     ) -> tuple[jax.Array, Any]:
         """Draw the initial noise and initialise the solver.
 
@@ -96,12 +104,13 @@ class Sampler:
           keys: PRNG keys, [B].
           labels: class ids, [B].
           guidance_scale: scale of the guidance.
+          observation: observed latents and their variance.
 
         Returns:
           The noise [B, H, W, C], and the solver's state.
         """
         x = self._noise(keys)
-        denoise = self._denoiser(params, labels, guidance_scale)
+        denoise = self._denoiser(params, labels, guidance_scale, observation)
         return x, self._solver(params).init(denoise, x)
 
     def step(
@@ -114,6 +123,7 @@ class Sampler:
         index: jax.Array,
         x: jax.Array,
         state: Any,
+        observation: Observation | None = None,
     ) -> tuple[jax.Array, jax.Array, Any]:
         """Make one step of the solver, from times[index] to times[index + 1].
 
@@ -126,25 +136,41 @@ class Sampler:
           index: index of the step, an int32 scalar.
           x: latents at times[index], [B, H, W, C].
           state: the solver's state.
+          observation: observed latents and their variance.
 
         Returns:
           index + 1, the latents at the next time, and the new state.
         """
-        denoise = self._denoiser(params, labels, guidance_scale)
+        denoise = self._denoiser(params, labels, guidance_scale, observation)
         step_keys = fold_in_keys(fold_in_keys(keys, 1), index)
         x, state = self._solver(params).step(step_keys, denoise, x, times[index], times[index + 1], state)
         return index + 1, x, state
 
     def images(self, params: Params, x: jax.Array) -> jax.Array:
         """Decode latents [B, h, w, C] to uint8 images [B, H, W, 3]."""
-        # A divisor of the batch size, because a remainder would be compiled separately.
-        limit = self._decode_batch_size
-        size = limit and max(n for n in range(1, limit + 1) if x.shape[0] % n == 0)
+        size = self._num_at_a_time(x.shape[0])
         decoded = self._decode(params["autoencoder"], x / self._scaling_factor, batch_size=size)
         return to_uint8(decoded)
 
+    def encode(self, params: Params, images: jax.Array) -> jax.Array:
+        """Encode uint8 images [B, H, W, 3] to latents [B, h, w, C], the means of their Gaussians."""
+        size = self._num_at_a_time(images.shape[0])
+        pixels = images.astype(jnp.float32) / 127.5 - 1
+        return self._encode(params["autoencoder"], pixels, batch_size=size)[0] * self._scaling_factor
+
+    def _num_at_a_time(self, num_images: int) -> int | None:
+        # A divisor of the batch size, because a remainder would be compiled separately.
+        limit = self._decode_batch_size
+        return limit and max(n for n in range(1, limit + 1) if num_images % n == 0)
+
     def sample(
-        self, params: Params, keys: jax.Array, labels: jax.Array, guidance_scale: jax.Array, times: jax.Array
+        self,
+        params: Params,
+        keys: jax.Array,
+        labels: jax.Array,
+        guidance_scale: jax.Array,
+        times: jax.Array,
+        observation: Observation | None = None,
     ) -> jax.Array:
         """Draw latents, as `start` and then one `step` per pair of times would.
 
@@ -154,13 +180,14 @@ class Sampler:
           labels: class ids, [B].
           guidance_scale: scale of the guidance.
           times: times of all steps, [num_steps + 1].
+          observation: observed latents and their variance.
 
         Returns:
           The latents, [B, H, W, C].
         """
         x = self._noise(keys)
-        denoise, solver = self._denoiser(params, labels, guidance_scale), self._solver(params)
-        return solvers.sample(fold_in_keys(keys, 1), denoise, x, solver, times)
+        denoise = self._denoiser(params, labels, guidance_scale, observation)
+        return solvers.sample(fold_in_keys(keys, 1), denoise, x, self._solver(params), times)
 
     def times(self, num_steps: int) -> jax.Array:
         """Return the times of `num_steps` steps, [num_steps + 1], from 1 to 0."""
@@ -181,7 +208,17 @@ class Sampler:
             recipe.solver, recipe.order, recipe.num_substeps, self._shift, spectrum=spectrum
         )
 
-    def _denoiser(self, params: Params, labels: jax.Array, guidance_scale: jax.Array):
+    def _denoiser(
+        self,
+        params: Params,
+        labels: jax.Array,
+        guidance_scale: jax.Array,
+        observation: Observation | None,
+    ) -> Callable:
+        denoise = self._guided(params, labels, guidance_scale)
+        return denoise if observation is None else guidance.observe(denoise, *observation)
+
+    def _guided(self, params: Params, labels: jax.Array, guidance_scale: jax.Array) -> Callable:
         def predict(x_t, t, labels):
             return flow.denoiser(lambda x, t: self._model(params["model"], x, t, labels))(x_t, t)
 
