@@ -126,7 +126,7 @@ def _sample_run() -> None:
             labels = shown = _choose_labels(dict(enumerate(names)), len(names), 64)
         else:
             given = request.read(run.task.image_size, len(names))
-            labels, shown = _labels_of_completions(given, run)
+            labels, shown = _labels_of_completions(given, dict(enumerate(names)), len(names), run)
             known = given.known(run.task, len(labels))
     scale = _value_or(_GUIDANCE, 0.0)
     sampler = run.sampler(solver, flow.time_grid(num_steps, run.shift), len(labels), scale > 0, known)
@@ -155,19 +155,22 @@ def _draws_images() -> bool:
 
 def _sample_images() -> None:
     with cli.report_user_errors():
-        if _READ_CONDITION() is not None:
-            raise ValueError("--condition is for runs on digits; leave it out.")
         if _CHECKPOINT.value is not None:
             pipe = pipeline.load(_CHECKPOINT.value)
         else:
             pipe = bundles.load_pipeline(
                 _WORKDIR.value, _AVERAGE.value, _AUTOENCODER.value, _EMA_STD.value
             )
-        num_classes = pipe.bundle.config.num_classes
-        labels = _choose_labels(pipe.id2label, num_classes, 8)
+        num_classes, request, given, draw = pipe.bundle.config.num_classes, _READ_CONDITION(), None, pipe
+        if request is None:
+            labels = _choose_labels(pipe.id2label, num_classes, 8)
+        else:
+            given = request.read_colored(pipe)
+            labels, _ = _labels_of_completions(given, pipe.id2label, num_classes)
+            draw = given.editor(pipe, len(labels))
         start = time.perf_counter()
-        images = pipe(
-            labels.tolist(),
+        images = draw(
+            labels=labels.tolist(),
             num_steps=_STEPS.value,
             solver=_SOLVER.value,
             order=_ORDER.value,
@@ -182,7 +185,7 @@ def _sample_images() -> None:
     print(f"{len(images)} images in {seconds:.1f} s, {each:.2f} s an image, including compilation.")
     _save_samples(images, labels, "arr_0")
     names = [pipe.id2label.get(i, "").split(",")[0] for i in range(num_classes)]
-    _save_images(images, labels, names, _images_folder())
+    _save_images(images, labels, names, _images_folder(), given)
 
 
 def _value_or(flag: flags.FlagHolder, default):
@@ -220,16 +223,7 @@ def _check_flags() -> None:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, but {_SEED.value} was given.")
     for given, needed in ((_OUT.value, "file"), (_SAMPLES_OUT.value, "file"), (_images_folder(), "folder")):
         if given:
-            _check_output(given, needed)
-
-
-def _check_output(given: str, needed: str) -> None:
-    """Raise an error if a file or folder cannot be written."""
-    path = to_path(given)
-    files.check_parent(path)
-    if path.exists() and path.is_dir() == (needed == "file"):
-        kind = "folder" if path.is_dir() else "file"
-        raise ValueError(f"{path} exists and is a {kind}, but must be a {needed}; give another path.")
+            files.check_output(given, needed)
 
 
 def _choose_labels(id2label: dict[int, str], num_classes: int, default_num: int) -> np.ndarray:
@@ -246,17 +240,22 @@ def _choose_labels(id2label: dict[int, str], num_classes: int, default_num: int)
 
 
 def _labels_of_completions(
-    given: completion.Given, run: trained.TrainedRun
+    given: completion.Given, id2label: dict[int, str], num_classes: int, run: trained.TrainedRun | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the labels that completions are drawn with, and those of their classes; None if unknown."""
+    """Return the labels that completions are drawn with, and those of their classes, None if unknown.
+
+    Without a `run`, which may have a null label, the classes have to be known.
+    """
     num_samples = _value_or(_NUM, len(given.images))
     of_images = None if given.labels is None else np.resize(given.labels, num_samples)
-    if _CLASSES.value == "none" or (_CLASSES.value is None and of_images is None):
+    unknown = _CLASSES.value == "none" or (_CLASSES.value is None and of_images is None)
+    if run is not None and unknown:
         return np.full(num_samples, run.null_label, np.int32), of_images
-    if _CLASSES.value is None:
+    if _CLASSES.value is None and num_classes:
+        if of_images is None:
+            raise ValueError("The file in --condition has no labels: give --classes, or add them.")
         return of_images, of_images
-    names = run.task.class_names
-    labels = _choose_labels(dict(enumerate(names)), len(names), num_samples)
+    labels = _choose_labels(id2label, num_classes, num_samples)
     return labels, labels
 
 

@@ -30,6 +30,15 @@ def check_parent(path: str | os.PathLike) -> None:
         raise ValueError(f"The folder of {path} does not exist. Create it, or give another path.")
 
 
+def check_output(given: str, needed: str) -> None:
+    """Raise an error if a file or folder cannot be written; `needed` says which, "file" or "folder"."""
+    path = to_path(given)
+    check_parent(path)
+    if path.exists() and path.is_dir() == (needed == "file"):
+        kind = "folder" if path.is_dir() else "file"
+        raise ValueError(f"{path} exists and is a {kind}, but must be a {needed}; give another path.")
+
+
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Read the JSON object in a file of a run; raise ValueError if the file is damaged."""
     try:

@@ -1,6 +1,7 @@
 """Flags and files of completions: images with known pixels, and masks of the pixels to draw anew."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from experiments.common import cli, figures
 from experiments.common.masks import read_array, read_mask
 from experiments.runs.known import METHODS, Known
 from experiments.tasks.digits import DigitsTask
-from gmflow_jax import evaluation
+from gmflow_jax import evaluation, pipeline
 
 # absl lists flags that are defined here in the --help of the program that calls `define_flags`.
 flags.disclaim_key_flags()
@@ -42,6 +43,11 @@ class Given:
         which = np.arange(num_samples) % len(self.images)
         var = np.where(task.encode_mask(self.mask), np.inf, (2 * self.std) ** 2)  # x_0 is in [-1, 1]
         return Known(task.encode(self.images)[which], var[which], self.method)
+
+    def editor(self, pipe: pipeline.Pipeline, num_samples: int) -> Callable:
+        """Return `pipe.edit` for samples, of which sample i completes image i modulo N."""
+        which = np.arange(num_samples) % len(self.images)
+        return functools.partial(pipe.edit, self.images[which], self.mask[which])
 
     def draw(self, path: str, samples: np.ndarray) -> None:
         """Write a picture of the given images and of completions [M, H, W]."""
@@ -131,6 +137,17 @@ class Request:
                 "--condition needs --mask, the pixels to draw anew: lower, upper, left, right or a file."
             )
 
+    def read_colored(self, pipe: pipeline.Pipeline) -> Given:
+        """Read the files for a pipeline, which draws images; raise ValueError if they do not fit."""
+        bundle = pipe.bundle
+        if self.method != "observe":
+            raise ValueError("--condition_method=replace is for runs on digits; leave it out.")
+        if bundle.autoencoder is None:
+            raise ValueError("These networks have no autoencoder, which completions need; add one (vae/).")
+        downscale = bundle.autoencoder.config.downscale
+        height, width = (side * downscale for side in bundle.config.input_height_width)
+        return self.read((height, width), bundle.config.num_classes, colored=True)
+
     def read(self, size: tuple[int, int], num_classes: int, colored: bool = False) -> Given:
         """Read the files.
 
@@ -208,9 +225,9 @@ def _check_labels(labels: np.ndarray, num_images: int, num_classes: int, path: s
             f"The labels in {path} have dtype {labels.dtype} and shape {labels.shape}, but must be a whole "
             f"number for each of the {num_images} images."
         )
-    if labels.min() < 0 or labels.max() >= num_classes:
+    if labels.min() < 0 or labels.max() >= max(num_classes, 1):  # without classes, all are 0
         raise ValueError(
-            f"The labels in {path} range from {labels.min()} to {labels.max()}, but the network has "
-            f"{num_classes} classes, 0 to {num_classes - 1}."
+            f"The labels in {path} range from {labels.min()} to {labels.max()}, but those of the network are "
+            f"from 0 to {max(num_classes, 1) - 1}."
         )
     return labels.astype(np.int32)

@@ -11,7 +11,7 @@ from experiments.common.masks import HALVES, read_mask
 from experiments.runs.completion import Request
 from experiments.runs.known import Known
 from experiments.tasks.digits import DigitsTask
-from gmflow_jax import data, flow, solvers
+from gmflow_jax import data, flow, pipeline, solvers
 from gmflow_jax._files import write_arrays, write_bytes
 
 _SIZE = (8, 8)
@@ -56,6 +56,27 @@ def test_known_pixels_stay_and_the_others_are_drawn(
     with Image.open(tmp_path / "grid.png") as picture:
         assert (np.asarray(picture) == figures._UNKNOWN).all(-1).sum() == 5 * 20 * 40
     assert (tmp_path / "each" / "00001_1_one.png").exists()
+
+
+def test_a_checkpoint_completes_images(checkpoint, run_main, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    asked = ("sample", f"--checkpoint={checkpoint}", f"--condition={tmp_path / 'images.npz'}",
+             "--num_steps=1", f"--out={tmp_path / 'grid.png'}", f"--samples_out={tmp_path / 'out.npz'}")
+    run_main(*asked, "--mask=left", "--classes=jay,3", "--num_samples=3")
+    drawn, mask = np.load(tmp_path / "out.npz"), read_mask("left", 3, (16, 16))
+    pipe = pipeline.load(checkpoint)
+    expected = pipe.edit(images[[0, 1, 0]], mask, [0, 3, 0], num_steps=1)
+    np.testing.assert_array_equal(drawn["arr_0"], expected)
+    assert list(drawn["labels"]) == [0, 3, 0]
+    for arguments, said in (
+        (["--mask=left"], "has no labels: give --classes"),
+        (["--mask=left", "--classes=none"], "no class 'none'"),
+        (["--mask=left", "--classes=jay", "--condition_method=replace"], "replace is for runs on digits"),
+        (["--mask=left", "--classes=jay", "--condition_std=0.1"], "--condition_std is for digits"),
+    ):
+        with pytest.raises(cli.UserError, match=said):
+            run_main(*asked, *arguments)
 
 
 def test_replacement_adds_fresh_noise_of_each_time():
@@ -155,7 +176,7 @@ def test_images_are_read_from_every_name_and_dtype(tmp_path, digits):
         ({"images": np.full((2, 8, 8), -1.0)}, r"range from -1 to -1, but pixels must be in \[0, 1\]"),
         ({"images": np.zeros((2, 8, 8)), "labels": np.zeros(3, int)}, r"labels in .* have dtype int64 and"),
         ({"images": np.zeros((2, 8, 8)), "labels": np.zeros(2)}, r"labels in .* have dtype float64"),
-        ({"images": np.zeros((2, 8, 8)), "labels": np.array([0, 10])}, "0 to 10, but the network has 10"),
+        ({"images": np.zeros((2, 8, 8)), "labels": np.array([0, 10])}, "0 to 10, but those of the network"),
     ],
 )
 def test_images_that_cannot_be_used_are_refused(tmp_path, arrays, said):
