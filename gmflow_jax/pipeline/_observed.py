@@ -133,14 +133,14 @@ def as_mask(mask: Any, num_images: int, shapes: Shapes) -> np.ndarray:
             f"The mask has shape {array.shape}, but must have the size of latents or images, {pixels}, with "
             f"a first axis of {num_images} for a mask of each image, and without channels."
         )
-    return np.broadcast_to(np.asarray(array > 0), (num_images, *array.shape[-2:]))
+    return np.broadcast_to(array > 0, (num_images, *array.shape[-2:]))
 
 
 def in_latent_pixels(mask: np.ndarray, shapes: Shapes) -> np.ndarray:
     """Pool a mask: a latent pixel is drawn anew if any of its pixels is."""
     height, width = shapes.latent[:2]
     blocks = mask.reshape(len(mask), height, mask.shape[1] // height, width, mask.shape[2] // width)
-    return blocks.any((2, 4))
+    return np.any(blocks, axis=(2, 4))
 
 
 def paste(mask: np.ndarray, drawn: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -3,9 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import pytest
 
-from gmflow_jax import interop
+from gmflow_jax import interop, pipeline
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WORDS = {0: "jay", 1: "magpie", 2: "crane, Grus grus", 3: "crane, lifting machine", 9: "macaw, Ara ara"}
@@ -18,6 +19,17 @@ def bundle():
         autoencoder=interop.load_diffusers(GOLDEN / "autoencoder").autoencoder,
         id2label=WORDS,
     )
+
+
+@pytest.fixture(scope="module")
+def pipe(bundle):
+    """On all four devices."""
+    return pipeline.Pipeline(bundle)
+
+
+@pytest.fixture(scope="module")
+def single(bundle):
+    return pipeline.Pipeline(bundle, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,12 +8,6 @@ import pytest
 from gmflow_jax import flow, pipeline
 
 
-@pytest.fixture(scope="module")
-def pipe(bundle):
-    """On all four devices."""
-    return pipeline.Pipeline(bundle)
-
-
 @pytest.fixture
 def programs(pipe, monkeypatch):
     """The names of the pipeline's compiled functions in the order of their calls; transfers raise errors."""
@@ -77,10 +71,11 @@ def test_one_program_serves_all_scales_seeds_labels_and_times(bundle):
 
 
 def test_guidance_in_one_batch_equals_two_calls(bundle):
-    keys, labels = jax.random.split(jax.random.key(3), 3), jnp.asarray([0, 5, 10])
+    """Of classes: for "no class" both predictions are equal, and guidance magnifies their rounding."""
+    keys, labels = jax.random.split(jax.random.key(3), 3), jnp.asarray([0, 5, 9])
     found = []
     for one_batch in (True, False):
         sampler = pipeline.Sampler(bundle, pipeline.Recipe(num_substeps=1, one_batch=one_batch))
         arguments = ({"model": bundle.params}, keys, labels, jnp.float32(0.4), sampler.times(2))
         found.append(jax.jit(sampler.sample)(*arguments))
-    np.testing.assert_allclose(*found, atol=1e-4)
+    np.testing.assert_allclose(*found, atol=1e-5)

@@ -15,17 +15,6 @@ ASKED = {"num_steps": 2, "solver": "euler", "decode": False, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def pipe(bundle):
-    """On all four devices."""
-    return pipeline.Pipeline(bundle)
-
-
-@pytest.fixture(scope="module")
-def single(bundle):
-    return pipeline.Pipeline(bundle, devices=jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
 def latents(single):
     return single([0, 5, 1], **ASKED)
 
