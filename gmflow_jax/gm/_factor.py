@@ -44,6 +44,11 @@ def gaussian_factor(mean: jax.Array, var: jax.Array) -> Factor:
     return Factor(center, jnp.zeros_like(center), *as_ratio(var))
 
 
+def is_one(factor: Factor) -> jax.Array:
+    """Return where a factor is 1, [*batch]."""
+    return (factor.precision == 0) & jnp.all(factor.linear == 0, axis=-1)
+
+
 def combine(a: Factor, b: Factor) -> Factor:
     """Multiply two factors. If both are point masses, the result is b.
 
@@ -107,7 +112,7 @@ def times(
     else:
         base, own = parts
         tilted = tilt_by(base, combine(own, factor))
-    nothing = (factor.precision == 0) & jnp.all(factor.linear == 0, axis=-1)
+    nothing = is_one(factor)
     return GaussianMixture(
         where(append_axes(nothing, 2), mixture.means, tilted.means),
         where(append_axes(nothing, 1), mixture.log_weights, tilted.log_weights),

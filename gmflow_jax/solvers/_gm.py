@@ -19,7 +19,7 @@ from gmflow_jax.gm._policy import temper_unchecked
 from gmflow_jax.gm._surrogate import surrogate_of
 from gmflow_jax.gm._transport import from_standard_normal
 from gmflow_jax.gm._types import Gaussian, GaussianMixture
-from gmflow_jax.guidance import Guided
+from gmflow_jax.guidance import Guided, Observed
 from gmflow_jax.guidance._observe import unobserved
 from gmflow_jax.solvers._base import (
     POSTERIOR,
@@ -34,7 +34,13 @@ from gmflow_jax.solvers._base import (
     predict,
     step_noise,
 )
-from gmflow_jax.solvers._second_order import Extrapolation, Memory, empty_memory, extrapolate
+from gmflow_jax.solvers._second_order import (
+    Extrapolation,
+    Memory,
+    empty_memory,
+    extrapolate,
+    observed_surrogate,
+)
 
 
 def gm_ode(
@@ -237,6 +243,8 @@ def _predictor(
 
 def _surrogate(prediction: GaussianMixture | Guided, sample_axes: tuple[int, ...] | None) -> Gaussian:
     """Match a Gaussian to a prediction. With guidance, it is the target Gaussian of the guidance."""
+    if isinstance(prediction, Observed):
+        return observed_surrogate(prediction, _surrogate(prediction.prediction, sample_axes), sample_axes)
     if not isinstance(prediction, Guided):
         return surrogate_of(prediction, sample_axes)
     matched = prediction.surrogate

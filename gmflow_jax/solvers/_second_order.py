@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gmflow_jax._arguments import append_axes, expand_time, promote
-from gmflow_jax._meshes import where
+from gmflow_jax._meshes import broadcast_like, where
 from gmflow_jax._safe import safe_divide, safe_sqrt
 from gmflow_jax.flow._transition import posterior_mean_at, prepare
-from gmflow_jax.gm._factor import Factor
-from gmflow_jax.gm._moments import weighted_mean
+from gmflow_jax.gm._factor import Factor, is_one
+from gmflow_jax.gm._moments import moment_match, weighted_mean
 from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import Centered, centered, tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised
@@ -155,7 +155,24 @@ def extrapolate(
     observed = observe_tilted(prediction, result, parts)
     given = unless_first(observed.mixture, prediction.mixture)
     observed = Observed(given.means, given.log_weights, given.log_std, result, observed.observation)
-    return observed, surrogate_of(given, options.sample_axes)
+    return observed, observed_surrogate(observed, aim, options.sample_axes)
+
+
+def observed_surrogate(observed: Observed, aim: Gaussian, sample_axes: tuple[int, ...] | None) -> Gaussian:
+    """Match a Gaussian to an observed mixture.
+
+    Args:
+      observed: the observed prediction.
+      aim: the surrogate before the observation. Pixels of which nothing is observed keep it.
+      sample_axes: axes over which the variance is averaged.
+
+    Returns:
+      The Gaussian.
+    """
+    matched, nothing = moment_match(observed.mixture), is_one(observed.observation)
+    mean = where(append_axes(nothing, 1), aim.mean, matched.mean)
+    var = broadcast_like(where(nothing, aim.var, matched.var), mean[..., 0])
+    return Gaussian(mean, sample_mean(var, sample_axes, event_axes=0))
 
 
 def _reweighted(

@@ -83,11 +83,12 @@ def test_known_pixels_come_out_and_unknown_ones_may_be_nan(name, pictures, guide
     assert all_finite(x_0)
 
 
-def test_an_infinite_variance_changes_no_sample(pictures, guided, fast_compile):
+@pytest.mark.parametrize("name", ["gm_sde", pytest.param("gm_sde, spectrum", marks=slow)])
+def test_an_infinite_variance_changes_no_sample(name, pictures, guided, fast_compile):
     x, y, var = pictures
 
     def run(denoise):
-        return solvers.sample(jax.random.key(0), denoise, x, solvers.gm_sde(), GRID)
+        return solvers.sample(jax.random.key(0), denoise, x, SOLVERS[name], GRID)
 
     expected = run(guided(0.4))
     np.testing.assert_array_equal(run(guidance.observe(guided(0.4), y, jnp.inf)), expected)
