@@ -50,7 +50,7 @@ def as_observed(images: Any, shapes: Shapes) -> np.ndarray:
         wanted = f"uint8 {_axes('n', *shapes.image)} from 0 to 255, or {wanted}"
         hint = "Crop or resize images of another size; a single one needs a first axis, image[None]."
         if array.shape[1:] == shapes.image:
-            hint = "Convert images in [0, 1] by (255 * images).round().astype(np.uint8)."
+            hint = "Convert integers by astype(np.uint8), and floats in [0, 1] after (255 * images).round()."
     without = "" if shapes.image else ", as there is no autoencoder to encode images"
     raise ValueError(
         f"The images are {array.dtype} of shape {array.shape}, but must be {wanted}{without}. {hint}"
