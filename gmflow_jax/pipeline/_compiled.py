@@ -42,7 +42,7 @@ class CompiledSampler:
         self.encode = over_devices(sampler.encode, (replicated, split))
 
     def latents(
-        self, inputs: tuple[Any, ...], observation: Observation | None, times: jax.Array, bar: Any
+        self, inputs: tuple[Any, ...], times: jax.Array, bar: Any, observation: Observation | None = None
     ) -> jax.Array:
         """Draw the latents of a batch.
 
@@ -50,10 +50,10 @@ class CompiledSampler:
 
         Args:
           inputs: arguments of `Sampler.start`: parameters, keys, labels and guidance scale.
-          observation: observed latents and their variance, or None.
           times: times of the solver, [num_steps + 1].
           bar: tqdm bar. If it is shown, every step is a separate call and updates it; if it is disabled,
             all steps are one call.
+          observation: observed latents and their variance, or None.
 
         Returns:
           [B, H, W, C].

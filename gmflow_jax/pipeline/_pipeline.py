@@ -245,7 +245,7 @@ class Pipeline:
                 batch_keys, batch_labels, observed = jax.device_put(batch, split)
                 if observed is not None and observed[0].dtype == jnp.uint8:
                     observed = run.encode(self._params, observed[0]), observed[1]
-                x = run.latents((self._params, batch_keys, batch_labels, scale), observed, times, bar)
+                x = run.latents((self._params, batch_keys, batch_labels, scale), times, bar, observed)
                 if not np.isfinite(x).all():
                     raise ValueError(
                         f"Latents of the images from {start} on are NaN or infinite after {num_steps} steps: "

@@ -112,7 +112,7 @@ NAN = np.full((2, 8, 8, 4), np.nan, np.float32)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"images": IMAGES / 255}, r"images are float64 of shape .* must be uint8 .* Convert integers .* floats in"),
+        ({"images": IMAGES / 255}, "images are float64 of shape .* must be uint8 .* Convert integers by"),
         ({"images": IMAGES[:, :8]}, r"shape \(2, 8, 16, 3\), but must be uint8 \[n, 16, 16, 3\]"),
         ({"images": IMAGES[0]}, r"needs a first axis"),
         ({"images": IMAGES[..., :1]}, r"shape \(2, 16, 16, 1\)"),
