@@ -60,7 +60,9 @@ class Given:
 
         Noisy images are no reference, so that their completions are compared with the data of the task.
         """
-        compared, real = ("given images", self.images) if self.std == 0 else ("real ones", None)
+        compared, real = "given images", self.images[: len(samples)]
+        if self.std > 0:
+            compared, real = "real ones", None
         if min(len(samples), len(self.images)) < 4:
             return "Scores need at least 4 images and 4 completions."
         scores = task.score(samples, labels, real)
