@@ -1,5 +1,6 @@
 """Handling of arguments: promotion to one dtype, broadcasting of times, and checks with clear errors."""
 
+import dataclasses
 import operator
 from typing import Any, TypeVar, TypeVarTuple, overload
 
@@ -161,6 +162,45 @@ def finite_number(name: str, value: Any) -> float:
     if isinstance(value, str) or number.ndim or not np.isfinite(number):
         raise ValueError(f"{name} is {value!r}, but must be one finite number.")
     return float(number)
+
+
+def checked_state(name: str, x: Any) -> jax.Array:
+    """Check that a state is one array of floats with a channel axis.
+
+    Args:
+      name: name of the argument, for the message.
+      x: the state, [*batch, D].
+
+    Returns:
+      The state as a JAX array.
+
+    Raises:
+      ValueError: if it is anything else.
+    """
+    is_array = isinstance(x, (jax.Array, np.ndarray))
+    if is_array and x.ndim and jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.asarray(x)
+    if is_array:
+        given = f"an array of {x.dtype} with shape {x.shape}"
+        advice = "Convert it with .astype(jnp.float32)." if x.ndim else "Add the axis of channels."
+    else:
+        given = f"of type {type(x).__name__}"
+        advice = "Give floats, for example jax.random.normal(key, shape)."
+        if isinstance(x, (dict, list, tuple)) or dataclasses.is_dataclass(x):
+            advice = "Join its arrays to one, for example with jax.flatten_util.ravel_pytree."
+    raise ValueError(f"{name} is {given}, but must be one array of floats, [*batch, D]. {advice}")
+
+
+def check_callable(
+    function: Any, name: str = "denoise", form: str = "(x_t, t) -> GaussianMixture over x_0"
+) -> None:
+    """Raise ValueError unless a function of that form can be called."""
+    if not callable(function):
+        hint = ", such as flow.denoiser makes from a network" if name == "denoise" else ""
+        raise ValueError(
+            f"{name} is of type {type(function).__name__}, which cannot be called. Give a function "
+            f"{form}{hint}."
+        )
 
 
 def check_labels(labels: ArrayLike, num_classes: int, allow_null: bool = False) -> None:

@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmflow_jax._arguments import append_axes, expand_time, finite_number, join_aux, promote, split_aux
+from gmflow_jax._arguments import (
+    append_axes,
+    checked_state,
+    expand_time,
+    finite_number,
+    join_aux,
+    promote,
+    split_aux,
+)
 from gmflow_jax._meshes import leading_like
 from gmflow_jax._safe import safe_divide, safe_log
 from gmflow_jax.flow._path import Prediction, checked_time, to_data
@@ -49,10 +57,12 @@ def denoiser(
       $d x / d \tau = \alpha' x_0 + \sigma' \epsilon$.
 
     At t = 0 all but 'x_0' give $x_0 = x_t$, whatever the network says. At t = 1 noise and score say nothing
-    about $x_0$: beyond $t = 1 - \sqrt{\mathrm{eps}}$ (3.5e-4 before the end for a state in float32, 0.09 in
-    bfloat16) their network is called at that time. A network whose schedule does not reach t = 0 or t = 1 is
-    called at the schedule's end. In both cases the state is scaled such that its noise (near t = 1) or its
-    data (near t = 0) fits.
+    about $x_0$: beyond $t = 1 - \sqrt{\mathrm{eps}}$ their network is called at that time. This is 3.5e-4
+    before the end in float32, and 0.09 in bfloat16, if that is the dtype of the state or of the prediction. A
+    network that computes in bfloat16 should return bfloat16: a cast would hide its rounding, which the
+    division by 1 - t magnifies. A network whose schedule does not reach t = 0 or t = 1 is called at the
+    schedule's end. In both cases the state is scaled such that its noise (near t = 1) or its data (near
+    t = 0) fits.
 
     Args:
       velocity_fn: (x_t, t) -> prediction: a GaussianMixture, a Gaussian, or an array [B, ..., D]. An array
@@ -65,9 +75,11 @@ def denoiser(
       time_shape: 'batch' calls the network with times [B] even if all samples share the time.
       scale: the network gets scale * t, such as 1000 * t.
       schedule: (alpha, sigma), two functions of a time in [0, 1] with monotone sigma / alpha, in either
-        direction. The time is found by bisection; a third function may give it for t = sigma / (alpha +
-        sigma). Or two tables [T] of the steps of a discrete schedule; the network then gets the index of the
-        step, between steps a fraction.
+        direction; the time is found by bisection. For a network that takes sigma itself, such as EDM's, they
+        are lambda u: jnp.ones_like(u) and any increasing sigma(u), and the network is
+        lambda x, u: net(x, sigma(u)). Or two tables [T] of the steps of a discrete schedule, such as
+        sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) of DDPM. The network then gets the index of the
+        step, between steps a fraction; one that looks steps up needs jnp.round(index).astype(int).
 
     Returns:
       denoise(x_t, t) -> GaussianMixture over x_0.
@@ -98,23 +110,20 @@ def denoiser(
       >>> print(np.asarray(gm.mean(denoise(jnp.ones((1, 2)), 0.5))).round(3))
       [[1. 1.]]
     """
-    _check_options(velocity_fn, predicts, reversed_time, time_shape, scale)
-    if reversed_time and schedule is not None:
-        raise ValueError(
-            "reversed_time and schedule were both given. Leave out reversed_time: alpha and sigma say at "
-            "which end of the time the data is."
-        )
+    _check_options(velocity_fn, predicts, reversed_time, time_shape, scale, schedule)
 
     def call(x: jax.Array, t: jax.Array) -> tuple[Prediction, tuple]:
         t = 1 - t if reversed_time else t
         t = t if scale == 1 else scale * t
-        result = velocity_fn(x, leading_like(jnp.asarray(t), x) if time_shape == "batch" else t)
-        return _checked_result(result)
+        if time_shape == "batch":
+            expand_time(jnp.asarray(t), x.shape[:-1])  # checks the shape
+            t = leading_like(jnp.asarray(t), x)
+        return _checked_result(velocity_fn(x, t))
 
     if predicts == "velocity" and schedule is None:
 
         def from_velocity(x_t, t):
-            u, aux = call(x_t, t)
+            u, aux = call(checked_state("x_t", x_t), t)
             q = as_mixture(_with_unit_variance(u))
             q = dataclasses.replace(q, means=-q.means) if reversed_time else q
             return join_aux(to_data(q, x_t, t), aux)
@@ -123,7 +132,7 @@ def denoiser(
     path = STRAIGHT if schedule is None else read_schedule(schedule)
 
     def denoise(x_t, t):
-        return _denoise(call, predicts, path, jnp.asarray(x_t), jnp.asarray(t))
+        return _denoise(call, predicts, path, checked_state("x_t", x_t), jnp.asarray(t))
 
     return denoise
 
@@ -131,7 +140,15 @@ def denoiser(
 def _denoise(call: Callable, kind: str, path: Schedule, x_t: jax.Array, time: jax.Array):
     """Call a network near (x_t, t), within the limits of its schedule, and convert its prediction to x_0."""
     x, t = promote(x_t, time)
-    low, high = (jnp.asarray(v, x.dtype) for v in _call_limits(kind, path, x_t.dtype, x.dtype))
+    # A weakly typed time follows the state, but bfloat16 cannot count the steps of a table.
+    time_dtype = x_t.dtype if path is STRAIGHT else x.dtype
+    time_dtype = time_dtype if time.weak_type else time.dtype
+
+    def predict(x, tau):
+        return call(x.astype(x_t.dtype), tau.astype(time_dtype))
+
+    margin = _margin(kind, predict, x_t, x, t)
+    low, high = (jnp.asarray(v, x.dtype) for v in _call_limits(kind, path, margin, x_t.dtype, x.dtype))
     below, above = jnp.where(t < low, t, low), jnp.where(t > high, t, high)
     fit = (1 - low) / (1 - below) * (high / above)  # 1 between the limits
 
@@ -142,9 +159,7 @@ def _denoise(call: Callable, kind: str, path: Schedule, x_t: jax.Array, time: ja
     tau = path.time(inside)
     c = path.level(tau)[1].astype(x.dtype)
     fitted = at(fit, 1) * x
-    prediction, aux = call(
-        (at(c, 1) * fitted).astype(x_t.dtype), tau.astype(x_t.dtype if time.weak_type else time.dtype)
-    )
+    prediction, aux = predict(at(c, 1) * fitted, tau)
     coefficients = _of_velocity(path, tau) if kind == "velocity" else _COEFFICIENTS[kind](inside, c)
     # Below the least noise of the schedule, the noise that was predicted there is kept: x_0 = x_t at t = 0.
     share = safe_divide(below, low, otherwise=1.0) * ((1 - low) / (1 - below))
@@ -160,16 +175,22 @@ def _denoise(call: Callable, kind: str, path: Schedule, x_t: jax.Array, time: ja
     return join_aux(GaussianMixture(means, q.log_weights, log_std), aux)
 
 
-def _call_limits(kind: str, path: Schedule, given: jnp.dtype, dtype: jnp.dtype):
+def _margin(kind: str, predict: Callable, x_t: jax.Array, x: jax.Array, t: jax.Array) -> float:
+    """Return how long before t = 1 a network is called at the latest."""
+    if kind not in ("noise", "score"):
+        return 0.0 if kind in ("v", "x_0") else float(jnp.finfo(x.dtype).eps)
+    # x_t - t noise, rounded to eps, is divided by 1 - t; the prediction changes by about 1 - t.
+    prediction = jax.eval_shape(lambda x, t: predict(x, t)[0], x, t)
+    return math.sqrt(max(float(jnp.finfo(leaf.dtype).eps) for leaf in (x_t, *jax.tree.leaves(prediction))))
+
+
+def _call_limits(kind: str, path: Schedule, margin: float, given: jnp.dtype, dtype: jnp.dtype):
     """Return the least and the largest t at which a network is called, for a state of dtype `given`."""
     if kind == "x_0":
         return path.low, path.high
-    eps = float(jnp.finfo(dtype).eps)
     # Networks may divide by t^2, which must not overflow in float16.
-    low = max(eps, 2 * float(jnp.finfo(given).max) ** -0.5)
-    # x_t - t noise, rounded to eps, is divided by 1 - t; the prediction changes by about 1 - t.
-    margin = math.sqrt(float(jnp.finfo(given).eps)) if kind in ("noise", "score") else eps
-    return jnp.maximum(path.low, low), jnp.minimum(path.high, 1 if kind == "v" else 1 - margin)
+    low = max(float(jnp.finfo(dtype).eps), 2 * float(jnp.finfo(given).max) ** -0.5)
+    return jnp.maximum(path.low, low), jnp.minimum(path.high, 1 - margin)
 
 
 def _of_velocity(path: Schedule, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -197,7 +218,7 @@ def _checked_result(result) -> tuple[Prediction, tuple]:
     return prediction if is_distribution else jnp.asarray(prediction), aux
 
 
-def _check_options(velocity_fn, predicts, reversed_time, time_shape, scale) -> None:
+def _check_options(velocity_fn, predicts, reversed_time, time_shape, scale, schedule) -> None:
     if not callable(velocity_fn):
         raise ValueError(
             f"The network is a {type(velocity_fn).__name__}, which cannot be called. Give a function "
@@ -208,10 +229,17 @@ def _check_options(velocity_fn, predicts, reversed_time, time_shape, scale) -> N
         ("reversed_time", reversed_time, (False, True)),
         ("time_shape", time_shape, ("scalar", "batch")),
     ):
-        if not any(type(value) is type(known) and value == known for known in allowed):
-            raise ValueError(
-                f"{name} is {value!r}, but must be one of {', '.join(map(repr, allowed))}. "
-                "Choose one of them."
-            )
+        if not any(isinstance(value, type(known)) and value == known for known in allowed):
+            raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, allowed))}.")
     if finite_number("scale", scale) <= 0:
         raise ValueError(f"scale is {scale}, but must be positive: the network is called with scale * t.")
+    if reversed_time and schedule is not None:
+        raise ValueError(
+            "reversed_time and schedule were both given. Leave out reversed_time: alpha and sigma say at "
+            "which end of the time the data is."
+        )
+    if scale != 1 and isinstance(schedule, (tuple, list)) and not any(map(callable, schedule)):
+        raise ValueError(
+            f"scale is {scale}, and the schedule has tables. Leave out scale: the network gets the index of "
+            "the step."
+        )

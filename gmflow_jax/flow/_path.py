@@ -138,6 +138,12 @@ def checked_time(prediction: Prediction, x_t: jax.Array, t: jax.Array) -> jax.Ar
     Raises:
       ValueError: if shapes do not fit.
     """
+    check_over(prediction, x_t)
+    return expand_time(t, x_t.shape[:-1])
+
+
+def check_over(prediction: Prediction, x_t: jax.Array) -> None:
+    """Raise ValueError unless a prediction is over the axes of x_t."""
     if isinstance(prediction, GaussianMixture):
         check_mixture(prediction)
         shape = (*prediction.means.shape[:-2], prediction.means.shape[-1])
@@ -148,7 +154,6 @@ def checked_time(prediction: Prediction, x_t: jax.Array, t: jax.Array) -> jax.Ar
             f"The prediction is over {shape}, but x_t has shape {x_t.shape}: both must have the same "
             "batch axes and channels. Check what the network returns."
         )
-    return expand_time(t, x_t.shape[:-1])
 
 
 def _move(

@@ -45,7 +45,7 @@ def read_schedule(schedule: AlphaSigma) -> Schedule:
     """Read the argument `schedule` of `flow.denoiser`.
 
     Args:
-      schedule: (alpha, sigma) or (alpha, sigma, inverse): functions of a time in [0, 1], or two tables [T].
+      schedule: (alpha, sigma), two functions of a time in [0, 1], or two tables [T].
 
     Returns:
       The schedule.
@@ -55,7 +55,7 @@ def read_schedule(schedule: AlphaSigma) -> Schedule:
     """
     parts = tuple(schedule) if isinstance(schedule, (tuple, list)) else ()
     functions = [part for part in parts if callable(part)]
-    if len(functions) == len(parts) and len(parts) in (2, 3):
+    if len(functions) == len(parts) == 2:
         return _of_functions(*functions)
     tables = [table for part in parts if (table := _table(part)) is not None]
     if len(tables) == len(parts) == 2:
@@ -63,8 +63,7 @@ def read_schedule(schedule: AlphaSigma) -> Schedule:
     given = ", ".join(type(part).__name__ for part in parts) if parts else type(schedule).__name__
     raise ValueError(
         f"schedule is ({given}), but must be (alpha, sigma), two functions of a time in [0, 1], or two "
-        "tables [T] of one length, at least 2. A third function may give the time for "
-        "t = sigma / (alpha + sigma)."
+        "tables [T] of one length, at least 2."
     )
 
 
@@ -78,7 +77,7 @@ def _table(values) -> jax.Array | None:
     return table if table.ndim == 1 and table.size > 1 else None
 
 
-def _of_functions(alpha: Callable, sigma: Callable, inverse: Callable | None = None) -> Schedule:
+def _of_functions(alpha: Callable, sigma: Callable) -> Schedule:
     def level(tau):
         a, s = alpha(tau), sigma(tau)
         return jnp.clip(s / (a + s), 0, 1), a + s
@@ -91,10 +90,7 @@ def _of_functions(alpha: Callable, sigma: Callable, inverse: Callable | None = N
             "jax.numpy instead of math or numpy, so that they return arrays."
         ) from error
     first, last = level(jnp.zeros(()))[0], level(jnp.ones(()))[0]
-
-    def time(t):
-        return (inverse or _search(alpha, sigma, last > first))(t)
-
+    time = _search(alpha, sigma, last > first)
     return Schedule(level, time, jnp.minimum(first, last), jnp.maximum(first, last))
 
 
@@ -131,21 +127,30 @@ def _of_tables(alphas: jax.Array, sigmas: jax.Array) -> Schedule:
     index, scales = jnp.arange(alphas.size, dtype=alphas.dtype), alphas + sigmas
     levels = sigmas / scales
     _check(lambda _: (levels, scales), index)
-    known = concrete(levels)
-    falling = known is not None and known[-1] < known[0]
-    ordered = [v[::-1] if falling else v for v in (levels, index)]
+    rising = [jnp.where(levels[-1] < levels[0], v[::-1], v) for v in (levels, index)]
 
     def level(tau):
         return _interpolate(tau, index, levels), _interpolate(tau, index, scales)
 
     def time(t):
-        return _interpolate(t, *ordered)
+        return _interpolate(t, *rising)
 
     return Schedule(level, time, jnp.min(levels), jnp.max(levels))
 
 
-def _interpolate(x: jax.Array, *table: jax.Array) -> jax.Array:
-    return jnp.interp(x, *(column.astype(x.dtype) for column in table))
+def _interpolate(x: jax.Array, points: jax.Array, values: jax.Array) -> jax.Array:
+    """Interpolate linearly between increasing points, without `jnp.interp`, which no split x can have."""
+    points, values = points.astype(x.dtype), values.astype(x.dtype)
+    shape = (1,) * x.ndim + (-1,)
+    segment = jnp.sum(x[..., None] >= points[1:-1].reshape(shape), axis=-1, keepdims=True)
+    here = segment == jnp.arange(points.size - 1).reshape(shape)
+
+    def select(of_segments):  # exact: all terms but one are 0
+        return jnp.sum(jnp.where(here, of_segments.reshape(shape), 0), axis=-1)
+
+    start, end, low, high = map(select, (points[:-1], points[1:], values[:-1], values[1:]))
+    share = (x - start) / (end - start)
+    return (1 - share) * low + share * high
 
 
 def _check(level: Callable, times: jax.Array) -> None:

@@ -4,10 +4,11 @@ Guidance is GMFlow's probabilistic guidance or classifier-free guidance. An obse
 noise conditions a mixture exactly.
 """
 
-from gmflow_jax.guidance._denoisers import guided_denoiser, in_one_batch
+from gmflow_jax.guidance._denoisers import guided_denoiser
 from gmflow_jax.guidance._formulas import Guided, classifier_free_guidance, probabilistic_guidance
 from gmflow_jax.guidance._methods import METHODS, USUAL_ORTHOGONAL, check_guidance_scale
 from gmflow_jax.guidance._observe import Observed, observe, observe_approximately
+from gmflow_jax.guidance._one_batch import in_one_batch
 
 __all__ = [
     "METHODS", "USUAL_ORTHOGONAL", "Guided", "Observed", "check_guidance_scale", "classifier_free_guidance",

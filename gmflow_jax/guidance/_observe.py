@@ -8,8 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import check_number, concrete, is_within, join_aux, promote, split_aux
+from gmflow_jax._arguments import (
+    check_callable,
+    check_number,
+    concrete,
+    is_within,
+    join_aux,
+    promote,
+    split_aux,
+)
 from gmflow_jax._meshes import reshard_like, rows_like
+from gmflow_jax.flow._path import check_over
 from gmflow_jax.gm._factor import Factor, combine, gaussian_factor, times
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, check_scale_shape, normalised
@@ -84,8 +93,8 @@ def observe(
       >>> print(x_0[0])
       [1.]
     """
-    _check_floats(y, var)
-    y, var = promote(y, var)
+    check_callable(denoise)
+    y, var = promote(_as_floats("y", y), _as_floats("var", var))
     _check_values(y, var)
     known_var = concrete(var)
     if known_var is not None and np.all(np.isinf(known_var)):
@@ -149,6 +158,8 @@ def observe_approximately(
       >>> print(np.asarray(gm.mean(denoise(jnp.zeros((1, 2)), 0.5))).round(3))
       [[1.5 0. ]]
     """
+    check_callable(denoise)
+    check_callable(log_likelihood, "log_likelihood", "x_0 -> log p(y | x_0)")
     check_number("precision", precision, "[0, inf)")
 
     def condition(prediction: GaussianMixture | Guided, x_t: jax.Array) -> Observed:
@@ -215,13 +226,17 @@ _PREDICTIONS = (GaussianMixture, Gaussian, Guided)
 
 def _checked(prediction, x_t: jax.Array) -> GaussianMixture | Guided:
     if not isinstance(prediction, _PREDICTIONS):
+        given = "an array" if isinstance(prediction, jax.Array) else f"a {type(prediction).__name__}"
         raise ValueError(
-            f"denoise returned a {type(prediction).__name__}, but only a mixture over x_0 or a guided "
+            f"denoise returned {given}, but only a mixture over x_0 or a guided "
             "prediction can be observed. Wrap a velocity function in flow.denoiser, and put the observation "
             "around guidance.guided_denoiser."
         )
-    prediction = rows_like(promote(prediction)[0], x_t)
-    return prediction if isinstance(prediction, (Guided, Observed)) else normalised(as_mixture(prediction))
+    (prediction,) = promote(prediction)
+    known = isinstance(prediction, (Guided, Observed))
+    mixture = prediction.mixture if known else as_mixture(prediction)
+    check_over(mixture, x_t)
+    return rows_like(prediction if known else normalised(mixture), x_t)
 
 
 def _for_each_sample(value: jax.Array, x: jax.Array) -> jax.Array:
@@ -239,25 +254,28 @@ def _total(value: jax.Array, x_0: jax.Array) -> jax.Array:
     return jnp.sum(value)
 
 
-def _check_floats(y: ArrayLike, var: ArrayLike) -> None:
-    dtype, shape = jnp.asarray(y).dtype, jnp.shape(y)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"y has dtype {dtype}, but must be of floats in the range of x_0. Convert pixels as the training "
-            "data was converted, for example images / 127.5 - 1."
-        )
-    if not shape:
-        raise ValueError("y is a scalar, but must have the shape [B, ..., D] of the state. Add its axes.")
-    dtype = jnp.asarray(var).dtype
-    number = jnp.issubdtype(dtype, jnp.integer) and not jnp.ndim(var)
-    if not number and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"var has dtype {dtype}, but must be of floats, the variances of the noise. For a mask of known "
-            "pixels, give jnp.where(mask, 0.0, jnp.inf)."
-        )
+def _as_floats(name: str, value: ArrayLike) -> jax.Array:
+    """Return a value as an array of floats; raise ValueError if it is none."""
+    try:
+        array = jnp.asarray(value)
+        dtype = array.dtype
+    except (TypeError, ValueError):
+        array, dtype = None, type(value).__name__
+    number = name == "var" and array is not None and not array.ndim and jnp.issubdtype(dtype, jnp.integer)
+    if array is None or not (number or jnp.issubdtype(dtype, jnp.floating)):
+        raise ValueError(f"{name} is of {dtype}, but must be an array of floats. {_ADVICE[name]}")
+    return array
+
+
+_ADVICE = {
+    "y": "Convert pixels as the training data was converted, for example images / 127.5 - 1.",
+    "var": "It has the variances of the noise: for a mask of known pixels, jnp.where(mask, 0.0, jnp.inf).",
+}
 
 
 def _check_values(y: jax.Array, var: jax.Array) -> None:
+    if not y.ndim:
+        raise ValueError("y is a scalar, but must have the shape [B, ..., D] of the state. Add its axes.")
     check_scale_shape(var, y.shape[:-1], "var")
     if not is_within(var, "[0, inf]"):
         raise ValueError(

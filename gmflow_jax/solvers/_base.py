@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._arguments import append_axes, check_callable, checked_state, expand_time, promote
 from gmflow_jax._meshes import leading_like, reshard_like, rows_like
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance import Guided, Observed
-from gmflow_jax.solvers._moves import begin, check_callable, checked_state, finish
+from gmflow_jax.solvers._moves import begin, finish
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
 _State = TypeVar("_State")
@@ -38,7 +38,8 @@ class Solver(NamedTuple):
       >>> from gmflow_jax import flow, solvers
       >>> def mean_flow(average_velocity):
       ...     def step(key, denoise, x_t, t, s, state):
-      ...         return x_t - (t - s) * average_velocity(x_t, t, s), state
+      ...         length = jnp.reshape(t - s, (-1,) + (1,) * (x_t.ndim - 1))  # t and s are scalars or [B]
+      ...         return x_t - length * average_velocity(x_t, t, s), state
       ...     return solvers.Solver(lambda denoise, x_init: (), step)
       >>> solver = mean_flow(lambda x_t, t, s: x_t / t)  # of data that is 0
       >>> solvers.sample(None, None, jnp.ones((1, 2)), solver, flow.time_grid(2)).tolist()
@@ -108,8 +109,6 @@ def make_solver(init: Callable, step: Callable, only_to_data: str | None = None)
         check_callable(denoise)
         return init(lambda x_t, t: denoise(x_t.astype(x_init.dtype), t), *promote(x_init))
 
-    # For `sample`, which knows the times before its loop.
-    setattr(step_keeping_dtypes, "only_to_data", only_to_data)  # noqa: B010
     return Solver(init_from, step_keeping_dtypes)
 
 

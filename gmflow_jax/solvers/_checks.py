@@ -8,24 +8,21 @@ from jax.typing import ArrayLike
 from gmflow_jax._arguments import concrete
 from gmflow_jax.gm._types import GaussianMixture, check_mixture
 from gmflow_jax.guidance import Guided
-from gmflow_jax.solvers._base import Draws, Solver, mixture_of
-from gmflow_jax.solvers._moves import refusal
+from gmflow_jax.solvers._base import Draws, mixture_of
 
 
-def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> jax.Array:
+def checked_times(times: ArrayLike, x_init: jax.Array) -> jax.Array:
     """Check a time grid and convert it to the dtype of the state.
 
     Args:
       times: [num_steps + 1], or [num_steps + 1, B] with one grid for each sample.
       x_init: [B, ..., D].
-      solver: the solver, which may go only to data.
 
     Returns:
       The times.
 
     Raises:
-      ValueError: if the shape is wrong, or times that are known are not monotone, leave [0, 1], or increase
-        for a solver that goes only to data.
+      ValueError: if the shape is wrong, or times that are known are not monotone or leave [0, 1].
     """
     try:
         value, times = concrete(times), jnp.asarray(times, x_init.dtype)
@@ -43,18 +40,26 @@ def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> jax.Ar
     if value is None:
         return times
     steps = np.diff(value, axis=0)
-    # The ends of the path may be repeated, to pad a grid. Elsewhere a repeated time is a mistake.
-    moves = (steps != 0) | ((value[1:] != 0) & (value[1:] != 1))
+    # The ends of the path may be repeated, to pad a grid, and a sample may rest while others move. Elsewhere
+    # a repeated time is a mistake.
+    moves = (steps != 0) | ((value[1:] != 0) & (value[1:] != 1) & (value.ndim == 1))
     down, up = (np.all((sign * steps > 0) | ~moves) and np.any(moves) for sign in (-1, 1))
     if not ((up or down) and np.all((value >= 0) & (value <= 1))):
         raise ValueError(
             f"times must decrease from at most 1 (noise) to at least 0 (data), or increase for all samples, "
             f"but {value} was given. Only 0 and 1 may be repeated. Use flow.time_grid(num_steps)."
         )
-    why = getattr(solver.step, "only_to_data", None)
-    if up and why is not None:
-        raise ValueError(refusal(why))
     return times
+
+
+def step_to_noise(times: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    """Return a step of a time grid that is known to go to noise, or None if there is none."""
+    value = concrete(times)
+    rising = [] if value is None else np.argwhere(np.diff(value, axis=0) > 0)
+    if value is None or not len(rising):
+        return None
+    step, *sample = rising[0]
+    return times[step, *sample], times[step + 1, *sample]
 
 
 def may_rest(times: jax.Array) -> bool:
@@ -88,9 +93,11 @@ def check_prediction(denoise, x_init: jax.Array, t: jax.Array, has_aux: bool):
         prediction, aux = prediction
     if not isinstance(prediction, (GaussianMixture, Guided)):
         pair = " For a pair (prediction, aux), set has_aux=True." * isinstance(prediction, tuple)
+        is_array = isinstance(prediction, jax.ShapeDtypeStruct)
+        given = "an array" if is_array else type(prediction).__name__
         raise ValueError(
-            f"denoise must return a GaussianMixture over x_0 or a guided prediction, but it returned "
-            f"{type(prediction).__name__}. Wrap a velocity function in flow.denoiser.{pair}"
+            "denoise must return a GaussianMixture over x_0 or a guided prediction, but it returned "
+            f"{given}. Wrap a velocity function in flow.denoiser.{pair}"
         )
     q = mixture_of(prediction)
     check_mixture(q)

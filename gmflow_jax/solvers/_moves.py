@@ -1,6 +1,5 @@
-"""Steps of any direction: from noise to data, at rest, and from data to noise; and checks of the state."""
+"""Steps of any direction: from noise to data, at rest, and from data to noise."""
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -52,7 +51,11 @@ def begin(x_t: jax.Array, t: ArrayLike, s: ArrayLike, only_to_data: str | None) 
     known = known_times(t, s)
     if known is not None:
         if only_to_data is not None and np.any(known[1] > known[0]):
-            raise ValueError(refusal(only_to_data))
+            raise ValueError(
+                "The times increase, from data to noise, but this solver goes only from noise to data: "
+                f"{only_to_data}. Use euler, heun, ab2 or dpmpp_2m for increasing times, or give decreasing "
+                "ones."
+            )
         if np.all(known[1] < known[0]):
             return Move(x_t, t, s, None, None)
     dtypes = [jnp.asarray(v).dtype for v in (t, s)]
@@ -106,47 +109,3 @@ def _select(condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     if condition.ndim and b.shape[:1] != condition.shape:
         return b
     return where(append_axes(condition, b.ndim - 1), a, b)
-
-
-def refusal(why: str) -> str:
-    """Return the message for a solver that goes only to data."""
-    return (
-        f"The times increase, from data to noise, but this solver goes only from noise to data: {why}. Use "
-        "euler, heun, ab2 or dpmpp_2m for increasing times, or give decreasing ones."
-    )
-
-
-def checked_state(name: str, x: Any) -> jax.Array:
-    """Check that a state is one array of floats with a channel axis.
-
-    Args:
-      name: name of the argument, for the message.
-      x: the state, [*batch, D].
-
-    Returns:
-      The state as a JAX array.
-
-    Raises:
-      ValueError: if it is anything else.
-    """
-    is_array = isinstance(x, (jax.Array, np.ndarray))
-    if is_array and x.ndim and jnp.issubdtype(x.dtype, jnp.floating):
-        return jnp.asarray(x)
-    if is_array:
-        given = f"an array of {x.dtype} with shape {x.shape}"
-        advice = "Convert it with .astype(jnp.float32)." if x.ndim else "Add the axis of channels."
-    else:
-        given = f"of type {type(x).__name__}"
-        advice = "Give floats, for example jax.random.normal(key, shape)."
-        if isinstance(x, (dict, list, tuple)) or dataclasses.is_dataclass(x):
-            advice = "Join its arrays to one, for example with jax.flatten_util.ravel_pytree."
-    raise ValueError(f"{name} is {given}, but a solver moves one array of floats, [*batch, D]. {advice}")
-
-
-def check_callable(denoise: Any) -> None:
-    """Raise ValueError unless a denoiser can be called."""
-    if not callable(denoise):
-        raise ValueError(
-            f"denoise is of type {type(denoise).__name__}, which cannot be called. Give a function "
-            "(x_t, t) -> GaussianMixture over x_0, such as flow.denoiser makes from a network."
-        )

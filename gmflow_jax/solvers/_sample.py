@@ -6,11 +6,11 @@ from typing import Any, Literal, overload
 import jax
 import jax.numpy as jnp
 
-from gmflow_jax._arguments import promote
+from gmflow_jax._arguments import check_callable, checked_state, promote
 from gmflow_jax._meshes import leading_like
 from gmflow_jax.solvers._base import Draws, Solver, fold_in_keys, per_sample_keys
-from gmflow_jax.solvers._checks import check_draws, check_prediction, checked_times, may_rest
-from gmflow_jax.solvers._moves import check_callable, checked_state, keep_at_rest
+from gmflow_jax.solvers._checks import check_draws, check_prediction, checked_times, may_rest, step_to_noise
+from gmflow_jax.solvers._moves import keep_at_rest
 
 
 @overload
@@ -60,9 +60,10 @@ def sample(
       x_init: state at times[0], [B, ..., D]; standard normal for times[0] = 1.
       solver: a solver of this package, such as `gm_ode()`.
       times: decreasing times, [num_steps + 1], usually `flow.time_grid(num_steps)`; [num_steps + 1, B] gives
-        each sample its own. Where a time is repeated nothing changes: pad a grid with its last time if the
-        number of steps is traced. With increasing times, `euler`, `heun`, `ab2` or `dpmpp_2m` take data at
-        times[0] to its noise.
+        each sample its own. Where a time is repeated nothing changes, but the network is called: pad a grid
+        with its last time if the number of steps is traced. With increasing times, `euler`, `heun`, `ab2` or
+        `dpmpp_2m` take data at times[0] to its noise; other solvers refuse them or, if they are traced,
+        return NaN.
       return_trajectory: whether to return all states instead of the last one.
       has_aux: whether denoise returns a pair (prediction, aux), where aux is a pytree of arrays.
 
@@ -93,7 +94,7 @@ def sample(
             "example solvers.gm_ode()."
         )
     (x_init,) = promote(checked_state("x_init", x_init))
-    times = checked_times(times, x_init, solver)
+    times = checked_times(times, x_init)
     num_steps, aux_shapes = times.shape[0] - 1, ()
     if denoise is not None:
         check_callable(denoise)
@@ -121,6 +122,9 @@ def sample(
     # zeros_like of a ShapeDtypeStruct keeps the mesh axes over which the value varies in a shard_map.
     carry = (x_init, state, jax.tree.map(jnp.zeros_like, aux_shapes))
     inputs = (times[:-1], times[1:], jnp.arange(num_steps), given)
+    if (to_noise := step_to_noise(times)) is not None:  # a solver refuses one if it goes only to data
+        draws = jax.tree.map(lambda leaf: leaf[0], given)
+        jax.eval_shape(lambda carry: body(carry, (*to_noise, 0, draws)), carry)
     (x, _, aux), states = jax.lax.scan(body, carry, inputs)
     if states is not None:
         x, aux = jnp.concatenate([x_init[None], states[0]]), states[1]

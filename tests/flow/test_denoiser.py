@@ -22,7 +22,6 @@ SCHEDULES = {
     "data at 1": (lambda tau: tau**2, lambda tau: 1 - tau),
 }
 COS, SIN = SCHEDULES["cosine"]
-SCHEDULES["inverse"] = (COS, SIN, lambda t: 2 / jnp.pi * jnp.arctan2(t, 1 - t))
 
 
 def exact(x, a, s):
