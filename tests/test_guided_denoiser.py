@@ -190,3 +190,11 @@ def test_the_aux_of_the_conditional_prediction_comes_back(method):
         )
         np.testing.assert_array_equal(aux["t"], [1.0, 0.75, 0.5, 0.25])
         np.testing.assert_array_equal(aux["label"][-1], labels)
+
+
+def test_predictions_that_cannot_be_guided_are_refused():
+    known = guidance.observe(Network(), X, 0.0)
+    with pytest.raises(ValueError, match=r"Only one of the two predictions is observed.*around the guided"):
+        guidance.guided_denoiser(known, Network(1.0), 2.0, "cfg")(X, 0.5)
+    with pytest.raises(ValueError, match=r"one is of type dict.*denoise_uncond"):
+        guidance.guided_denoiser(lambda x, t: (Network()(x, t), {}), None, 0.3)(X, 0.5)

@@ -241,6 +241,9 @@ BAD = {
     "integers": (np.zeros((*BATCH, 2), np.uint8), 1.0, "uint8.*127.5"),
     "complex": (np.zeros((*BATCH, 2), np.complex64), 1.0, "complex64"),
     "a scalar": (0.5, 1.0, "scalar"),
+    "nothing": (None, 1.0, "y is of NoneType.*127.5"),
+    "lists of two lengths": ([[1.0], [1.0, 2.0]], 1.0, "y is of list"),
+    "text": (Y, "a", "var is of .*jnp.where"),
     "NaN where it is known": (Y.at[0, 0, 0].set(jnp.nan), 1.0, "2 values that are not finite"),
 }
 
@@ -252,6 +255,11 @@ def test_what_cannot_be_observed_is_refused(y, var, message):
     assert_message_names(error)
 
 
+def test_lists_are_observed_as_arrays():
+    lists = np.asarray(Y).tolist(), VAR.tolist()
+    assert_trees_close(observe(exact, *lists)(X, 0.5), observe(exact, Y, VAR)(X, 0.5), rtol=0, atol=0)
+
+
 def test_shapes_and_predictions_that_do_not_fit_are_refused():
     for y in (Y[:1], Y[..., :1], Y[0]):
         with pytest.raises(ValueError, match=r"y has shape .*\(4, 2, 3, 2\).*broadcast_to"):
@@ -259,6 +267,15 @@ def test_shapes_and_predictions_that_do_not_fit_are_refused():
     for denoise in (lambda x, t: x, guidance.in_one_batch(lambda x, t, c: exact(x, t), jnp.arange(4), 0)):
         with pytest.raises(ValueError, match=r"denoise returned an? .*guided_denoiser"):
             observe(denoise, Y, 1.0)(X, 0.5)
+    for means in (X[:1, ..., None, :], X[..., None, :1]):
+        q = gm.GaussianMixture(means, jnp.zeros(means.shape[:-1]), jnp.zeros(()))
+        with pytest.raises(ValueError, match=r"The prediction is over .*but x_t has shape \(4, 2, 3, 2\)"):
+            observe(lambda x, t: q, Y, 1.0)(X, 0.5)  # noqa: B023
+    for call in (lambda: observe(3, Y, 1.0), lambda: observe_approximately(None, jnp.sum)):
+        with pytest.raises(ValueError, match=r"denoise is of type .*flow\.denoiser"):
+            call()
+    with pytest.raises(ValueError, match="log_likelihood is of type NoneType"):
+        observe_approximately(exact, None)
     for value in (lambda x_0: x_0, lambda x_0: jnp.sum(x_0, axis=-1), lambda x_0: jnp.int32(1)):
         with pytest.raises(ValueError, match="log_likelihood returned"):
             observe_approximately(exact, value)(X, 0.5)

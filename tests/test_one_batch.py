@@ -1,10 +1,11 @@
 """Guidance by one call of the network on both conditions equals guidance by two calls."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmflow_jax import gm, guidance
+from gmflow_jax import flow, gm, guidance
 from tests.helpers import assert_trees_close
 
 # Most of the time goes into compiling.
@@ -41,8 +42,8 @@ def test_conditions_may_have_their_batch_axis_anywhere():
     """As one call for each condition; arrays marked with None are shared."""
     rng = np.random.default_rng(32)
     x, cache, tail = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in ((3, 2), (4, 3, 2), (5, 2, 3)))
-    condition = {"cache": [cache, cache + 1], "tail": tail, "table": jnp.arange(2.0)}
-    null = {"cache": [0.0, cache[:, :1]], "tail": tail[:1], "table": jnp.arange(2.0)}
+    condition = {"cache": [cache, cache + 1], "tail": tail, "table": jnp.arange(2.0), "none": None}
+    null = {"cache": [0.0, cache[:, :1]], "tail": tail[:1], "table": jnp.arange(2.0), "none": None}
 
     def denoise(x_t, t, given):
         first, second = given["cache"]
@@ -50,7 +51,7 @@ def test_conditions_may_have_their_batch_axis_anywhere():
         assert first.shape == (4, len(x_t), 2) and given["table"].shape == (2,)
         return x_t + t * shift + given["table"][None], {"cache": first}  # with aux
 
-    axes = {"cache": 1, "tail": -1, "table": None}
+    axes = {"cache": 1, "tail": -1, "table": None, "none": None}
     both = guidance.in_one_batch(denoise, condition, null, batch_axes=axes)
     full = {"cache": [0 * cache, jnp.tile(cache[:, :1], (1, 3, 1))], "tail": jnp.tile(tail[:1], (5, 1, 1))}
     for (found, _), given in zip(both(x, 0.5), (condition, {**condition, **full}), strict=True):
@@ -58,6 +59,23 @@ def test_conditions_may_have_their_batch_axis_anywhere():
     assert_trees_close(both.conditional(x, 0.5), denoise(x, 0.5, condition), **ROUNDING)
     with pytest.raises(ValueError, match=r"x_t has 2 samples.* \[3, 3, 3\]"):
         both(x[:2], 0.5)
+
+
+def test_an_aux_may_have_its_batch_axis_anywhere():
+    """Also where another axis has 2 B entries; numbers, and arrays that all samples share, stay whole."""
+    cache, x = jnp.arange(8.0 * 4 * 3).reshape(8, 4, 3), jnp.zeros((4, 2))
+
+    def network(x_t, t, cache):
+        return flow.denoiser(lambda x, t: x)(x_t, t), {"cache": cache, "table": jnp.arange(8.0), "n": 3}
+
+    both = guidance.in_one_batch(network, cache, 0.0, batch_axes=1)
+    for interval in ((0.0, 1.0), (0.3, 0.7)):
+        denoise = guidance.guided_denoiser(both, None, 0.3, interval=interval)
+        aux = jax.jit(lambda t: denoise(x, t)[1])(0.5)  # noqa: B023
+        np.testing.assert_array_equal(aux["cache"], cache)
+        np.testing.assert_array_equal(aux["table"], np.arange(8.0))
+        assert aux["n"] == 3
+    np.testing.assert_array_equal(both(x, 0.5)[1][1]["cache"], 0 * cache)
 
 
 @pytest.mark.parametrize(

@@ -257,13 +257,14 @@ def _total(value: jax.Array, x_0: jax.Array) -> jax.Array:
 def _as_floats(name: str, value: ArrayLike) -> jax.Array:
     """Return a value as an array of floats; raise ValueError if it is none."""
     try:
-        array = jnp.asarray(value)
-        dtype = array.dtype
+        array = jnp.asarray(None if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        array, dtype = None, type(value).__name__
-    number = name == "var" and array is not None and not array.ndim and jnp.issubdtype(dtype, jnp.integer)
-    if array is None or not (number or jnp.issubdtype(dtype, jnp.floating)):
-        raise ValueError(f"{name} is of {dtype}, but must be an array of floats. {_ADVICE[name]}")
+        raise ValueError(
+            f"{name} is of {type(value).__name__}, but must be an array of floats. {_ADVICE[name]}"
+        ) from None
+    number = name == "var" and not array.ndim and jnp.issubdtype(array.dtype, jnp.integer)
+    if not number and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} is of {array.dtype}, but must be an array of floats. {_ADVICE[name]}")
     return array
 
 

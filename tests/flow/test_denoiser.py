@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gmflow_jax import flow, gm, solvers
 from tests.helpers import all_finite, assert_message_names, assert_trees_close
@@ -163,10 +164,14 @@ def test_networks_see_the_dtype_of_the_state(kind, dtype, x_t):
             assert all_finite((q.means, jnp.exp(q.log_std)))
 
 
+def ddpm_tables():
+    alphas_squared = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000, dtype=np.float32))
+    return np.sqrt(alphas_squared), np.sqrt(1 - alphas_squared)
+
+
 def test_a_table_of_steps(x_t):
     """The network gets the index of a step, where the answer is exact, and a fraction between two."""
-    alphas_squared = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    tables = np.sqrt(alphas_squared), np.sqrt(1 - alphas_squared)
+    tables = ddpm_tables()
     alpha, sigma = (lambda i, v=v: jnp.interp(i, jnp.arange(1000.0), jnp.float32(v)) for v in tables)
     seen = []
 
@@ -180,6 +185,39 @@ def test_a_table_of_steps(x_t):
         found, expected = denoise(x_t, jnp.asarray(t)), exact(x_t, 1 - t, t)
         assert_trees_close(values(found), values(expected), rtol=0, atol=4e-6)
         np.testing.assert_allclose(seen[-1], i, atol=1e-2)
+
+
+def test_a_table_may_fall_be_traced_and_meet_times_that_are_split(x_t):
+    """The index of a step is that of the known, rising table on one device, also for a state in bfloat16."""
+    tables, seen = ddpm_tables(), []
+
+    def index(x, t, schedule=tables):
+        flow.denoiser(lambda x, i: (seen.append(i), x)[1], "noise", schedule=schedule)(x, t)
+        return seen[-1]
+
+    t = jnp.asarray([0.9, 0.5, 0.1, 1.0])
+    expected = np.interp(t, tables[1] / sum(tables), np.arange(1000.0))
+    np.testing.assert_allclose(index(x_t, t), expected, rtol=1e-4)
+    falling = jax.jit(lambda *schedule: index(x_t, t, schedule))(*(table[::-1] for table in tables))
+    np.testing.assert_allclose(falling, 999 - expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(index(x_t.astype(jnp.bfloat16), 0.9), expected[0], rtol=1e-4)
+    mesh = jax.make_mesh((4,), ("data",))  # Explicit axes
+    split = jax.device_put((x_t, t), NamedSharding(mesh, PartitionSpec("data")))
+    with jax.set_mesh(mesh):
+        found = index(*split)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found.sharding.spec == PartitionSpec("data")
+
+
+@pytest.mark.parametrize("kind", ["noise", "score"])
+def test_networks_in_half_precision_keep_away_from_pure_noise(kind, x_t):
+    """Their rounding would be divided by 3.5e-4, the margin of float32."""
+    for schedule in (None, (COS, SIN)):
+        exact_network = (predictions(*schedule) if schedule else STRAIGHT)(kind)
+        half = lambda x, t: gm.mean(exact_network(x, t)).astype(jnp.bfloat16)  # noqa: B023, E731
+        denoise = flow.denoiser(half, predicts=kind, schedule=schedule)
+        found = gm.mean(denoise(x_t, jnp.ones(())))
+        np.testing.assert_allclose(found, np.tile(WEIGHTS @ MEANS, (4, 1)), atol=0.3)
 
 
 @pytest.mark.parametrize("name", ["heun", "gm_ode", "gm_sde"])
@@ -214,6 +252,10 @@ REFUSED = {
     "not monotone": (lambda: flow.denoiser(NET, schedule=(COS, COS)), ("0.5 to 0.5", "steadily")),
     "no prediction": (lambda: flow.denoiser(lambda x, t: None)(np.ones((2, 3)), 0.5), ("NoneType",)),
     "a dict": (lambda: flow.denoiser(lambda x, t: {"u": x}, "noise")(np.ones((2, 3)), 0.5), ("dict",)),
+    "scale of an index": (lambda: flow.denoiser(NET, scale=2.0, schedule=ddpm_tables()), ("2.0", "index")),
+    "integers": (lambda: flow.denoiser(NET, "noise")(np.ones((2, 3), int), 0.5), ("int64", "astype")),
+    "a list": (lambda: flow.denoiser(NET)([[1.0]], 0.5), ("x_t", "list")),
+    "times": (lambda: flow.denoiser(NET, time_shape="batch")(np.ones((2, 3)), jnp.ones(3)), ("(3,)",)),
     "channels": (lambda: flow.denoiser(lambda x, t: x[:, 1:], "v")(np.ones((2, 3)), 0.5), ("(2, 2)",)),
 }
 

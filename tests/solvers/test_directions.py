@@ -68,6 +68,17 @@ def test_a_padded_grid_gives_the_sample_of_the_grid(name, x_init):
     np.testing.assert_array_equal(jax.jit(lambda: sample(padded))(), expected)  # known
 
 
+def test_samples_may_rest_at_any_time_while_others_move(x_init):
+    """So that each starts and ends where it needs to."""
+    grids = np.tile(GRID[:, None], 5)
+    grids[0, 1], grids[2, 2], grids[2:, 3] = 0.6, 0.6, 0.3
+    together = solvers.sample(None, DENOISE, x_init, solvers.euler(), grids)
+    for i in (1, 2, 3):
+        moves = np.unique(grids[:, i])[::-1].copy()
+        alone = solvers.sample(None, DENOISE, x_init[i : i + 1], solvers.euler(), moves)
+        np.testing.assert_allclose(together[i : i + 1], alone, atol=2e-6)
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_grid_for_each_sample(name, x_init, uncompiled):
     keys = jax.random.split(KEY, 5)
