@@ -125,9 +125,10 @@ def observe_approximately(
 
     Use it for masks within a pixel, blur and downsampling, and `observe`, which is exact, for Gaussian noise
     of one variance in all channels of a pixel. It does not choose between modes: the precision pulls channels
-    that are not observed, too, towards the mean of all modes. For precision 0 the factor is linear in x_0. It then
-    overshoots where the likelihood is narrower than the prediction. A precision that bounds the curvature of
-    -log p(y | x_0) prevents this: the factor is then nowhere above the likelihood, up to a constant.
+    that are not observed, too, towards the mean of all modes. For precision 0 the factor is linear in x_0. It
+    then overshoots where the likelihood is narrower than the prediction. A precision that bounds the
+    curvature of -log p(y | x_0) prevents this: the factor is then nowhere above the likelihood, up to a
+    constant.
 
     Args:
       denoise: as in `observe`.

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from gmflow_jax.solvers._base import Solver, data_mean, make_solver, per_sample, step_arguments
+from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments
+from gmflow_jax.solvers._step import make_solver
 
 
 def ab2() -> Solver:

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import append_axes, check_callable, checked_state, expand_time, promote
-from gmflow_jax._meshes import leading_like, reshard_like, rows_like
+from gmflow_jax._arguments import append_axes, expand_time, promote
+from gmflow_jax._meshes import leading_like, rows_like
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance import Guided, Observed
-from gmflow_jax.solvers._moves import begin, finish
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
 _State = TypeVar("_State")
@@ -71,45 +70,6 @@ class Draws:
 
 # The source of a step's random numbers. None is allowed for deterministic solvers.
 Key = jax.Array | Draws | None
-
-
-# Why some solvers go only from noise to data.
-STOCHASTIC = "its draws lead only to less noisy times"
-POSTERIOR = (
-    "it moves its prediction by the posterior of the mixture, which a prediction gives only for less noisy "
-    "times; at noisier ones its errors would grow like 1 / t^2, and a component might have no variance at all"
-)
-
-
-def make_solver(init: Callable, step: Callable, only_to_data: str | None = None) -> Solver:
-    """Make a solver whose states and points keep their dtypes, as a loop of the caller's own needs.
-
-    Args:
-      init: as in `Solver`; its arrays are in the dtype in which steps compute.
-      step: as in `Solver`, but it may return other dtypes than it was given.
-      only_to_data: why the solver goes only from noise to data; None if it goes both ways.
-
-    Returns:
-      The solver. Its points have the dtype of x_init, in which they are rounded after each step. A step with
-      s = t changes nothing. A step to noise is refused or, if the times are traced, NaN where the solver goes
-      only to data.
-    """
-
-    def step_keeping_dtypes(key, denoise, x_t, t, s, state):
-        x_t = checked_state("x_t", x_t)
-        check_callable(denoise)
-        move = begin(x_t, t, s, only_to_data)
-        new, treedef = jax.tree.flatten(step(key, denoise, move.x_t, move.t, move.s, state))
-        old = jax.tree.leaves((x_t, state))
-        kept = [reshard_like(a.astype(jnp.result_type(b)), b) for a, b in zip(new, old, strict=True)]
-        return treedef.unflatten(finish(move, old, kept))
-
-    def init_from(denoise, x_init):
-        x_init = checked_state("x_init", x_init)
-        check_callable(denoise)
-        return init(lambda x_t, t: denoise(x_t.astype(x_init.dtype), t), *promote(x_init))
-
-    return Solver(init_from, step_keeping_dtypes)
 
 
 def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture | Guided:

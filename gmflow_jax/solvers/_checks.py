@@ -8,21 +8,24 @@ from jax.typing import ArrayLike
 from gmflow_jax._arguments import concrete
 from gmflow_jax.gm._types import GaussianMixture, check_mixture
 from gmflow_jax.guidance import Guided
-from gmflow_jax.solvers._base import Draws, mixture_of
+from gmflow_jax.solvers._base import Draws, Solver, mixture_of
+from gmflow_jax.solvers._step import Step, refusal
 
 
-def checked_times(times: ArrayLike, x_init: jax.Array) -> jax.Array:
+def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> jax.Array:
     """Check a time grid and convert it to the dtype of the state.
 
     Args:
       times: [num_steps + 1], or [num_steps + 1, B] with one grid for each sample.
       x_init: [B, ..., D].
+      solver: the solver, which may go only to data.
 
     Returns:
       The times.
 
     Raises:
-      ValueError: if the shape is wrong, or times that are known are not monotone or leave [0, 1].
+      ValueError: if the shape is wrong, or times that are known are not monotone, leave [0, 1], or increase
+        for a solver that goes only to data.
     """
     try:
         value, times = concrete(times), jnp.asarray(times, x_init.dtype)
@@ -49,23 +52,16 @@ def checked_times(times: ArrayLike, x_init: jax.Array) -> jax.Array:
             f"times must decrease from at most 1 (noise) to at least 0 (data), or increase for all samples, "
             f"but {value} was given. Only 0 and 1 may be repeated. Use flow.time_grid(num_steps)."
         )
+    why = solver.step.only_to_data if isinstance(solver.step, Step) else None
+    if up and why is not None:
+        raise ValueError(refusal(why))
     return times
 
 
-def step_to_noise(times: jax.Array) -> tuple[jax.Array, jax.Array] | None:
-    """Return a step of a time grid that is known to go to noise, or None if there is none."""
+def all_go_to_data(times: jax.Array) -> bool:
+    """Whether all steps of a time grid are known to go to data."""
     value = concrete(times)
-    rising = [] if value is None else np.argwhere(np.diff(value, axis=0) > 0)
-    if value is None or not len(rising):
-        return None
-    step, *sample = rising[0]
-    return times[step, *sample], times[step + 1, *sample]
-
-
-def may_rest(times: jax.Array) -> bool:
-    """Whether a time may be repeated. Traced times may."""
-    value = concrete(times)
-    return value is None or bool(np.any(np.diff(value, axis=0) == 0))
+    return value is not None and bool(np.all(np.diff(value, axis=0) < 0))
 
 
 def check_prediction(denoise, x_init: jax.Array, t: jax.Array, has_aux: bool):

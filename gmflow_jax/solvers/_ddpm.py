@@ -4,7 +4,8 @@ import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._transition import reverse_coefficients
-from gmflow_jax.solvers._base import STOCHASTIC, Solver, data_mean, make_solver, step_arguments, step_noise
+from gmflow_jax.solvers._base import Solver, data_mean, step_arguments, step_noise
+from gmflow_jax.solvers._step import STOCHASTIC, make_solver
 
 
 def ddpm(variance: str = "small") -> Solver:

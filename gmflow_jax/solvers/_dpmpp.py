@@ -4,16 +4,9 @@ import jax.numpy as jnp
 
 from gmflow_jax._safe import safe_sqrt
 from gmflow_jax.flow._transition import reverse_coefficients
-from gmflow_jax.solvers._base import (
-    STOCHASTIC,
-    Solver,
-    data_mean,
-    make_solver,
-    per_sample,
-    step_arguments,
-    step_noise,
-)
+from gmflow_jax.solvers._base import Solver, data_mean, per_sample, step_arguments, step_noise
 from gmflow_jax.solvers._log_snr import step_length
+from gmflow_jax.solvers._step import STOCHASTIC, make_solver
 
 
 def dpmpp_2m() -> Solver:

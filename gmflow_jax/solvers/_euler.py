@@ -1,6 +1,7 @@
 """The Euler method on the mean velocity."""
 
-from gmflow_jax.solvers._base import Solver, data_mean, make_solver, step_arguments
+from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
+from gmflow_jax.solvers._step import make_solver
 
 
 def euler() -> Solver:

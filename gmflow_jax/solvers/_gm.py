@@ -22,12 +22,9 @@ from gmflow_jax.gm._types import Gaussian, GaussianMixture
 from gmflow_jax.guidance import Guided, Observed
 from gmflow_jax.guidance._observe import unobserved
 from gmflow_jax.solvers._base import (
-    POSTERIOR,
-    STOCHASTIC,
     Denoiser,
     Solver,
     component_draw,
-    make_solver,
     mixture_of,
     normal_draws,
     per_sample,
@@ -41,6 +38,7 @@ from gmflow_jax.solvers._second_order import (
     extrapolate,
     observed_surrogate,
 )
+from gmflow_jax.solvers._step import POSTERIOR, STOCHASTIC, make_solver
 
 
 def gm_ode(

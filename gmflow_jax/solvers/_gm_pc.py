@@ -7,8 +7,9 @@ from gmflow_jax._arguments import append_axes, expand_time, promote
 from gmflow_jax._meshes import where
 from gmflow_jax.flow._substeps import check_substeps, integrate, mean_velocity
 from gmflow_jax.flow._transition import Prepared, posterior_at, prepare
-from gmflow_jax.solvers._base import POSTERIOR, Solver, make_solver, mixture_of, per_sample, predict
+from gmflow_jax.solvers._base import Solver, mixture_of, per_sample, predict
 from gmflow_jax.solvers._second_order import Memory, empty_memory
+from gmflow_jax.solvers._step import POSTERIOR, make_solver
 
 
 def gm_pc(

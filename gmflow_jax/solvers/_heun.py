@@ -4,7 +4,8 @@ import jax.numpy as jnp
 
 from gmflow_jax._arguments import promote
 from gmflow_jax._meshes import where
-from gmflow_jax.solvers._base import Solver, data_mean, make_solver, step_arguments
+from gmflow_jax.solvers._base import Solver, data_mean, step_arguments
+from gmflow_jax.solvers._step import make_solver
 
 
 def heun() -> Solver:

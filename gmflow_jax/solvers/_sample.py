@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from gmflow_jax._arguments import check_callable, checked_state, promote
 from gmflow_jax._meshes import leading_like
 from gmflow_jax.solvers._base import Draws, Solver, fold_in_keys, per_sample_keys
-from gmflow_jax.solvers._checks import check_draws, check_prediction, checked_times, may_rest, step_to_noise
-from gmflow_jax.solvers._moves import keep_at_rest
+from gmflow_jax.solvers._checks import all_go_to_data, check_draws, check_prediction, checked_times
+from gmflow_jax.solvers._step import Step, keep_at_rest
 
 
 @overload
@@ -94,7 +94,7 @@ def sample(
             "example solvers.gm_ode()."
         )
     (x_init,) = promote(checked_state("x_init", x_init))
-    times = checked_times(times, x_init)
+    times = checked_times(times, x_init, solver)
     num_steps, aux_shapes = times.shape[0] - 1, ()
     if denoise is not None:
         check_callable(denoise)
@@ -103,7 +103,8 @@ def sample(
         check_draws(key, num_steps)
     given = key if isinstance(key, Draws) else None
     keys = None if key is None or isinstance(key, Draws) else per_sample_keys(key, x_init)
-    holds = has_aux and may_rest(times)
+    moves = all_go_to_data(times)
+    step = solver.step.to_data if moves and isinstance(solver.step, Step) else solver.step
 
     def body(carry, inputs):
         x, state, aux = carry
@@ -112,19 +113,16 @@ def sample(
         step_key = draws if keys is None else fold_in_keys(keys, index)
         call, seen = (denoise, []) if denoise is None or not has_aux else _recorded(denoise)
         with jax.named_scope("solver"):
-            x, state = solver.step(step_key, call, x, t, s, state)
+            x, state = step(step_key, call, x, t, s, state)
         if has_aux:
             new = jax.tree.map(lambda leaf, old: jnp.asarray(leaf, old.dtype), _first(seen), aux)
-            aux = keep_at_rest(t == s, aux, new) if holds else new
+            aux = new if moves else keep_at_rest(t == s, aux, new)
         return (x, state, aux), (x, aux) if return_trajectory else None
 
     state = solver.init(_for_shapes(denoise, times, has_aux), x_init)
     # zeros_like of a ShapeDtypeStruct keeps the mesh axes over which the value varies in a shard_map.
     carry = (x_init, state, jax.tree.map(jnp.zeros_like, aux_shapes))
     inputs = (times[:-1], times[1:], jnp.arange(num_steps), given)
-    if (to_noise := step_to_noise(times)) is not None:  # a solver refuses one if it goes only to data
-        draws = jax.tree.map(lambda leaf: leaf[0], given)
-        jax.eval_shape(lambda carry: body(carry, (*to_noise, 0, draws)), carry)
     (x, _, aux), states = jax.lax.scan(body, carry, inputs)
     if states is not None:
         x, aux = jnp.concatenate([x_init[None], states[0]]), states[1]

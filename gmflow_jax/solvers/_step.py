@@ -1,6 +1,8 @@
-"""Steps of any direction: from noise to data, at rest, and from data to noise."""
+"""Solvers from a step function: steps from noise to data, at rest, and from data to noise."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +10,77 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import append_axes, expand_time, known_times, promote
-from gmflow_jax._meshes import where
+from gmflow_jax._arguments import (
+    append_axes,
+    check_callable,
+    checked_state,
+    expand_time,
+    known_times,
+    promote,
+)
+from gmflow_jax._meshes import reshard_like, where
+from gmflow_jax.solvers._base import Solver
+
+# Why some solvers go only from noise to data.
+STOCHASTIC = "its draws lead only to less noisy times"
+POSTERIOR = (
+    "it moves its prediction by the posterior of the mixture, which a prediction gives only for less noisy "
+    "times; at noisier ones its errors would grow like 1 / t^2, and a component might have no variance at all"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """The step of a solver of this package; its points and states keep their dtypes.
+
+    Attributes:
+      function: the step, which may return other dtypes than it was given.
+      only_to_data: why it goes only from noise to data; None if it goes both ways.
+    """
+
+    function: Callable
+    only_to_data: str | None
+
+    def __call__(self, key, denoise, x_t, t, s, state):
+        """Make a step, as in `Solver`, of which nothing is known: it may go anywhere."""
+        x_t = checked_state("x_t", x_t)
+        check_callable(denoise)
+        move = begin(x_t, t, s, self.only_to_data)
+        new, treedef = self._flat(key, denoise, move.x_t, move.t, move.s, state)
+        return treedef.unflatten(finish(move, jax.tree.leaves((x_t, state)), new))
+
+    def to_data(self, key, denoise, x_t, t, s, state):
+        """Make a step that goes to data, for `sample`, which knows that of times that are traced here."""
+        new, treedef = self._flat(key, denoise, x_t, t, s, state)
+        return treedef.unflatten(new)
+
+    def _flat(self, key, denoise, x_t, t, s, state):
+        new, treedef = jax.tree.flatten(self.function(key, denoise, x_t, t, s, state))
+        old = jax.tree.leaves((x_t, state))
+        kept = [reshard_like(a.astype(jnp.result_type(b)), b) for a, b in zip(new, old, strict=True)]
+        return kept, treedef
+
+
+def make_solver(init: Callable, step: Callable, only_to_data: str | None = None) -> Solver:
+    """Make a solver whose states and points keep their dtypes, as a loop of the caller's own needs.
+
+    Args:
+      init: as in `Solver`; its arrays are in the dtype in which steps compute.
+      step: as in `Solver`, but it may return other dtypes than it was given.
+      only_to_data: why the solver goes only from noise to data; None if it goes both ways.
+
+    Returns:
+      The solver. Its points have the dtype of x_init, in which they are rounded after each step. A step with
+      s = t changes nothing. A step to noise is refused or, if the times are traced, NaN where the solver goes
+      only to data.
+    """
+
+    def init_from(denoise, x_init):
+        x_init = checked_state("x_init", x_init)
+        check_callable(denoise)
+        return init(lambda x_t, t: denoise(x_t.astype(x_init.dtype), t), *promote(x_init))
+
+    return Solver(init_from, Step(step, only_to_data))
 
 
 class Move(NamedTuple):
@@ -51,11 +122,7 @@ def begin(x_t: jax.Array, t: ArrayLike, s: ArrayLike, only_to_data: str | None) 
     known = known_times(t, s)
     if known is not None:
         if only_to_data is not None and np.any(known[1] > known[0]):
-            raise ValueError(
-                "The times increase, from data to noise, but this solver goes only from noise to data: "
-                f"{only_to_data}. Use euler, heun, ab2 or dpmpp_2m for increasing times, or give decreasing "
-                "ones."
-            )
+            raise ValueError(refusal(only_to_data))
         if np.all(known[1] < known[0]):
             return Move(x_t, t, s, None, None)
     dtypes = [jnp.asarray(v).dtype for v in (t, s)]
@@ -109,3 +176,11 @@ def _select(condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     if condition.ndim and b.shape[:1] != condition.shape:
         return b
     return where(append_axes(condition, b.ndim - 1), a, b)
+
+
+def refusal(why: str) -> str:
+    """Return the message for a solver that goes only to data."""
+    return (
+        f"The times increase, from data to noise, but this solver goes only from noise to data: {why}. Use "
+        "euler, heun, ab2 or dpmpp_2m for increasing times, or give decreasing ones."
+    )
