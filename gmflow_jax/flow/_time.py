@@ -50,7 +50,8 @@ def time_grid(num_steps: int, shift: float = 1.0) -> jax.Array:
     if number is None or number < 1:
         raise ValueError(f"num_steps must be at least 1, but {num_steps} was given. Give a whole number.")
     check_shift(shift)
-    return shift_time(1 - jnp.arange(number + 1) / number, shift)
+    with jax.ensure_compile_time_eval():  # also while tracing, so that `solvers.sample` can check the times
+        return shift_time(1 - jnp.arange(number + 1) / number, shift)
 
 
 def sample_time(

@@ -12,7 +12,7 @@ from gmflow_jax.solvers._base import Draws, Solver, mixture_of
 from gmflow_jax.solvers._step import Step, refusal
 
 
-def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> jax.Array:
+def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> tuple[jax.Array, bool]:
     """Check a time grid and convert it to the dtype of the state.
 
     Args:
@@ -21,7 +21,7 @@ def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> jax.Ar
       solver: the solver, which may go only to data.
 
     Returns:
-      The times.
+      The times, and whether all of their steps are known to go to data.
 
     Raises:
       ValueError: if the shape is wrong, or times that are known are not monotone, leave [0, 1], or increase
@@ -41,7 +41,7 @@ def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> jax.Ar
             f"{times.shape} for a state of shape {x_init.shape}. Use flow.time_grid(num_steps)."
         )
     if value is None:
-        return times
+        return times, False
     steps = np.diff(value, axis=0)
     # The ends of the path may be repeated, to pad a grid, and a sample may rest while others move. Elsewhere
     # a repeated time is a mistake.
@@ -55,13 +55,7 @@ def checked_times(times: ArrayLike, x_init: jax.Array, solver: Solver) -> jax.Ar
     why = solver.step.only_to_data if isinstance(solver.step, Step) else None
     if up and why is not None:
         raise ValueError(refusal(why))
-    return times
-
-
-def all_go_to_data(times: jax.Array) -> bool:
-    """Whether all steps of a time grid are known to go to data."""
-    value = concrete(times)
-    return value is not None and bool(np.all(np.diff(value, axis=0) < 0))
+    return times, bool(np.all(np.diff(value.astype(times.dtype), axis=0) < 0))
 
 
 def check_prediction(denoise, x_init: jax.Array, t: jax.Array, has_aux: bool):

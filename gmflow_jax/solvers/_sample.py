@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gmflow_jax._arguments import check_callable, checked_state, promote
 from gmflow_jax._meshes import leading_like
 from gmflow_jax.solvers._base import Draws, Solver, fold_in_keys, per_sample_keys
-from gmflow_jax.solvers._checks import all_go_to_data, check_draws, check_prediction, checked_times
+from gmflow_jax.solvers._checks import check_draws, check_prediction, checked_times
 from gmflow_jax.solvers._step import Step, keep_at_rest
 
 
@@ -94,7 +94,7 @@ def sample(
             "example solvers.gm_ode()."
         )
     (x_init,) = promote(checked_state("x_init", x_init))
-    times = checked_times(times, x_init, solver)
+    times, moves = checked_times(times, x_init, solver)
     num_steps, aux_shapes = times.shape[0] - 1, ()
     if denoise is not None:
         check_callable(denoise)
@@ -103,7 +103,6 @@ def sample(
         check_draws(key, num_steps)
     given = key if isinstance(key, Draws) else None
     keys = None if key is None or isinstance(key, Draws) else per_sample_keys(key, x_init)
-    moves = all_go_to_data(times)
     step = solver.step.to_data if moves and isinstance(solver.step, Step) else solver.step
 
     def body(carry, inputs):
