@@ -187,7 +187,7 @@ def checked_state(name: str, x: Any) -> jax.Array:
         given = f"of type {type(x).__name__}"
         advice = "Give floats, for example jax.random.normal(key, shape)."
         if isinstance(x, (dict, list, tuple)) or dataclasses.is_dataclass(x):
-            advice = "Join its arrays to one, for example with jax.flatten_util.ravel_pytree."
+            advice = "Join the arrays of each sample, by jax.vmap of jax.flatten_util.ravel_pytree."
     raise ValueError(f"{name} is {given}, but must be one array of floats, [*batch, D]. {advice}")
 
 

@@ -61,13 +61,16 @@ def test_the_prediction_is_that_of_observed_data(x64, t):
     """Observing q(x_0 | x_t) gives what a network that is exact for p(x_0 | y) predicts."""
     x_t, y = pictures(np.float64)
     x_t = x_t if t > 0.1 else data_law(x_t).means[..., 1, :] + 0.25 * x_t
-    var = jnp.asarray(VAR, np.float64)
-    given = gm.multiply(data_law(x_t), gm.Gaussian(y, var))
-    expected = denoise_law(given, x_t, t)
-    found = observe(exact, y, var)(x_t, t)
-    assert_trees_close(found.mixture, expected, rtol=1e-9, atol=1e-11)
-    x_t, y, var = (a.astype(jnp.float32) for a in (x_t, y, var))
-    single = observe(exact, y, var)(x_t, jnp.float32(t))
+
+    @jax.jit
+    def predictions(x_t, t):
+        known, var = y.astype(x_t.dtype), VAR.astype(x_t.dtype)
+        given = gm.multiply(data_law(x_t), gm.Gaussian(known, jnp.asarray(var)))
+        return denoise_law(given, x_t, t), observe(exact, known, var)(x_t, t).mixture
+
+    expected, found = predictions(x_t, t)
+    assert_trees_close(found, expected, rtol=1e-9, atol=1e-11)
+    _, single = predictions(x_t.astype(jnp.float32), jnp.float32(t))
     np.testing.assert_allclose(gm.mean(single), gm.mean(expected), atol=3e-5 if t < 0.1 else 3e-6)
     np.testing.assert_allclose(jnp.exp(single.log_std), jnp.exp(expected.log_std), rtol=3e-6)
 
@@ -190,8 +193,10 @@ def test_observed_predictions_can_be_guided():
 
 def test_an_aux_stays_beside_the_prediction():
     x, y = pictures()
-    found, aux = observe(observe_approximately(lambda x, t: (exact(x, t), {"t": t}), jnp.sum), y, VAR)(x, 0.5)
-    assert_trees_close(found, observe(observe_approximately(exact, jnp.sum), y, VAR)(x, 0.5), rtol=0, atol=0)
+    denoise = observe_approximately(lambda x, t: (exact(x, t), {"t": t}), jnp.sum, 0.0)
+    found, aux = observe(denoise, y, VAR)(x, 0.5)
+    plain = observe(observe_approximately(exact, jnp.sum, 0.0), y, VAR)
+    assert_trees_close(found, plain(x, 0.5), rtol=0, atol=0)
     assert aux == {"t": 0.5}
 
 
@@ -223,7 +228,7 @@ def test_a_gaussian_likelihood_with_its_curvature_is_exact(x64):
         expected = observe(denoise, y, 0.3)(x, 0.5)
         found = observe_approximately(denoise, likelihood, precision=1 / 0.3)(x, 0.5)
         assert_trees_close(found.mixture, expected.mixture, rtol=1e-8, atol=1e-8)
-        linear = observe_approximately(denoise, lambda x_0: jnp.sum(likelihood(x_0)))(x, 0.5)
+        linear = observe_approximately(denoise, lambda x_0: jnp.sum(likelihood(x_0)), 0.0)(x, 0.5)
         mixture = getattr(denoise(x, 0.5), "mixture", denoise(x, 0.5))
         slope = -(gm.mean(mixture) - y) / 0.3
         assert_trees_close(linear.mixture, gm.tilt(mixture, slope, 0.0), rtol=1e-8, atol=1e-8)
@@ -271,14 +276,14 @@ def test_shapes_and_predictions_that_do_not_fit_are_refused():
         q = gm.GaussianMixture(means, jnp.zeros(means.shape[:-1]), jnp.zeros(()))
         with pytest.raises(ValueError, match=r"The prediction is over .*but x_t has shape \(4, 2, 3, 2\)"):
             observe(lambda x, t: q, Y, 1.0)(X, 0.5)  # noqa: B023
-    for call in (lambda: observe(3, Y, 1.0), lambda: observe_approximately(None, jnp.sum)):
+    for call in (lambda: observe(3, Y, 1.0), lambda: observe_approximately(None, jnp.sum, 1.0)):
         with pytest.raises(ValueError, match=r"denoise is of type .*flow\.denoiser"):
             call()
     with pytest.raises(ValueError, match="log_likelihood is of type NoneType"):
-        observe_approximately(exact, None)
+        observe_approximately(exact, None, 1.0)
     for value in (lambda x_0: x_0, lambda x_0: jnp.sum(x_0, axis=-1), lambda x_0: jnp.int32(1)):
         with pytest.raises(ValueError, match="log_likelihood returned"):
-            observe_approximately(exact, value)(X, 0.5)
+            observe_approximately(exact, value, 1.0)(X, 0.5)
     with pytest.raises(ValueError, match=r"precision is -1"):
         observe_approximately(exact, jnp.sum, -1.0)
     with pytest.raises(ValueError, match=r"precision has shape \(3,\)"):

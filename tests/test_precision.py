@@ -101,7 +101,7 @@ FUNCTIONS = {
         "classifier_free_guidance": lambda q, x: guidance.classifier_free_guidance(q, q, 2.0),
         "guided_denoiser": lambda q, x: guided(q)(x, 0.5),
         "observe": lambda q, x: guidance.observe(guided(q), x, 0.5)(x, 0.5),
-        "observe_approximately": lambda q, x: guidance.observe_approximately(guided(q), jnp.sum)(x, 0.5),
+        "observe_approximately": lambda q, x: guidance.observe_approximately(guided(q), jnp.sum, 0.0)(x, 0.5),
         "probabilistic_guidance": lambda q, x: guidance.probabilistic_guidance(q, q, 0.5),
     },
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from gmflow_jax._files import naming, to_path
 _PIECE = 2**20  # bytes
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """Shape and type of an array in an .npy file."""
+
     shape: tuple[int, ...]
     fortran_order: bool
     dtype: np.dtype
@@ -77,7 +80,7 @@ def _rows(path: str | PathLike[str], name: str, batch_size: int) -> Iterator[np.
             shape = (min(batch_size, num_rows - start), *row_shape)
             try:
                 yield _read(file, shape, header.dtype)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
                 raise _damaged(path, f"{name} from row {start} on: {error}") from error
 
 
@@ -100,7 +103,7 @@ def _open(path: str | PathLike[str]) -> Iterator[zipfile.ZipFile]:
     with naming(path), path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError) as error:
             raise ValueError(
                 f"{path} is no .npz file, or it is damaged ({error}); make it with np.savez or fetch it "
                 "again."
@@ -115,17 +118,27 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
 
 def _header(
     archive: zipfile.ZipFile, name: str, path: str | PathLike[str]
-) -> tuple[io.BufferedIOBase, _Header]:
+) -> tuple[io.BufferedIOBase, Header]:
     """Open an array at its first number, and return the file and the array's header."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
+        if archive.getinfo(f"{name}.npy").flag_bits & 1:
+            raise ValueError(f"{name} is encrypted")
         file = cast(io.BufferedIOBase, archive.open(f"{name}.npy"))  # a ZipExtFile, which can readinto
-        version = np.lib.format.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"{name} is saved in version {version} of its format")
-        return file, _Header(*readers[version](file))
+        return file, read_header(file)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+def read_header(file: io.BufferedIOBase | io.BytesIO) -> Header:
+    """Read the header of an array in an .npy file; raise ValueError if it is damaged."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"its format has the version {version}, not (1, 0) or (2, 0)")
+    try:
+        return Header(*readers[version](file))
+    except (tokenize.TokenError, SyntaxError, TypeError) as error:  # from numpy's parser of damaged headers
+        raise ValueError(f"its header cannot be read: {error}") from error
 
 
 def _damaged(path: str | PathLike[str], reason: object) -> ValueError:

@@ -75,11 +75,11 @@ def denoiser(
       time_shape: 'batch' calls the network with times [B] even if all samples share the time.
       scale: the network gets scale * t, such as 1000 * t.
       schedule: (alpha, sigma), two functions of a time in [0, 1] with monotone sigma / alpha, in either
-        direction; the time is found by bisection. For a network that takes sigma itself, such as EDM's, they
-        are lambda u: jnp.ones_like(u) and any increasing sigma(u), and the network is
-        lambda x, u: net(x, sigma(u)). Or two tables [T] of the steps of a discrete schedule, such as
-        sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) of DDPM. The network then gets the index of the
-        step, between steps a fraction; one that looks steps up needs jnp.round(index).astype(int).
+        direction; the time is found by bisection. For a network D(x, sigma) of x_0, such as EDM's, they are
+        jnp.ones_like and any increasing sigma(u), and the network is lambda x, u: D(x, sigma(u)). Or two
+        tables [T] of the steps of a discrete schedule, such as sqrt(alphas_cumprod) and
+        sqrt(1 - alphas_cumprod) of DDPM. The network then gets the index of the step, between steps a
+        fraction; one that looks steps up needs jnp.round(index).astype(int).
 
     Returns:
       denoise(x_t, t) -> GaussianMixture over x_0.
@@ -238,8 +238,14 @@ def _check_options(velocity_fn, predicts, reversed_time, time_shape, scale, sche
             "reversed_time and schedule were both given. Leave out reversed_time: alpha and sigma say at "
             "which end of the time the data is."
         )
-    if scale != 1 and isinstance(schedule, (tuple, list)) and not any(map(callable, schedule)):
-        raise ValueError(
-            f"scale is {scale}, and the schedule has tables. Leave out scale: the network gets the index of "
-            "the step."
-        )
+    if isinstance(schedule, (tuple, list)) and not any(map(callable, schedule)):
+        if scale != 1:
+            raise ValueError(
+                f"scale is {scale}, and the schedule has tables. Leave out scale: the network gets the index "
+                "of the step."
+            )
+        if predicts == "velocity":
+            raise ValueError(
+                "predicts is 'velocity', which needs the slopes of alpha and sigma, but the schedule has "
+                "tables. Give functions, or say what the network predicts, such as predicts='noise'."
+            )

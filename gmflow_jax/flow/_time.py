@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from gmflow_jax._arguments import as_whole, is_within
 
@@ -48,7 +49,11 @@ def time_grid(num_steps: int, shift: float = 1.0) -> jax.Array:
     """
     number = as_whole(num_steps)
     if number is None or number < 1:
-        raise ValueError(f"num_steps must be at least 1, but {num_steps} was given. Give a whole number.")
+        traced = " For a traced n, use jnp.clip(1 - jnp.arange(most + 1) / n, 0, 1)."
+        raise ValueError(
+            f"num_steps must be at least 1, but {num_steps} was given. Give a whole number."
+            + traced * isinstance(num_steps, Tracer)
+        )
     check_shift(shift)
     with jax.ensure_compile_time_eval():  # also while tracing, so that `solvers.sample` can check the times
         return shift_time(1 - jnp.arange(number + 1) / number, shift)

@@ -37,7 +37,8 @@ def check_guidance_scale(scale: jax.Array | float, method: str = "probabilistic"
     if method == "probabilistic" and not np.all((value >= 0) & (value < 1)):
         raise ValueError(
             f"guidance_scale must be in [0, 1) for probabilistic guidance, but {scale} was given: at 1 "
-            "the guided variance would vanish. Typical values are 0.02 to 0.75; 0 is no guidance."
+            "the guided variance would vanish. Typical values are 0.02 to 0.75; 0 is no guidance. For "
+            "classifier-free guidance choose the method 'cfg'."
         )
 
 

@@ -58,9 +58,11 @@ def observe(
 
     since y depends on x_t through x_0 alone. A step of `solvers.gm_sde` draws x_0 from it and then x_s from
     p(x_s | x_t, x_0), hence x_s from $p(x_s | x_t, y) = \int p(x_s | x_t, x_0)\, p(x_0 | x_t, y)\, dx_0$; and
-    at t = 1 the state is noise, independent of y. So it samples p(x_0 | y) exactly in any number of steps, if
-    the prediction is exact. The prediction of a picture treats its pixels as independent given x_t. The
-    exact answer at one pixel then reaches the others through x_t alone, at the later steps.
+    at t = 1 the state is noise, independent of y. So if one pixel is all there is, such as a chunk of
+    actions, and its prediction is exact, the samples are exactly those of p(x_0 | y), in any number of steps.
+    The pixels of a picture are predicted as independent given x_t: each is conditioned on its own observation
+    exactly, and on those of others only through x_t, at the later steps. So pictures are completed
+    approximately, in many steps, too, about as by overwriting the known pixels of x_t.
 
     Args:
       denoise: (x_t, t) -> mixture over x_0, or a guided prediction; or a pair of it and an aux, which is
@@ -114,7 +116,7 @@ def observe(
 
 
 def observe_approximately(
-    denoise: Callable, log_likelihood: Callable[[jax.Array], jax.Array], precision: ArrayLike = 0.0
+    denoise: Callable, log_likelihood: Callable[[jax.Array], jax.Array], precision: ArrayLike
 ) -> Callable[[jax.Array, jax.Array], GaussianMixture | Guided]:
     r"""Condition a denoiser on any differentiable likelihood of x_0, to first order: an approximation.
 
@@ -126,16 +128,16 @@ def observe_approximately(
     Use it for masks within a pixel, blur and downsampling, and `observe`, which is exact, for Gaussian noise
     of one variance in all channels of a pixel. It does not choose between modes: the precision pulls channels
     that are not observed, too, towards the mean of all modes. For precision 0 the factor is linear in x_0. It
-    then overshoots where the likelihood is narrower than the prediction. A precision that bounds the
-    curvature of -log p(y | x_0) prevents this: the factor is then nowhere above the likelihood, up to a
-    constant.
+    then overshoots where the likelihood is narrower than the prediction, and samples may end anywhere,
+    such as at 1e5. A precision that bounds the curvature of -log p(y | x_0) prevents this: the factor is then
+    nowhere above the likelihood, up to a constant. Samples still spread more than those of p(x_0 | y).
 
     Args:
       denoise: as in `observe`.
       log_likelihood: x_0 [B, ..., D] -> log p(y | x_0), up to a constant: [B], or the sum over samples.
-      precision: lambda, a scalar or an array of the rank of `*batch`, >= 0. For y = A x_0 + noise of variance
-        v, the bound is the largest eigenvalue of A^T A, divided by v: 1 / v for a mask or a blur, and
-        1 / (n v) if A averages n pixels.
+      precision: lambda, a scalar or an array of the rank of `*batch`, >= 0; 0 is the linear factor, for vague
+        likelihoods only. For y = A x_0 + noise of variance v, the bound is the largest eigenvalue of A^T A,
+        divided by v: 1 / v for a mask or a blur, and 1 / (n v) if A averages n pixels.
 
     Returns:
       denoise(x_t, t) -> `Observed`.

@@ -146,7 +146,8 @@ class OneBatch:
         if set(sizes) - {x_t.shape[0]}:
             raise ValueError(
                 f"x_t has {x_t.shape[0]} samples, but conditions and times are for {sizes}: give one "
-                "condition for each sample, and a scalar time or one for each."
+                "condition for each sample, and a scalar time or one for each. If the batch axis of a "
+                "condition is not the first, name it by batch_axes, such as 1 for a cache [layers, B, ...]."
             )
         return t
 

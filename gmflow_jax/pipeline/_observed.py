@@ -41,6 +41,8 @@ def as_observed(images: Any, shapes: Shapes) -> np.ndarray:
       ValueError: if the images are neither.
     """
     array = _as_array(images)
+    if array.dtype.kind not in "buifV":  # V: bfloat16 of ml_dtypes
+        raise ValueError(f"The images are of type {type(images).__name__}, not an array of numbers.")
     if jnp.issubdtype(array.dtype, jnp.floating) and array.shape[1:] == shapes.latent:
         return array.astype(np.float32)
     if array.dtype == np.uint8 and shapes.image is not None and array.shape[1:] == shapes.image:
@@ -120,7 +122,7 @@ def as_mask(mask: Any, num_images: int, shapes: Shapes) -> np.ndarray:
       ValueError: if its shape does not fit, or it is not of numbers.
     """
     array = _as_array(mask)
-    numbers = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)
+    numbers = array.dtype.kind in "buif"
     if not numbers or np.isnan(array).any():
         raise ValueError(
             f"The mask is {array.dtype}{' with NaN' * numbers}, but must be booleans or numbers: True or "

@@ -101,7 +101,7 @@ class Pipeline:
         """Draw the masked part of each image anew.
 
         The autoencoder encodes the images, and the masked latent pixels are drawn given the others by
-        `guidance.observe`. All solvers but ddpm_large return the others as they were given. The new latents
+        `guidance.observe`. The others come out as they were given. The new latents
         are decoded as a whole: the image outside the mask is the autoencoder's reconstruction, which differs
         from the original, and a few pixels along the border of the mask depend on both sides.
 
@@ -122,12 +122,16 @@ class Pipeline:
         Raises:
           ValueError: if images, mask and labels do not fit each other, or an option cannot work.
         """
+        if options.get("observation") is not None:
+            raise ValueError("edit makes the observation from images and mask; give your own to batches.")
+        if options.get("solver") == "ddpm_large":
+            raise ValueError("ddpm_large adds noise in its last step, also to known pixels: use ddpm.")
         images = as_observed(images, self._shapes)
         if keep and not (images.dtype == np.uint8 and options.get("decode", True)):
             raise ValueError("keep copies pixels of images, so it needs uint8 images and decode=True.")
         mask = as_mask(mask, len(images), self._shapes)
-        var = finite_number("var", var)
-        check_number("var", var, "[0, inf)")
+        with np.errstate(over="ignore"):
+            check_number("var", np.float32(finite_number("var", var)), "[0, inf)")
         variance = np.where(in_latent_pixels(mask, self._shapes), np.inf, var)
         drawn = self(labels, observation=(images, variance), **options)
         return paste(mask, drawn, images) if keep else drawn

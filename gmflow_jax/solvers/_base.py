@@ -31,7 +31,8 @@ class Solver(NamedTuple):
 
     Example:
       A network may need both times of a step, such as the average velocity u(x, t, s) of MeanFlow (arXiv
-      2505.13447). It is a solver of its own, and `sample` takes None as its denoiser:
+      2505.13447). It is a solver of its own, and `sample` takes None as its denoiser. If times are repeated,
+      such a step has to handle s = t itself:
 
       >>> import jax.numpy as jnp
       >>> from gmflow_jax import flow, solvers

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gmflow_jax._arguments import concrete
+from gmflow_jax._arguments import concrete, split_aux
 from gmflow_jax.gm._types import GaussianMixture, check_mixture
 from gmflow_jax.guidance import Guided
 from gmflow_jax.solvers._base import Draws, Solver, mixture_of
@@ -73,7 +73,7 @@ def check_prediction(denoise, x_init: jax.Array, t: jax.Array, has_aux: bool):
     Raises:
       ValueError: if the prediction does not fit the state.
     """
-    prediction, aux = jax.eval_shape(denoise, x_init, t), ()
+    prediction, aux = jax.eval_shape(lambda x_t, t: _check_aux(denoise(x_t, t)), x_init, t), ()
     if has_aux:
         if not isinstance(prediction, tuple) or len(prediction) != 2:
             raise ValueError(
@@ -97,6 +97,23 @@ def check_prediction(denoise, x_init: jax.Array, t: jax.Array, has_aux: bool):
             "they must be [*batch, K, D] for a state [*batch, D]."
         )
     return aux
+
+
+def _check_aux(result):
+    """Return what a denoiser returned; raise ValueError if it is a pair, but not of a prediction and aux."""
+    _, aux = split_aux(result)
+    if aux and isinstance(aux[0], (GaussianMixture, Guided)):
+        raise ValueError(
+            "denoise returned two predictions, as the result of in_one_batch does. Pass it to "
+            "guidance.guided_denoiser(denoise, None, scale)."
+        )
+    for leaf in jax.tree.leaves(aux):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+            raise ValueError(
+                f"The aux of denoise holds a value of type {type(leaf).__name__}, but must be a pytree of "
+                "arrays. Leave out other values."
+            )
+    return result
 
 
 def check_draws(draws: Draws, num_steps: int) -> None:

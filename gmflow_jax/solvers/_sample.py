@@ -57,13 +57,14 @@ def sample(
       denoise: (x_t, t) -> GaussianMixture over x_0, or a guided prediction; t is a scalar, or [B] if
         times are [num_steps + 1, B]. `flow.denoiser` makes one from a network. None for a solver of your own
         that does not use it.
-      x_init: state at times[0], [B, ..., D]; standard normal for times[0] = 1.
+      x_init: state at times[0], [B, ..., D]; standard normal for times[0] = 1. Under `jax.vmap` keep a batch
+        axis, x[None] with key[None]: the first axis of a sample would be taken for the batch.
       solver: a solver of this package, such as `gm_ode()`.
       times: decreasing times, [num_steps + 1], usually `flow.time_grid(num_steps)`; [num_steps + 1, B] gives
         each sample its own. Where a time is repeated nothing changes, but the network is called: pad a grid
-        with its last time if the number of steps is traced. With increasing times, `euler`, `heun`, `ab2` or
-        `dpmpp_2m` take data at times[0] to its noise; other solvers refuse them or, if they are traced,
-        return NaN.
+        with zeros if the number of steps is traced. Of known times [num_steps + 1], only 0 and 1 may be
+        repeated. With increasing times, `euler`, `heun`, `ab2` or `dpmpp_2m` take data at times[0] to its
+        noise; other solvers refuse them or, if they are traced, return NaN.
       return_trajectory: whether to return all states instead of the last one.
       has_aux: whether denoise returns a pair (prediction, aux), where aux is a pytree of arrays.
 
@@ -94,7 +95,7 @@ def sample(
             "example solvers.gm_ode()."
         )
     (x_init,) = promote(checked_state("x_init", x_init))
-    times, moves = checked_times(times, x_init, solver)
+    times, to_data = checked_times(times, x_init, solver)
     num_steps, aux_shapes = times.shape[0] - 1, ()
     if denoise is not None:
         check_callable(denoise)
@@ -103,7 +104,7 @@ def sample(
         check_draws(key, num_steps)
     given = key if isinstance(key, Draws) else None
     keys = None if key is None or isinstance(key, Draws) else per_sample_keys(key, x_init)
-    step = solver.step.to_data if moves and isinstance(solver.step, Step) else solver.step
+    step = solver.step.to_data if to_data and isinstance(solver.step, Step) else solver.step
 
     def body(carry, inputs):
         x, state, aux = carry
@@ -115,7 +116,7 @@ def sample(
             x, state = step(step_key, call, x, t, s, state)
         if has_aux:
             new = jax.tree.map(lambda leaf, old: jnp.asarray(leaf, old.dtype), _first(seen), aux)
-            aux = new if moves else keep_at_rest(t == s, aux, new)
+            aux = new if to_data else keep_at_rest((t == s) & (index > 0), aux, new)
         return (x, state, aux), (x, aux) if return_trajectory else None
 
     state = solver.init(_for_shapes(denoise, times, has_aux), x_init)

@@ -75,6 +75,7 @@ def train(runs, workdir, teacher, **fields):
     return fit.fit_run(settings("digits_distilled", teacher, **fields), workdir, on_step=lambda: None)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_a_moved_teacher_equals_an_uninterrupted_one(runs, tmp_path):
     workdir, moved = tmp_path / "student", tmp_path / "moved"
     shutil.copytree(runs / "teacher", moved)

@@ -130,6 +130,7 @@ def test_a_configuration_that_is_no_sweep_is_refused(run_main, tmp_path):
         run_main("sweep", "--config=experiments/configs/digits.py", f"--out={tmp_path}")
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_checkpoint(checkpoint, inception, run_main, tmp_path):
     reference = tmp_path / "reference.npz"
     np.savez(reference, arr_0=np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))

@@ -63,6 +63,7 @@ def test_kept_pixels_are_those_of_the_images(single, images, edited):
     np.testing.assert_array_equal(kept, np.where(mask[..., None] > 0, edited, images))
 
 
+@pytest.mark.slow
 def test_batches_devices_and_the_bar_change_nothing(pipe, single, images, latents):
     masks = np.stack([LOWER, LOWER.T, LOWER])
     asked = LATENTS | {"seed": 4, "indices": [3, 0, 5]}
@@ -116,8 +117,10 @@ NAN = np.full((2, 8, 8, 4), np.nan, np.float32)
         ({"images": IMAGES[:, :8]}, r"shape \(2, 8, 16, 3\), but must be uint8 \[n, 16, 16, 3\]"),
         ({"images": IMAGES[0]}, r"needs a first axis"),
         ({"images": IMAGES[..., :1]}, r"shape \(2, 16, 16, 1\)"),
-        ({"images": [IMAGES[0], IMAGES[0, 1:]]}, "images are object"),
-        ({"images": None}, "images are object"),
+        ({"images": [IMAGES[0], IMAGES[0, 1:]]}, "images are of type list"),
+        ({"images": None}, "images are of type NoneType"),
+        ({"observation": (NAN, 0.0)}, "edit makes the observation"),
+        ({"solver": "ddpm_large"}, "adds noise in its last step"),
         ({"images": NAN}, "observed latents are NaN or infinite at known pixels"),
         ({"labels": [1]}, "1 labels and 2 observed images"),
         ({"labels": ["unknown", 1]}, "no class 'unknown'"),
@@ -129,6 +132,8 @@ NAN = np.full((2, 8, 8, 4), np.nan, np.float32)
         ({"mask": None}, "mask is object"),
         ({"var": -1.0}, r"var is -1\.0"),
         ({"var": np.inf}, "var is inf"),
+        ({"var": 1e300}, "var is"),
+        ({"mask": np.ones((8, 8), complex)}, "mask is complex128"),
         ({"keep": True, "decode": False}, "needs uint8 images and decode=True"),
         ({"seed": -1}, "seed is -1"),
     ],

@@ -61,10 +61,8 @@ def distil(toy, block_toy, few_optimisations):
     return make
 
 
-_SOME = [PARALLEL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in PARALLEL[1:])]
-
-
-@pytest.mark.parametrize("name", _SOME)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARALLEL)
 def test_a_step_of_distillation_is_the_same_for_every_parallelism(distil, name):
     assert_leaves_close(distil(name, "float32"), distil("one device", "float32"), 1e-5)
 

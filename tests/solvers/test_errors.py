@@ -46,6 +46,11 @@ def test_times_must_be_a_list_of_two_or_more(plane, times):
         solvers.sample(None, plane.denoiser(), X, solvers.euler(), times)
 
 
+def pair_of(x, t, condition):
+    """A network with a condition, for in_one_batch."""
+    return flow.denoiser(lambda x, t: x * condition[:, None])(x, t)
+
+
 ONLY_TO_DATA = [name for name in solvers.NAMES if name not in ("euler", "heun", "ab2", "dpmpp_2m")]
 
 
@@ -89,6 +94,9 @@ def test_states_must_be_one_array_of_floats(state, message):
         ({"denoise": None}, "denoise is of type NoneType"),
         ({"denoise": lambda x, t: (flow.denoiser(lambda x, t: x)(x, t), t)}, "set has_aux=True"),
         ({"has_aux": True}, "must return a pair"),
+        ({"denoise": flow.denoiser(lambda x, t: (x, "text")), "has_aux": True}, "type str"),
+        ({"denoise": guidance.in_one_batch(pair_of, jnp.ones(3), 0.0)}, "two predictions.*guided_denoiser"),
+        ({"denoise": guidance.in_one_batch(pair_of, jnp.ones(3), 0.0), "has_aux": True}, "two predictions"),
         ({"times": None}, "times is of type NoneType"),
         ({"times": jnp.stack([jnp.asarray(TIMES)] * 3, axis=1).at[:, 1].set(TIMES[::-1])}, "for all samples"),
     ],

@@ -78,7 +78,10 @@ def extreme_network(params):
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [("gm_ode_2", 0.9), ("gm_sde_2", None), ("gm_ode_1", None), ("ab2", None), ("ddpm_large", None)],
+    [
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("gm_ode_2", 0.9), ("gm_sde_2", None))),
+        ("gm_sde_2", 0.9), ("gm_ode_1", None), ("ab2", None), ("ddpm_large", None),
+    ],
 )
 def test_values_and_gradients_stay_finite(name, scale, fast_compile):
     key = draws(4, 4, 3, 2, jnp.float32)
