@@ -67,7 +67,10 @@ _SPECTRUM = flags.DEFINE_bool(
     "spectrum", None, "Whether gm_sde uses a power spectrum; by default if there is one."
 )
 _CLASSES = flags.DEFINE_string(
-    "classes", None, "Comma-separated class ids or names, used in turn; by default all classes."
+    "classes",
+    None,
+    "Comma-separated class ids or names, used in turn; by default all classes, for completions those of "
+    "--condition. With none, digits are completed without a class.",
 )
 _READ_CONDITION = completion.define_flags()
 _NUM = flags.DEFINE_integer("num_samples", None, "Number of samples; by default 64, for images 8.")
@@ -116,19 +119,23 @@ def _sample_run() -> None:
             _SOLVER.value, num_steps, shift=run.shift, spectrum=spectrum,
             integrator=run.integrator, **options,
         )
-        given = known = None
+        scale, given, known = _value_or(_GUIDANCE, 0.0), None, None
         request = _READ_CONDITION()
-        for name, value in (("images_out", _IMAGES_OUT.value), ("condition", request)):
+        for_images = {"images_out": _IMAGES_OUT.value, "condition": request, "guidance_scale": scale}
+        for name, value in for_images.items():
             if value and not run.task.is_image:
-                raise ValueError(f"The samples of this run are points, not images: leave --{name} out.")
+                raise ValueError(f"The samples of this run are points without classes: leave --{name} out.")
         names = run.task.class_names
         if request is None:
             labels = shown = _choose_labels(dict(enumerate(names)), len(names), 64)
         else:
             given = request.read(run.task.image_size, len(names))
-            labels, shown = _labels_of_completions(given, dict(enumerate(names)), len(names), run)
-            known = given.known(run.task, len(labels))
-    scale = _value_or(_GUIDANCE, 0.0)
+            num_samples = _value_or(_NUM, len(given.images))
+            shown = given.classes_of(num_samples, _chosen_classes(dict(enumerate(names)), len(names)))
+            labels = shown
+            if shown is None or _CLASSES.value == "none":
+                labels = completion.labels_without_class(run, num_samples, scale)
+            known = given.known(run.task, num_samples)
     sampler = run.sampler(solver, flow.time_grid(num_steps, run.shift), len(labels), scale > 0, known)
     samples = sampler(
         jax.random.key(_SEED.value),
@@ -166,8 +173,11 @@ def _sample_images() -> None:
             labels = _choose_labels(pipe.id2label, num_classes, 8)
         else:
             given = request.read_colored(pipe)
-            labels, _ = _labels_of_completions(given, pipe.id2label, num_classes)
-            draw = given.editor(pipe, len(labels))
+            num_samples = _value_or(_NUM, len(given.images))
+            labels = given.classes_of(num_samples, _chosen_classes(pipe.id2label, num_classes))
+            if labels is None and num_classes:
+                raise ValueError("The file in --condition has no labels: give --classes, or add them.")
+            draw = given.editor(pipe, num_samples)
         start = time.perf_counter()
         images = draw(
             labels=labels.tolist(),
@@ -200,7 +210,14 @@ def _images_folder() -> str | None:
 
 
 def _check_flags() -> None:
-    _READ_CONDITION()
+    request = _READ_CONDITION()
+    if request is not None:
+        request.check_solver(_SOLVER.value)
+    if _CLASSES.value == "none" and (request is None or _draws_images()):
+        raise ValueError(
+            "--classes=none is for completions of runs on digits, with --workdir and --condition: give "
+            "classes, or leave --classes out."
+        )
     check_guidance_scale(_value_or(_GUIDANCE, 0.0))
     counts = {"num_steps": _STEPS, "num_samples": _NUM, "num_substeps": _SUBSTEPS, "batch_size": _BATCH}
     for name, flag in counts.items():
@@ -227,36 +244,20 @@ def _check_flags() -> None:
 
 
 def _choose_labels(id2label: dict[int, str], num_classes: int, default_num: int) -> np.ndarray:
-    """Return the label of each sample: the classes of --classes in turn."""
-    num_samples = _value_or(_NUM, default_num)
+    """Return the label of each sample: the classes of --classes in turn, by default all."""
+    chosen = _chosen_classes(id2label, num_classes)
+    if chosen is None:
+        chosen = range(max(num_classes, 1))  # without classes, all are 0
+    return np.resize(np.asarray(chosen, np.int32), _value_or(_NUM, default_num))
+
+
+def _chosen_classes(id2label: dict[int, str], num_classes: int) -> list[int] | None:
+    """Return the ids of --classes; None if it gives none."""
+    if _CLASSES.value in (None, "none"):
+        return None
     if not num_classes:
-        if _CLASSES.value:
-            raise ValueError("This run has no classes: leave --classes out.")
-        return np.zeros(num_samples, np.int32)
-    chosen = range(num_classes)
-    if _CLASSES.value is not None:
-        chosen = pipeline.label_ids(_CLASSES.value.split(","), id2label, num_classes)
-    return np.resize(np.asarray(chosen, np.int32), num_samples)
-
-
-def _labels_of_completions(
-    given: completion.Given, id2label: dict[int, str], num_classes: int, run: trained.TrainedRun | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the labels that completions are drawn with, and those of their classes, None if unknown.
-
-    Without a `run`, which may have a null label, the classes have to be known.
-    """
-    num_samples = _value_or(_NUM, len(given.images))
-    of_images = None if given.labels is None else np.resize(given.labels, num_samples)
-    unknown = _CLASSES.value == "none" or (_CLASSES.value is None and of_images is None)
-    if run is not None and unknown:
-        return np.full(num_samples, run.null_label, np.int32), of_images
-    if _CLASSES.value is None and num_classes:
-        if of_images is None:
-            raise ValueError("The file in --condition has no labels: give --classes, or add them.")
-        return of_images, of_images
-    labels = _choose_labels(id2label, num_classes, num_samples)
-    return labels, labels
+        raise ValueError("This run has no classes: leave --classes out.")
+    return pipeline.label_ids(_CLASSES.value.split(","), id2label, num_classes)
 
 
 def _save_samples(samples: np.ndarray, labels: np.ndarray | None, name: str) -> None:

@@ -113,7 +113,7 @@ def digit_grid(
 
 
 def completion_grid(
-    path: str | os.PathLike, given, mask: np.ndarray, completions, columns: Sequence[str]
+    path: str | os.PathLike, given, mask: np.ndarray, completions, columns: Sequence[str], original=True
 ) -> None:
     """Write a PNG with rows of the given pixels, of completions and of the whole given images.
 
@@ -124,6 +124,7 @@ def completion_grid(
       completions: [M, H, W] or [M, H, W, C]; completion i is of image i modulo N. Rows that are not full
         are left out, and so is what does not fit: 4 rows, and 16 columns, 8 for images above 64 pixels.
       columns: name of each image, N.
+      original: bool, whether to draw the last row, the whole given images.
     """
     num = min(len(given), len(completions), 8 if max(np.shape(given)[1:3]) > 64 else 16)
     num_rows = min(len(completions) // len(given) or 1, 4)
@@ -133,7 +134,8 @@ def completion_grid(
         start = row * len(given)
         name = "completed" if num_rows == 1 else f"completion {row + 1}"
         rows.append((name, _inked(completions[start : start + num])))
-    digit_grid(path, [*rows, ("original", first)], columns[:num])
+    rows += [("original", first)] if original else []
+    digit_grid(path, rows, columns[:num])
 
 
 def _check_digit_rows(rows: Sequence[tuple[Label, np.ndarray]], columns: Sequence[str]) -> None:

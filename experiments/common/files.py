@@ -6,7 +6,17 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from gmflow_jax import evaluation
 from gmflow_jax._files import check_writable, is_address, read_bytes, to_path, write_bytes
+
+_BATCH = 1024  # rows of an array read at a time
+
+
+def read_array(path: str | os.PathLike, name: str) -> np.ndarray:
+    """Read an array of an .npz file; raise ValueError if there is no such array, or it is damaged."""
+    return np.concatenate(list(evaluation.npz_rows(path, name, _BATCH)) or [np.empty(0)])
 
 
 def expand_home(path: str) -> str:

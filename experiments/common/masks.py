@@ -5,11 +5,13 @@ import io
 import numpy as np
 from PIL import Image
 
+from experiments.common.files import read_array
 from gmflow_jax import evaluation
 from gmflow_jax._files import read_bytes, to_path
+from gmflow_jax.evaluation._npz import read_header
 
 HALVES = ("lower", "upper", "left", "right")
-_BATCH = 1024  # images read at a time
+_Shape = tuple[int, int, int]  # of the images: N, H, W
 
 
 def read_mask(given: str, num_images: int, size: tuple[int, int]) -> np.ndarray:
@@ -36,48 +38,50 @@ def read_mask(given: str, num_images: int, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"--mask is {given}, but must be {', '.join(HALVES)}, or a .png, .npy or .npz file.")
     if not to_path(given).is_file():
         raise ValueError(f"There is no file {given}; give the path of a mask, or {', '.join(HALVES)}.")
-    mask = readers[suffix](given)
-    if mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
+    mask = readers[suffix](given, (num_images, *size))
+    if not np.isfinite(mask).all():
         raise ValueError(
-            f"The mask {given} has dtype {mask.dtype}, or is NaN or infinite in places; give bool, or "
-            "numbers above 0 where pixels are drawn anew."
+            f"The mask {given} is NaN or infinite in places; give numbers, above 0 where pixels are drawn "
+            "anew."
         )
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.shape not in ((1, *size), (num_images, *size)):
+    return (mask[None] if mask.ndim == 2 else mask) > 0
+
+
+def _read_npz(path: str, images: _Shape) -> np.ndarray:
+    arrays = evaluation.npz_shapes(path)
+    if len(arrays) != 1:
         raise ValueError(
-            f"The mask {given} has shape {mask.shape}, but the images have shape "
-            f"{(num_images, *size)}; give a mask [{size[0]}, {size[1]}], or one for each image."
+            f"{path} must hold one array, the mask, but its arrays are: {', '.join(arrays) or 'none'}."
         )
-    return mask > 0
+    ((name, (shape, dtype)),) = arrays.items()
+    _check(path, shape, dtype, images)
+    return read_array(path, name)
 
 
-def read_array(path: str, name: str) -> np.ndarray:
-    """Read an array of an .npz file; raise ValueError if there is no such array, or it is damaged."""
-    return np.concatenate(list(evaluation.npz_rows(path, name, _BATCH)) or [np.empty(0)])
-
-
-def _read_npz(path: str) -> np.ndarray:
-    names = list(evaluation.npz_shapes(path))
-    if len(names) != 1:
-        raise ValueError(f"{path} must hold one array, the mask, but its arrays are: {', '.join(names)}.")
-    return read_array(path, names[0])
-
-
-def _read_npy(path: str) -> np.ndarray:
+def _read_npy(path: str, images: _Shape) -> np.ndarray:
     content = io.BytesIO(read_bytes(to_path(path)))
+    try:
+        header = read_header(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is no .npy file, or it is damaged ({error}).") from error
+    _check(path, header.shape, header.dtype, images)
+    content.seek(0)
     try:
         return np.load(content, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file of numbers, or it is damaged ({error}).") from error
+        raise ValueError(f"{path} is damaged ({error}).") from error
 
 
-def _read_png(path: str) -> np.ndarray:
+def _read_png(path: str, images: _Shape) -> np.ndarray:
     content = io.BytesIO(read_bytes(to_path(path)))
     try:
-        image = Image.open(content)
-        image.load()
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} is no picture, or it is damaged ({error}).") from error
+        image = Image.open(content, formats=["PNG"])  # other formats may start programs
+        shape = (image.height, image.width)
+        if shape == images[1:]:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no PNG picture, or it is damaged ({error}).") from error
+    _check(path, shape, np.dtype(np.uint8), images)
     if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         raise ValueError(
             f"The mask {path} is transparent in places, which are neither white nor black. Save it without "
@@ -87,3 +91,15 @@ def _read_png(path: str) -> np.ndarray:
     return np.asarray(image) if deep else np.asarray(image.convert("RGB")).max(-1)
 
 
+def _check(path: str, shape: tuple[int, ...], dtype: np.dtype, images: _Shape) -> None:
+    """Raise ValueError if a mask does not fit, before its content is read, which may be too large."""
+    if dtype.kind not in "biuf":
+        raise ValueError(
+            f"The mask {path} has dtype {dtype}; give bool, or numbers above 0 where pixels are drawn anew."
+        )
+    size = images[1:]
+    if shape not in (size, (1, *size), images):
+        raise ValueError(
+            f"The mask {path} has shape {shape}, but the images have shape {images}; give a mask [{size[0]}, "
+            f"{size[1]}], or one for each image."
+        )

@@ -2,15 +2,16 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
 
 from experiments.common import cli, figures
-from experiments.common.masks import read_array, read_mask
+from experiments.common.files import read_array
+from experiments.common.masks import read_mask
 from experiments.runs.known import METHODS, Known
+from experiments.runs.trained import TrainedRun
 from experiments.tasks.digits import DigitsTask
 from gmflow_jax import evaluation, pipeline
 
@@ -49,11 +50,16 @@ class Given:
         which = np.arange(num_samples) % len(self.images)
         return functools.partial(pipe.edit, self.images[which], self.mask[which])
 
+    def classes_of(self, num_samples: int, classes: Sequence[int] | None) -> np.ndarray | None:
+        """Return the class of each sample, one of `classes` in turn or its image's; None if unknown."""
+        labels = self.labels if classes is None else classes
+        return None if labels is None else np.resize(np.asarray(labels, np.int32), num_samples)
+
     def draw(self, path: str, samples: np.ndarray) -> None:
         """Write a picture of the given images and of completions [M, H, W]."""
         images = self.images if self.std == 0 else self.images.clip(0, 1)
         columns = [""] * len(images) if self.labels is None else self.labels.astype(str).tolist()
-        figures.completion_grid(path, images, self.mask, samples, columns)
+        figures.completion_grid(path, images, self.mask, samples, columns, original=self.std == 0)
 
     def scores(self, task: DigitsTask, samples: np.ndarray, labels: np.ndarray | None) -> str:
         """Describe the scores of completions [M, H, W], drawn for labels [M], in a sentence.
@@ -73,23 +79,34 @@ class Given:
         )
 
 
+def labels_without_class(run: TrainedRun, num_samples: int, guidance_scale: float) -> np.ndarray:
+    """Return the labels of completions without a class; raise ValueError if the run cannot draw them."""
+    if guidance_scale > 0:
+        raise ValueError(
+            f"--guidance_scale={guidance_scale:g} strengthens the classes, but these completions have none: "
+            "leave it out, or give --classes."
+        )
+    return np.full(num_samples, run.null_label, np.int32)
+
+
 def define_flags() -> Callable[[], "Request | None"]:
     """Define the flags of completions; return request(), which reads them."""
     condition = cli.define_path(
         "condition",
         None,
-        "Complete images: an .npz with an array images, samples or arr_0, as --samples_out writes it, [N, H, "
-        "W] in [0, 1] for digits, uint8 [N, H, W, 3] for images. Its array labels [N], if there is one, has "
-        "the classes of the completions, unless --classes is given. Without both, or with --classes=none, "
-        "digits are completed without a class. Sample i completes image i modulo N; --num_samples is N by "
-        "default.",
+        "Complete images: an .npz with an array images, samples or arr_0, as --samples_out writes it: for "
+        "digits [N, H, W] in [0, 1], or uint8 from 0 to 255; for images uint8 [N, H, W, 3]. Its array labels "
+        "[N], if there is one, has the classes of the completions, unless --classes is given. Without both, "
+        "or with --classes=none, digits are completed without a class. Sample i completes image i modulo N; "
+        "--num_samples is N by default.",
     )
     mask = cli.define_path(
         "mask",
         None,
         "With --condition, the pixels to draw anew; the others are known. It is a half, lower, upper, left "
         "or right, or a .png, .npy or .npz of the size of the images, which is white (above 0, True) where "
-        "pixels are drawn anew. An array may have a mask for each image, [N, H, W].",
+        "pixels are drawn anew. An array may have a mask for each image, [N, H, W]. For digits it changes at "
+        "even rows and columns only.",
     )
     method = flags.DEFINE_enum(
         "condition_method",
@@ -107,6 +124,9 @@ def define_flags() -> Callable[[], "Request | None"]:
     )
 
     def request() -> Request | None:
+        for flag in (condition, mask):
+            if flag.value == "":
+                raise ValueError(f"--{flag.name} is empty: give a path, or leave it out.")
         if condition.value is not None:
             return Request(condition.value, mask.value, method.value, std.value)
         for flag in (mask, method, std):
@@ -127,8 +147,12 @@ class Request:
     std: float
 
     def __post_init__(self):
-        if not (math.isfinite(self.std) and self.std >= 0):
-            raise ValueError(f"--condition_std is {self.std}, but must be a number of at least 0.")
+        variance, single = 4 * self.std * self.std, np.finfo(np.float32)
+        if self.std != 0 and not (self.std > 0 and float(single.tiny) <= variance <= float(single.max)):
+            raise ValueError(
+                f"--condition_std is {self.std}, but must be 0, or from 1e-19 to 9e18, whose variances "
+                "float32 can represent."
+            )
         if self.std > 0 and self.method == "replace":
             raise ValueError(
                 "--condition_method=replace takes the given pixels as they are, so that --condition_std has "
@@ -137,6 +161,14 @@ class Request:
         if self.mask is None and self.std == 0:
             raise ValueError(
                 "--condition needs --mask, the pixels to draw anew: lower, upper, left, right or a file."
+            )
+
+    def check_solver(self, solver: str) -> None:
+        """Raise ValueError if a solver changes pixels that are known exactly."""
+        if solver == "ddpm_large" and self.method == "observe" and self.std == 0:
+            raise ValueError(
+                "--solver=ddpm_large adds noise in its last step, to the known pixels too: give another "
+                "solver for completions, such as ddpm."
             )
 
     def read_colored(self, pipe: pipeline.Pipeline) -> Given:
@@ -169,8 +201,8 @@ class Request:
                 f"arrays are: {', '.join(shapes) or 'none'}."
             )
         given = read_array(self.condition, found[0])
-        images = (_colored if colored else _grey)(given, size, self.condition, self.std > 0)
-        labels = None
+        images = (_colored if colored else _grey)(given, size, self.condition, self.std)
+        labels = None if num_classes else np.zeros(len(images), np.int32)
         if "labels" in shapes:
             labels = read_array(self.condition, "labels")
             labels = _check_labels(labels, len(images), num_classes, self.condition)
@@ -185,8 +217,8 @@ class Request:
         return Given(images, labels, np.broadcast_to(mask, (len(images), *size)), self.method, self.std)
 
 
-def _grey(images: np.ndarray, size: tuple[int, int], path: str, noisy: bool) -> np.ndarray:
-    """Check grey images, and return them as [N, H, W] in [0, 1], or around it if they are `noisy`."""
+def _grey(images: np.ndarray, size: tuple[int, int], path: str, std: float) -> np.ndarray:
+    """Check grey images with noise of `std`, and return them as [N, H, W] in [0, 1], or around it."""
     images = images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
     if images.shape[1:] != size or not len(images):
         raise ValueError(
@@ -195,23 +227,27 @@ def _grey(images: np.ndarray, size: tuple[int, int], path: str, noisy: bool) -> 
         )
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
-    if images.dtype.kind != "f" or not np.isfinite(images).all():
+    if images.dtype.kind != "f":
         raise ValueError(
-            f"The images in {path} have dtype {images.dtype}, or are NaN or infinite in places; give floats "
-            "in [0, 1], or uint8."
+            f"The images in {path} have dtype {images.dtype}; give floats in [0, 1], or uint8 from 0 to 255."
         )
-    low, high = float(images.min()), float(images.max())
-    if not noisy and not (low >= -1e-6 and high <= 1 + 1e-6):
+    if not np.isfinite(images).all():
+        raise ValueError(f"The images in {path} are NaN or infinite in places; give floats in [0, 1].")
+    low, high, margin = float(images.min()), float(images.max()), max(8 * std, 1e-6)
+    if low < -margin or high > 1 + margin:
+        remedy = f"--condition_std={std:g} explains at most 8 times as much outside" if std > 0 else (
+            "if images are noisy, give --condition_std"
+        )
         raise ValueError(
             f"The images in {path} range from {low:.3g} to {high:.3g}, but pixels must be in [0, 1]; map "
-            "those in [-1, 1] with gmflow_jax.data.to_unit_range. If images are noisy, give --condition_std."
+            f"those in [-1, 1] with gmflow_jax.data.to_unit_range; {remedy}."
         )
     return images.astype(np.float32)
 
 
-def _colored(images: np.ndarray, size: tuple[int, int], path: str, noisy: bool) -> np.ndarray:
+def _colored(images: np.ndarray, size: tuple[int, int], path: str, std: float) -> np.ndarray:
     """Check and return uint8 images [N, H, W, 3]."""
-    if noisy:
+    if std > 0:
         raise ValueError("--condition_std is for digits, whose pixels the network draws; leave it out.")
     if images.dtype != np.uint8 or images.shape[1:] != (*size, 3) or not len(images):
         raise ValueError(

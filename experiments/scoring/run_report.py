@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from experiments.common import cli, files, provenance, solver_choices
@@ -164,19 +163,14 @@ def report_samples(path: str, reference: str, out: pathlib.Path) -> None:
     with cli.report_user_errors():
         provenance.check_out(out)
         task = make_scored_task(reference)
-        try:
-            with to_path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                missing = {"samples", "labels"} - set(archive.files)
-                if missing:
-                    raise ValueError(
-                        f"{path} has no array {' or '.join(sorted(missing))}; it holds "
-                        f"{', '.join(archive.files)}. Write it with experiments.sample --samples_out."
-                    )
-                samples, labels = archive["samples"], archive["labels"]
-        except FileNotFoundError as error:
+        arrays = evaluation.npz_shapes(path)
+        missing = {"samples", "labels"} - set(arrays)
+        if missing:
             raise ValueError(
-                f"There is no file {path}. Write it with experiments.sample --samples_out."
-            ) from error
+                f"{path} has no array {' or '.join(sorted(missing))}; its arrays are: "
+                f"{', '.join(arrays) or 'none'}. Write it with experiments.sample --samples_out."
+            )
+        samples, labels = (files.read_array(path, name) for name in ("samples", "labels"))
         scores = evaluation.mean_and_std([task.score(samples, labels)])
     references = task.reference_rows()
     print(tables.report_table([ReportRow("samples", 0, samples, scores)], references, task.score_names))

@@ -29,7 +29,8 @@ class DigitsTask:
     def __init__(self, held_out: int = 0):
         digits = data.digits()
         num_digits = len(digits.labels)
-        if not isinstance(held_out, int) or not 0 <= held_out < num_digits:
+        whole = isinstance(held_out, int) and not isinstance(held_out, bool)
+        if not whole or not 0 <= held_out < num_digits:
             raise ValueError(
                 f"data.held_out is {held_out}, but must be a number of digits from 0 to {num_digits - 1}, "
                 "which leaves at least one to train on."

@@ -1,5 +1,6 @@
 """Rows of arrays in .npz files against numpy.load, and how much memory they take."""
 
+import io
 import tracemalloc
 import zipfile
 
@@ -98,12 +99,38 @@ def test_damaged_content_raises_when_it_is_reached(path, tmp_path):
         list(npz_rows(damaged, "arr_0", 2))
 
 
+def _claims(shape):
+    """An .npy file without numbers, whose header claims a shape."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
 def test_an_array_shorter_than_its_header_says_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((6, 2)))
     with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive:
         archive.writestr("a.npy", (tmp_path / "a.npy").read_bytes()[:-24])
         archive.writestr("other.npy", b"no header")
+        archive.writestr("huge.npy", _claims((1, 10**14)))
     with pytest.raises(ValueError, match="a from row 4 on: it ends too early"):
         list(npz_rows(tmp_path / "short.npz", "a", 4))
+    with pytest.raises(ValueError, match="huge from row 0 on"):
+        list(npz_rows(tmp_path / "short.npz", "huge", 4))
     with pytest.raises(ValueError, match="is damaged"):
         npz_shapes(tmp_path / "short.npz")
+
+
+def test_archives_that_cannot_be_unpacked_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros(2))
+    content = (tmp_path / "a.npz").read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    for offset, byte, said in ((6, 99, "zip file version 9.9"), (8, 1, "a is encrypted")):
+        changed = bytearray(content)
+        changed[entry + offset] = byte
+        (tmp_path / "b.npz").write_bytes(changed)
+        with pytest.raises(ValueError, match=said):
+            npz_shapes(tmp_path / "b.npz")
+    with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
+        archive.writestr("a.npy", _claims((2,)).replace(b"(2,)", b"(2, "))
+    with pytest.raises(ValueError, match="its header cannot be read"):
+        npz_shapes(tmp_path / "c.npz")

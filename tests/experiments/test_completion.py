@@ -1,5 +1,8 @@
 """Completions of images whose other pixels are known: files, masks, methods and the picture."""
 
+import dataclasses
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +61,7 @@ def test_known_pixels_stay_and_the_others_are_drawn(
     assert (tmp_path / "each" / "00001_1_one.png").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_completes_images(checkpoint, run_main, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", arr_0=images)
@@ -71,7 +75,7 @@ def test_a_checkpoint_completes_images(checkpoint, run_main, tmp_path):
     assert list(drawn["labels"]) == [0, 3, 0]
     for arguments, said in (
         (["--mask=left"], "has no labels: give --classes"),
-        (["--mask=left", "--classes=none"], "no class 'none'"),
+        (["--mask=left", "--classes=none"], "none is for completions of runs on digits"),
         (["--mask=left", "--classes=jay", "--condition_method=replace"], "replace is for runs on digits"),
         (["--mask=left", "--classes=jay", "--condition_std=0.1"], "--condition_std is for digits"),
     ):
@@ -117,17 +121,35 @@ def test_masks_that_cannot_be_used_are_refused(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
     np.savez(tmp_path / "two.npz", a=_LOWER, b=_LOWER)
     (tmp_path / "text.png").write_text("no picture")
+    np.savez(tmp_path / "empty.npz")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 8)}
+    )
+    (tmp_path / "claims.npy").write_bytes(header.getvalue())
+    (tmp_path / "damaged.npy").write_bytes(header.getvalue().replace(b"8)", b"8 "))
+    (tmp_path / "short.npy").write_bytes((tmp_path / "small.npy").read_bytes().replace(b"(4, 8)", b"(8, 8)"))
+    Image.fromarray(_LOWER).save(tmp_path / "jpeg.png", "JPEG")
+    Image.new("L", (1000, 1000)).save(tmp_path / "large.png")
+    Image.new("1", (20000, 20000)).save(tmp_path / "huge.png")
     Image.new("RGBA", _SIZE, (255, 255, 255, 100)).save(tmp_path / "clear.png")
     refused = {
         "middle": "--mask is middle, but must be lower, upper, left, right, or a",
         "mask.jpg": "or a .png, .npy or .npz file",
         "nowhere.png": "There is no file",
-        "small.npy": r"has shape \(1, 4, 8\), but the images have shape \(3, 8, 8\)",
-        "nan.npy": "NaN or infinite",
+        "empty.npz": "its arrays are: none",
+        "claims.npy": r"has shape \(1000000000000, 8\), but",
+        "damaged.npy": "no .npy file, or it is damaged",
+        "short.npy": "is damaged",
+        "jpeg.png": "is no PNG picture",
+        "large.png": r"has shape \(1000, 1000\), but",
+        "huge.png": "is no PNG picture, or it is damaged",
+        "small.npy": r"has shape \(4, 8\), but the images have shape \(3, 8, 8\)",
+        "nan.npy": "is NaN or infinite",
         "words.npy": "has dtype <U1",
-        "objects.npy": "no .npy file of numbers",
+        "objects.npy": "has dtype object",
         "two.npz": "must hold one array, the mask, but its arrays are: a, b",
-        "text.png": "is no picture",
+        "text.png": "is no PNG picture",
         "clear.png": "transparent in places",
     }
     for name, said in refused.items():
@@ -158,6 +180,12 @@ def test_images_are_read_from_every_name_and_dtype(tmp_path, digits):
     np.testing.assert_allclose(known.var, np.ones((4, 4, 4)))  # pixels of x_0 have twice the range
     np.testing.assert_allclose(known.x_0[3], DigitsTask().encode(noisy[:1, ..., 0])[0])
     given.draw(tmp_path / "a.png", grey)
+    with Image.open(tmp_path / "a.png") as noisy_picture:
+        dataclasses.replace(given, images=grey[..., 0], std=0.0).draw(tmp_path / "b.png", grey)
+        with Image.open(tmp_path / "b.png") as picture:  # which has the row of the originals, too
+            assert noisy_picture.height < picture.height
+    with pytest.raises(ValueError, match=r"from .* to 1\.5.*--condition_std=0\.05 explains at most 8 times"):
+        _read(tmp_path / "a.npz", mask=None, std=0.05)
     colored = np.zeros((2, *_SIZE, 3), np.uint8)
     np.savez(tmp_path / "a.npz", arr_0=colored)
     assert _read(tmp_path / "a.npz", colored=True).images.shape == colored.shape
@@ -171,8 +199,8 @@ def test_images_are_read_from_every_name_and_dtype(tmp_path, digits):
         ({"images": np.zeros((2, 8, 9))}, r"have shape \(2, 8, 9\)"),
         ({"images": np.zeros((2, 8, 8, 3))}, r"have shape \(2, 8, 8, 3\)"),
         ({"images": np.zeros((0, 8, 8))}, r"have shape \(0"),
-        ({"images": np.zeros((2, 8, 8), int)}, "have dtype int64"),
-        ({"images": np.full((2, 8, 8), np.nan)}, "NaN or infinite"),
+        ({"images": np.zeros((2, 8, 8), int)}, "have dtype int64; give"),
+        ({"images": np.full((2, 8, 8), np.nan)}, "are NaN or infinite"),
         ({"images": np.full((2, 8, 8), -1.0)}, r"range from -1 to -1, but pixels must be in \[0, 1\]"),
         ({"images": np.zeros((2, 8, 8)), "labels": np.zeros(3, int)}, r"labels in .* have dtype int64 and"),
         ({"images": np.zeros((2, 8, 8)), "labels": np.zeros(2)}, r"labels in .* have dtype float64"),
@@ -198,6 +226,13 @@ def test_requests_that_cannot_work_are_refused(tmp_path, images, untrained, run_
         (["--mask=lower"], "--mask is for completions; give --condition"),
         ([condition], "--condition needs --mask"),
         ([condition, "--condition_std=-1"], "--condition_std is -1.0, but must be"),
+        ([condition, "--condition_std=1e200"], "--condition_std is 1e\\+200, but must be"),
+        ([condition, "--condition_std=1e30"], "--condition_std is 1e\\+30, but must be"),
+        ([condition, "--condition_std=1e-30"], "--condition_std is 1e-30, but must be"),
+        (["--condition="], "--condition is empty"),
+        (["--classes=none"], "none is for completions of runs on digits"),
+        ([condition, "--mask=lower", "--solver=ddpm_large"], "adds noise in its last step"),
+        ([condition, "--mask=lower", "--classes=none", "--guidance_scale=0.3"], "have none: leave it out"),
         ([condition, "--condition_std=1", "--condition_method=replace"], "--condition_std has no effect"),
         (["--condition=nowhere.npz", "--mask=lower"], "There is no file nowhere.npz"),
         ([condition, f"--mask={tmp_path / 'odd.npy'}"], "block of 2 x 2 pixels at row 2 and column 0"),
@@ -214,7 +249,7 @@ def test_files_may_be_in_a_bucket(bucket, digits):
     write_bytes(bucket / "bad.png", b"no picture")
     given = _read(bucket / "images.npz", str(bucket / "mask.npz"))
     np.testing.assert_array_equal(given.mask[1], _LOWER)
-    with pytest.raises(ValueError, match=f"{bucket}/bad.png is no picture"):
+    with pytest.raises(ValueError, match=f"{bucket}/bad.png is no PNG picture"):
         _read(bucket / "images.npz", str(bucket / "bad.png"))
     with pytest.raises(ValueError, match=f"There is no file {bucket}/none.npy"):
         _read(bucket / "images.npz", str(bucket / "none.npy"))
@@ -226,7 +261,7 @@ def test_digits_that_are_held_out_are_not_trained_on(digits):
     assert len(x_0) == len(labels) == 1437 == len(task.labels) - 360
     assert task.batches(1437, 0)(0)["labels"].sum() == digits.labels[:1437].sum()
     np.testing.assert_allclose(task.decode(task.encode(task.decode(x_0))), task.decode(x_0), atol=1e-6)
-    for held_out in (-1, 1797, 0.5):
+    for held_out in (-1, 1797, 0.5, True):
         with pytest.raises(ValueError, match=f"data.held_out is {held_out}, but must be"):
             DigitsTask(held_out)
 
