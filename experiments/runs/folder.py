@@ -19,6 +19,9 @@ _FREE_TO_CHANGE = {
     "sample_every", "score_every", "score_samples", "teacher",
 }  # fmt: skip
 
+# Fields that older versions did not write, with the value that their runs had.
+_ADDED = {"data.held_out": 0, "exif_orientation": False}
+
 _OTHER_LENGTH = (
     " The length of this run is fixed, because its learning rate follows a {} over num_steps: with another "
     "num_steps, the steps made so far would have had other rates. Train the other length from its first step "
@@ -57,13 +60,14 @@ def check_unchanged(
 
 def _differences(old: Any, new: Any, free: Set[str], name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
+        names = {key: f"{name}.{key}" if name else key for key in sorted(set(old) | set(new))}
         return [
             difference
-            for key in sorted(set(old) | set(new))
-            for difference in _differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
+            for key, full in names.items()
+            for difference in _differences(
+                old.get(key, _ADDED.get(full)), new.get(key, _ADDED.get(full)), free, full
+            )
         ]
-    if old is None and new in (False, 0):  # an option that is off, which older versions did not have
-        return []
     if old == new or name in free or name.split(".")[0] in free:
         return []
     return [f"{name} was {_short(old)} and is now {_short(new)}"]

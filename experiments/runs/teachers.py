@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from experiments.runs import bundles, folder, networks
+from experiments.tasks.make import held_out_of
 from gmflow_jax import data, gm, interop, models
 from gmflow_jax._arguments import append_axes
 from gmflow_jax._files import to_path
@@ -28,6 +29,7 @@ class Teacher(NamedTuple):
       autoencoder: the autoencoder beside the network; None if there is none.
       source: where it was loaded from.
       predicts_noise: whether the network predicts the noise of DDPM, see `make_apply`.
+      held_out: number of digits that the run was not trained on, see `DigitsTask`.
     """
 
     apply: Callable
@@ -38,6 +40,7 @@ class Teacher(NamedTuple):
     autoencoder: models.AutoencoderKL | None
     source: str
     predicts_noise: bool = False
+    held_out: int = 0
 
 
 def load_teacher(config: ml_collections.ConfigDict) -> Teacher:
@@ -151,7 +154,10 @@ def _from_run(workdir: str) -> Teacher:
     params = network_params(config, bundles.load_average(workdir, config)[0])
     network = networks.network_config(config)
     latents = bundles.latents_of(workdir)
-    return Teacher(make_apply(network), params, network, config.task, latents, None, workdir)
+    held_out = held_out_of(config)
+    return Teacher(
+        make_apply(network), params, network, config.task, latents, None, workdir, held_out=held_out
+    )
 
 
 def _num_heads(config: ml_collections.ConfigDict) -> int | None:

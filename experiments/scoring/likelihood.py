@@ -75,14 +75,7 @@ def report_nll(
     out = to_path(out)
     with cli.report_user_errors():
         provenance.check_out(out)
-        loaded = trained.load_comparable(workdirs, scored=False)
-        for workdir, run in zip(workdirs, loaded, strict=True):
-            if run.num_calls is not None:
-                raise ValueError(
-                    f"{workdir} was distilled for few calls: its mixtures are velocity fields, not densities "
-                    "of the data, so that it has no likelihood; give the run of its teacher."
-                )
-        x_0, labels = loaded[0].task.training_data
+        loaded, (x_0, labels) = _load(workdirs)
     with tqdm(total=len(loaded) * num_times, desc="likelihood", unit="time") as bar:
         rows = []
         for workdir, run in zip(workdirs, loaded, strict=True):
@@ -108,6 +101,26 @@ def report_nll(
     }, sort_keys=False)  # fmt: skip
     print(f"Wrote {out}.")
     return rows
+
+
+def _load(workdirs: list[str]) -> tuple[list[trained.TrainedRun], tuple[np.ndarray, np.ndarray]]:
+    """Load runs, and return them with their training data; raise ValueError if they cannot be compared."""
+    loaded = trained.load_comparable(workdirs, scored=False)
+    for workdir, run in zip(workdirs, loaded, strict=True):
+        if run.num_calls is not None:
+            raise ValueError(
+                f"{workdir} was distilled for few calls: its mixtures are velocity fields, not densities "
+                "of the data, so that it has no likelihood; give the run of its teacher."
+            )
+    training_data = loaded[0].task.training_data
+    for workdir, run in zip(workdirs[1:], loaded[1:], strict=True):
+        if not all(map(np.array_equal, run.task.training_data, training_data)):
+            raise ValueError(
+                f"{workdir} was trained on other data than {workdirs[0]}, such as another data.held_out or "
+                "data.folder, so that their likelihoods of training data cannot be compared; evaluate them "
+                "separately."
+            )
+    return loaded, training_data
 
 
 def _measure(

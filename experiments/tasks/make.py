@@ -29,13 +29,17 @@ def make_task(
             )
         task = _UNSCORED[config.task](config, network)
     elif config.task in SCORED:
-        held_out = config.get("data", {}).get("held_out", 0)
-        task = make_scored_task(config.task, held_out)
+        task = make_scored_task(config.task, held_out_of(config))
     else:
         names = ", ".join((*SCORED, *_UNSCORED))
         raise ValueError(f"There is no task {config.task!r}. Choose one of {names}.")
     _check_classes(task, config.task, network)
     return task
+
+
+def held_out_of(config: ml_collections.ConfigDict) -> int:
+    """Return the number of digits that a run is not trained on, see `DigitsTask`; 0 for other tasks."""
+    return config.get("data", {}).get("held_out", 0)
 
 
 def _check_classes(task: Task, name: str, network: models.GMDiTConfig | models.GMMLPConfig) -> None:

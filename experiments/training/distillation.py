@@ -10,6 +10,7 @@ import ml_collections
 
 from experiments.runs import networks
 from experiments.runs.teachers import Teacher, describe_calls, load_teacher, make_apply
+from experiments.tasks.make import held_out_of
 from gmflow_jax import data, models, sharding, training
 from gmflow_jax.guidance import METHODS
 
@@ -171,12 +172,19 @@ def _velocity(config: ml_collections.ConfigDict, teacher: Teacher) -> Callable[.
 
 
 def _check(teacher: Teacher, config: ml_collections.ConfigDict, task: Any) -> None:
-    """Raise ValueError if a teacher is of another task, shape, classes or latents than the run."""
+    """Raise ValueError if a teacher is of another task, data, shape or classes than the run."""
     source = f"The teacher {teacher.source}"
     if teacher.task not in (None, config.task) and config.task != "fake":
         raise ValueError(
             f"{source} was trained on the task {teacher.task}, but this configuration has the task "
             f"{config.task}; give a teacher of the same task."
+        )
+    held_out = held_out_of(config)
+    if teacher.task == config.task and teacher.held_out != held_out:
+        raise ValueError(
+            f"{source} was trained with data.held_out {teacher.held_out}, but this configuration has "
+            f"{held_out}, so that the student would learn of digits that one of them holds out; give "
+            f"--config.data.held_out={teacher.held_out}, or another teacher."
         )
     shape, needed = _sample_shape(teacher.network), tuple(task.sample_shape)
     if shape != needed:

@@ -264,6 +264,12 @@ def test_input_that_cannot_work_is_refused_before_a_folder_is_made(runs, field, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_that_held_out_other_digits_is_refused(runs, tmp_path):
+    with pytest.raises(cli.UserError, match=r"data.held_out 0, but .* has 360, .* --config.data.held_out=0"):
+        train(runs, tmp_path / "run", runs / "teacher", data__held_out=360)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_teacher_of_another_task_or_shape_is_refused(runs, tmp_path):
     with pytest.raises(cli.UserError, match=r"trained on the task digits, but .* checkerboard"):
         fit.fit_run(settings("checkerboard_distilled", runs / "teacher"), tmp_path / "run")

@@ -170,6 +170,14 @@ def test_runs_of_different_tasks_share_no_table(digit_runs, tmp_path):
         report_nll([digit_runs[0], other], tmp_path / "nll.json")
 
 
+def test_runs_on_other_data_share_no_table(digit_runs, tmp_path):
+    config = tiny(digits_flow.get_config(), 1)
+    config.data.held_out = 360
+    other = untrained(tmp_path / "held_out", config)
+    with pytest.raises(cli.UserError, match=r"held_out was trained on other data than .*/flow, such as"):
+        report_nll([digit_runs[0], other], tmp_path / "nll.json")
+
+
 def test_a_network_that_diverges_is_named(tmp_path):
     workdir = untrained(tmp_path / "board", small_board(), value=np.nan)
     with pytest.raises(cli.UserError, match=r"board: .* are NaN or infinite, at times between 0 and 1"):

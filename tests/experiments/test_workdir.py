@@ -44,6 +44,19 @@ def test_a_run_with_a_constant_rate_may_become_longer_or_shorter(tmp_path):
         folder.check_unchanged(path, _config(150, "cosine"), "configuration")
 
 
+def test_fields_that_older_versions_did_not_write_have_their_value(tmp_path):
+    path = tmp_path / "config.json"
+    files.write_json(path, _config(100, data={}))
+    folder.check_unchanged(path, _config(100, data={"held_out": 0}, exif_orientation=False), "configuration")
+    for said, changes in {
+        "data.held_out was 0 and is now 1": {"data": {"held_out": 1}},
+        "data.other was None and is now 0": {"data": {"other": 0}},
+        "exif_orientation was False and is now True": {"exif_orientation": True},
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            folder.check_unchanged(path, _config(100, **changes), "configuration")
+
+
 @pytest.mark.parametrize("num_steps", [50, 150])
 def test_a_run_whose_rate_depends_on_its_length_says_what_to_do_instead(tmp_path, num_steps):
     path = tmp_path / "config.json"
