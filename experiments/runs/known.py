@@ -42,7 +42,7 @@ def replace_known(solver: solvers.Solver, x_0: ArrayLike, known: ArrayLike) -> s
     It is the usual way to complete pictures with a network of means, and serves as a baseline.
 
     Args:
-      solver: the solver, which then needs a key even if it is deterministic.
+      solver: the solver. Its steps then need keys [B], one of each sample, even if it is deterministic.
       x_0: the known values, [B, ..., D].
       known: whether a pixel is known, of the rank of x_0 without D.
 
