@@ -235,12 +235,11 @@ def _grey(images: np.ndarray, size: tuple[int, int], path: str, std: float) -> n
         raise ValueError(f"The images in {path} are NaN or infinite in places; give floats in [0, 1].")
     low, high, margin = float(images.min()), float(images.max()), max(8 * std, 1e-6)
     if low < -margin or high > 1 + margin:
-        remedy = f"--condition_std={std:g} explains at most 8 times as much outside" if std > 0 else (
-            "if images are noisy, give --condition_std"
-        )
+        noisy = f", with --condition_std={std:g} at most {margin:.3g} outside" if std > 0 else ""
         raise ValueError(
-            f"The images in {path} range from {low:.3g} to {high:.3g}, but pixels must be in [0, 1]; map "
-            f"those in [-1, 1] with gmflow_jax.data.to_unit_range; {remedy}."
+            f"The images in {path} range from {low:.3g} to {high:.3g}, but pixels must be in [0, 1]{noisy}; "
+            "map those in [-1, 1] with gmflow_jax.data.to_unit_range. If images are noisy, give the standard "
+            "deviation of the noise as --condition_std."
         )
     return images.astype(np.float32)
 
