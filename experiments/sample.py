@@ -70,7 +70,7 @@ _CLASSES = flags.DEFINE_string(
     "classes",
     None,
     "Comma-separated class ids or names, used in turn; by default all classes, for completions those of "
-    "--condition. With none, digits are completed without a class.",
+    "--condition. With --classes=none, digits are completed without a class.",
 )
 _READ_CONDITION = completion.define_flags()
 _NUM = flags.DEFINE_integer("num_samples", None, "Number of samples; by default 64, for images 8.")
