@@ -13,7 +13,7 @@ ASKED = {"num_steps": 2, "solver": "euler", "progress": False}
 LATENTS = ASKED | {"decode": False}
 LOWER = np.arange(8)[:, None] >= np.full(8, 4)  # half of the latent
 LABELS = [9, "magpie", 3]
-QUICK = ("euler", "gm_sde")
+QUICK = ("euler",)
 DRAWN = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in solvers.NAMES
          if name != "ddpm_large"]  # fmt: skip
 

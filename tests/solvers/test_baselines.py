@@ -248,7 +248,11 @@ def pixels(rippled):
     return denoise
 
 
-@pytest.mark.parametrize("name", ALL)
+# test_directions.py has a quicker test of the costly ones.
+COSTLY = ("heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in COSTLY)) for n in ALL])
 def test_times_may_differ_within_a_batch(rippled, name, loops, x64):
     # A compiled scan of the batch against a Python loop for each sample, without jit.
     times = jnp.asarray([UNEVEN[:5], UNEVEN[:5] ** 2, np.linspace(1, 0, 5)])

@@ -61,7 +61,7 @@ def test_options_may_be_traced_and_of_any_float_type(x64):
     assert run(np.float32(0.5), np.float32(0.25), np.float64).dtype == jnp.float64
 
 
-@pytest.mark.parametrize(("order", "renoise"), [(1, 1e-9), (2, 0.5)])
+@pytest.mark.parametrize(("order", "renoise"), [pytest.param(1, 1e-9, marks=pytest.mark.slow), (2, 0.5)])
 def test_an_own_loop_with_a_time_for_each_sample_is_sample(order, renoise):
     """Where times are known, and some samples are done; with guidance; the last sample by itself."""
     cond, uncond = flow.denoiser(lambda x, t: jnp.tanh(x)), flow.denoiser(lambda x, t: 0.1 * x)

@@ -21,7 +21,7 @@ SOLVERS = {name: solvers.by_name(name, num_substeps=2) for name in solvers.NAMES
     "gm_ode, few steps": solvers.gm_ode(1, 2, temperature=0.5, renoise=0.5),
     "gm_sde, spectrum": solvers.gm_sde(spectrum=lambda surrogate: 0.1 * surrogate.mean),
 }
-COSTLY = ("gm_pc", "gm_sde, spectrum")
+COSTLY = ("gm_pc", "gm_sde, spectrum", "gm_ode, correction", "gm_ode, few steps", "dpmpp_2m_sde")
 
 
 def posterior(data, y, var):

@@ -163,7 +163,8 @@ def make_step(toy, **options):
     return step, training.init_state(toy.init_params(), optimizer), toy.init_params(1)
 
 
-@pytest.mark.parametrize("data_free", [False, pytest.param(True, marks=slow)])
+@slow
+@pytest.mark.parametrize("data_free", [False, True])
 def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(toy, data_free):
     """In microbatches, and under pmap on four devices."""
     batch, key = toy.make_batch(), jax.random.key(0)
