@@ -102,7 +102,10 @@ def test_the_initial_state_is_the_same_for_every_parallelism(toy, block_toy, nam
     assert any(in_shards) == (name != "pmap")
 
 
-@pytest.mark.parametrize("name", PARALLEL)
+# (2, 2) splits both the batch and the state.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("(4, 1)", "(1, 4)"))) for n in PARALLEL]
+)
 def test_a_step_is_the_same_for_every_parallelism(try_out, name):
     alone, trial = try_out("one device"), try_out(name)
     found, expected = (jax.device_get((run.state, run.metrics)) for run in (trial, alone))

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("fast_compile")
 SOLVERS = {name: solvers.by_name(name, num_substeps=2) for name in solvers.NAMES} | {
     "gm_ode 1": solvers.gm_ode(1, 2), "gm_sde 1": solvers.gm_sde(1)
 }
-ALL_BUT_GM_PC = [pytest.param(n, marks=[pytest.mark.slow] * (n == "gm_pc")) for n in SOLVERS]
+QUICK = ("euler", "heun", "ab2", "unipc", "gm_ode 1", "gm_sde 1")
+EACH = [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in SOLVERS]
 BOTH_WAYS = ("euler", "heun", "ab2", "dpmpp_2m")
 GRID = np.asarray([1.0, 0.6, 0.3, 0.0], np.float32)
 KEY = jax.random.key(2)
@@ -33,7 +34,7 @@ def network(x, t):
 DENOISE = flow.denoiser(network)
 
 
-@pytest.mark.parametrize("name", ALL_BUT_GM_PC)
+@pytest.mark.parametrize("name", EACH)
 def test_a_step_at_rest_changes_nothing(name, x_init):
     """Neither the point nor the state, at any time, and no gradient turns into NaN."""
     solver = SOLVERS[name]
@@ -80,7 +81,7 @@ def test_samples_may_rest_at_any_time_while_others_move(x_init):
         np.testing.assert_allclose(together[i : i + 1], alone, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ALL_BUT_GM_PC)
+@pytest.mark.parametrize("name", EACH)
 def test_a_grid_for_each_sample(name, x_init, uncompiled):
     keys = jax.random.split(KEY, 5)
     grids = np.stack([GRID**power for power in (1.0, 0.8, 1.2, 1.5, 1.1)], axis=1)
