@@ -14,6 +14,7 @@ from experiments.runs.known import METHODS, Known
 from experiments.runs.trained import TrainedRun
 from experiments.tasks.digits import DigitsTask
 from gmflow_jax import evaluation, pipeline
+from gmflow_jax.pipeline._observed import Shapes
 
 # absl lists flags that are defined here in the --help of the program that calls `define_flags`.
 flags.disclaim_key_flags()
@@ -66,11 +67,11 @@ class Given:
 
         Noisy images are no reference, so that their completions are compared with the data of the task.
         """
+        if min(len(samples), len(self.images)) < 4:
+            return "Scores need at least 4 images and 4 completions."
         compared, real = "given images", self.images[: len(samples)]
         if self.std > 0:
             compared, real = "real ones", None
-        if min(len(samples), len(self.images)) < 4:
-            return "Scores need at least 4 images and 4 completions."
         scores = task.score(samples, labels, real)
         accuracy = "" if scores.accuracy is None else f"class accuracy {scores.accuracy:.3f}, "
         return (
@@ -173,14 +174,12 @@ class Request:
 
     def read_colored(self, pipe: pipeline.Pipeline) -> Given:
         """Read the files for a pipeline, which draws images; raise ValueError if they do not fit."""
-        bundle = pipe.bundle
         if self.method != "observe":
             raise ValueError("--condition_method=replace is for runs on digits; leave it out.")
-        if bundle.autoencoder is None:
+        shape = Shapes.of(pipe.bundle).image
+        if shape is None:
             raise ValueError("These networks have no autoencoder, which completions need; add one (vae/).")
-        downscale = bundle.autoencoder.config.downscale
-        height, width = (side * downscale for side in bundle.config.input_height_width)
-        return self.read((height, width), bundle.config.num_classes, colored=True)
+        return self.read((shape[0], shape[1]), pipe.bundle.config.num_classes, colored=True)
 
     def read(self, size: tuple[int, int], num_classes: int, colored: bool = False) -> Given:
         """Read the files.

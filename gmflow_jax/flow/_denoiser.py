@@ -147,7 +147,7 @@ def _denoise(call: Callable, kind: str, path: Schedule, x_t: jax.Array, time: ja
     def predict(x, tau):
         return call(x.astype(x_t.dtype), tau.astype(time_dtype))
 
-    margin = _margin(kind, predict, x_t, x, t)
+    margin = _margin(kind, call, x_t, t.astype(time_dtype))
     low, high = (jnp.asarray(v, x.dtype) for v in _call_limits(kind, path, margin, x_t.dtype, x.dtype))
     below, above = jnp.where(t < low, t, low), jnp.where(t > high, t, high)
     fit = (1 - low) / (1 - below) * (high / above)  # 1 between the limits
@@ -175,12 +175,12 @@ def _denoise(call: Callable, kind: str, path: Schedule, x_t: jax.Array, time: ja
     return join_aux(GaussianMixture(means, q.log_weights, log_std), aux)
 
 
-def _margin(kind: str, predict: Callable, x_t: jax.Array, x: jax.Array, t: jax.Array) -> float:
+def _margin(kind: str, call: Callable, x_t: jax.Array, t: jax.Array) -> float:
     """Return how long before t = 1 a network is called at the latest."""
     if kind not in ("noise", "score"):
-        return 0.0 if kind in ("v", "x_0") else float(jnp.finfo(x.dtype).eps)
+        return 0.0 if kind in ("v", "x_0") else float(jnp.finfo(promote(x_t, t)[0].dtype).eps)
     # x_t - t noise, rounded to eps, is divided by 1 - t; the prediction changes by about 1 - t.
-    prediction = jax.eval_shape(lambda x, t: predict(x, t)[0], x, t)
+    prediction, _ = jax.eval_shape(call, x_t, t)  # `call` is one function, so that it is traced only once
     return math.sqrt(max(float(jnp.finfo(leaf.dtype).eps) for leaf in (x_t, *jax.tree.leaves(prediction))))
 
 

@@ -139,7 +139,10 @@ def _of_tables(alphas: jax.Array, sigmas: jax.Array) -> Schedule:
 
 
 def _interpolate(x: jax.Array, points: jax.Array, values: jax.Array) -> jax.Array:
-    """Interpolate linearly between increasing points, without `jnp.interp`, which no split x can have."""
+    """Interpolate linearly between increasing points, also where x is split over Explicit mesh axes.
+
+    `jnp.interp` fails for such an x, so that its segment is found and selected by comparisons.
+    """
     points, values = points.astype(x.dtype), values.astype(x.dtype)
     shape = (1,) * x.ndim + (-1,)
     segment = jnp.sum(x[..., None] >= points[1:-1].reshape(shape), axis=-1, keepdims=True)

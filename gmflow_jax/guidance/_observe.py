@@ -169,7 +169,7 @@ def observe_approximately(
     def condition(prediction: GaussianMixture | Guided, x_t: jax.Array) -> Observed:
         del x_t
         prediction, curvature = promote(prediction, precision)
-        mean = weighted_mean(prediction if isinstance(prediction, GaussianMixture) else prediction.mixture)
+        mean = weighted_mean(mixture_of(prediction))
         check_scale_shape(curvature, mean.shape[:-1], "precision")
         curvature = rows_like(_for_each_sample(curvature, mean), mean)
         slope = reshard_like(jax.grad(lambda x_0: _total(log_likelihood(x_0), x_0))(mean), mean)
@@ -183,22 +183,26 @@ def unobserved(prediction: GaussianMixture | Guided) -> GaussianMixture | Guided
     return prediction.prediction if isinstance(prediction, Observed) else prediction
 
 
-def observe_tilted(
-    prediction: Observed, tilted: GaussianMixture | Guided, parts: tuple[GaussianMixture, Factor]
+def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
+    """Return the mixture over x_0 to sample from: given the observation and guided, if these exist."""
+    return prediction.mixture if isinstance(prediction, (Guided, Observed)) else prediction
+
+
+def observe_by(
+    prediction: GaussianMixture | Guided, factor: Factor, parts: tuple[GaussianMixture, Factor] | None
 ) -> Observed:
-    """Observe another prediction as a given one was.
+    """Multiply a prediction that is not observed by a factor, in one tilt.
 
     Args:
-      prediction: the observed prediction, whose observation is taken.
-      tilted: the other prediction.
-      parts: a mixture and a factor whose product the mixture of `tilted` is.
+      prediction: the prediction.
+      factor: the factor.
+      parts: a mixture and a factor whose product the prediction's mixture is; None if it was not tilted.
 
     Returns:
-      The observed other prediction, from one tilt of `parts`.
+      The observed prediction.
     """
-    mixture = tilted.mixture if isinstance(tilted, Guided) else tilted
-    given = times(mixture, prediction.observation, parts)
-    return Observed(given.means, given.log_weights, given.log_std, tilted, prediction.observation)
+    given = times(mixture_of(prediction), factor, parts)
+    return Observed(given.means, given.log_weights, given.log_std, prediction, factor)
 
 
 def _multiply(prediction: GaussianMixture | Guided, factor: Factor) -> Observed:
@@ -206,11 +210,7 @@ def _multiply(prediction: GaussianMixture | Guided, factor: Factor) -> Observed:
     if isinstance(prediction, Observed):
         factor = combine(prediction.observation, factor)
     inner = unobserved(prediction)
-    if isinstance(inner, Guided):
-        given = times(inner.mixture, factor, (inner.base, inner.mask))
-    else:
-        given = times(inner, factor)
-    return Observed(given.means, given.log_weights, given.log_std, inner, factor)
+    return observe_by(inner, factor, (inner.base, inner.mask) if isinstance(inner, Guided) else None)
 
 
 def _conditioned(denoise: Callable, condition: Callable) -> Callable:
@@ -237,10 +237,10 @@ def _checked(prediction, x_t: jax.Array) -> GaussianMixture | Guided:
             "around guidance.guided_denoiser."
         )
     (prediction,) = promote(prediction)
-    known = isinstance(prediction, (Guided, Observed))
-    mixture = prediction.mixture if known else as_mixture(prediction)
-    check_over(mixture, x_t)
-    return rows_like(prediction if known else normalised(mixture), x_t)
+    if not isinstance(prediction, (Guided, Observed)):
+        prediction = normalised(as_mixture(prediction))
+    check_over(mixture_of(prediction), x_t)
+    return rows_like(prediction, x_t)
 
 
 def _for_each_sample(value: jax.Array, x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ times of `sample` are those of this one, such as `flow.time_grid(8)`:
 | a network called with times [B], or with 1000 t | `flow.denoiser(net, time_shape="batch", scale=1000)` |
 | a prediction of x_0, the noise, the score or v | `flow.denoiser(net, predicts="noise")` |
 | a schedule x = alpha x_0 + sigma noise, as DDPM's | `flow.denoiser(net, "noise", schedule=(alpha, sigma))` |
-| its own time steps | t = sigma / (alpha + sigma), and x_t = x / (alpha + sigma) |
+| time steps of such a schedule | t = sigma / (alpha + sigma), and x_t = x / (alpha + sigma) |
 | EDM's D(x, sigma) | `flow.denoiser(lambda x, u: D(x, sigma(u)), "x_0", schedule=(jnp.ones_like, sigma))` |
 | a condition, with and without it in one network call | `guidance.in_one_batch(denoise, condition, null)` |
 | conditions whose batch axis is not the first, such as a cache [layers, B, ...] | its argument `batch_axes` |

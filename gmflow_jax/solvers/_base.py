@@ -13,6 +13,7 @@ from gmflow_jax._meshes import leading_like, rows_like
 from gmflow_jax.gm._moments import weighted_mean
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, as_mixture, normalised
 from gmflow_jax.guidance import Guided, Observed
+from gmflow_jax.guidance._observe import mixture_of
 
 Denoiser = Callable[[jax.Array, jax.Array], GaussianMixture | Guided]
 _State = TypeVar("_State")
@@ -85,11 +86,6 @@ def predict(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> GaussianMixture 
     # The shapes of a mixture are not checked: plain solvers use only its mean, and its log_std may lack axes,
     # such as that of a denoiser that is vmapped over samples.
     return normalised(as_mixture(prediction) if isinstance(prediction, Gaussian) else prediction)
-
-
-def mixture_of(prediction: GaussianMixture | Guided) -> GaussianMixture:
-    """Return the mixture over x_0 to sample from: given the observation and guided, if these exist."""
-    return prediction.mixture if isinstance(prediction, (Guided, Observed)) else prediction
 
 
 def data_mean(denoise: Denoiser, x_t: jax.Array, t: jax.Array) -> jax.Array:

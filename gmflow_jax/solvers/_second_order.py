@@ -19,7 +19,7 @@ from gmflow_jax.gm._surrogate import sample_mean, surrogate_of
 from gmflow_jax.gm._tilt import Centered, centered, tilt_unchecked
 from gmflow_jax.gm._types import Gaussian, GaussianMixture, check_mixture, normalised
 from gmflow_jax.guidance import Guided, Observed
-from gmflow_jax.guidance._observe import observe_tilted, unobserved
+from gmflow_jax.guidance._observe import observe_by, unobserved
 from gmflow_jax.solvers._base import Denoiser, mixture_of, per_sample, predict
 
 # Least share of the surrogate's variance that remains when the mean is shifted. It is part of the method.
@@ -152,7 +152,7 @@ def extrapolate(
     result = dataclasses.replace(now, mixture=mixture) if isinstance(now, Guided) else mixture
     if not isinstance(prediction, Observed):
         return result, aim
-    observed = observe_tilted(prediction, result, parts)
+    observed = observe_by(result, prediction.observation, parts)
     given = unless_first(observed.mixture, prediction.mixture)
     observed = Observed(given.means, given.log_weights, given.log_std, result, observed.observation)
     return observed, observed_surrogate(observed, aim, options.sample_axes)

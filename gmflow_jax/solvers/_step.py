@@ -42,7 +42,7 @@ class Step:
     only_to_data: str | None
 
     def __call__(self, key, denoise, x_t, t, s, state):
-        """Make a step, as in `Solver`, of which nothing is known: it may go anywhere."""
+        """Make a step, as in `Solver`, which may go to data, rest, or go to noise."""
         x_t = checked_state("x_t", x_t)
         check_callable(denoise)
         move = begin(x_t, t, s, self.only_to_data)
@@ -50,7 +50,7 @@ class Step:
         return treedef.unflatten(finish(move, jax.tree.leaves((x_t, state)), new))
 
     def to_data(self, key, denoise, x_t, t, s, state):
-        """Make a step that goes to data, for `sample`, which knows that of times that are traced here."""
+        """Make a step that goes to data. `sample` calls it if it knows this of all times of its grid."""
         new, treedef = self._flat(key, denoise, x_t, t, s, state)
         return treedef.unflatten(new)
 
